@@ -1,0 +1,1 @@
+"""The main job end to end: demonstrations, training, release, the running graph, a report."""

@@ -1,0 +1,52 @@
+"""How much the demo does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from fpo_ros.learning.fpo import FPOConfig
+from fpo_ros.learning.sft import SFTConfig
+from fpo_ros.policy.contract import PolicyContract
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Numbers of one demo.
+
+    :param contract: what the policy sees and commands.
+    :param demonstrations: recorded episodes of the scripted demonstrator.
+    :param noise_std: error of every waypoint coordinate of the demonstrator [m].
+    :param sft: supervised fine-tuning.
+    :param evaluation_episodes: held-out seeds of both evaluations.
+    :param fpo: fine-tuning.
+    :param iterations: FPO iterations.
+    :param graph_episodes: episodes in the running graph with each release.
+    :param gate_max_drop: points of success by which the promotion gate lets a release lie below the one before.
+    """
+
+    contract: PolicyContract
+    demonstrations: int = 40
+    noise_std: float = 0.03
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    evaluation_episodes: int = 200
+    fpo: FPOConfig = field(default_factory=FPOConfig)
+    iterations: int = 24
+    graph_episodes: int = 10
+    gate_max_drop: float = 0.0
+
+
+def demo_config(observation: str, quick: bool) -> DemoConfig:
+    """Return the numbers of the full or the quick demo.
+
+    :param observation: ``'state'`` or ``'pixels'``.
+    """
+    if observation == 'pixels':
+        contract = PolicyContract(observation='pixels', cameras=('cam_high',))
+        full = DemoConfig(contract, demonstrations=200, sft=SFTConfig(steps=1500, batch=96), iterations=16)
+    else:
+        full = DemoConfig(PolicyContract(observation=observation))
+    if not quick:
+        return full
+    return replace(full, demonstrations=min(full.demonstrations, 60), sft=replace(full.sft, steps=250, warmup=20),
+                   evaluation_episodes=40, fpo=replace(full.fpo, episodes=64, epochs=2, critic_steps=100),
+                   iterations=3, graph_episodes=3, gate_max_drop=25.0)

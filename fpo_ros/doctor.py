@@ -1,0 +1,326 @@
+"""``fpo-ros doctor``: checks the machine and says for each finding what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json as json_module
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fpo_ros import gl
+
+GIB = 1 << 30
+TIMEOUT = 120.0  # of one probe [s]
+OLDEST, NEWEST = (3, 10), (3, 13)  # Python versions that are tested
+
+OK, WARN, FAIL = 'ok', 'warn', 'fail'
+
+# Each probe runs in a process of its own, since a faulty driver or library can end the process that loads it.
+RENDER = """
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 3"/>'
+    '<geom type="box" size=".2 .2 .2" rgba="1 0 0 1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 48, 64) as renderer:
+    renderer.update_scene(data)
+    image = renderer.render()
+    from OpenGL import GL
+    name = GL.glGetString(GL.GL_RENDERER)
+if image.shape != (48, 64, 3) or image.min() == image.max():
+    raise SystemExit('the rendered image is empty')
+print(name.decode() if name else 'unnamed renderer')
+"""
+
+ROS = """
+import rclpy
+from rclpy.utilities import get_rmw_implementation_identifier
+from std_msgs.msg import Empty
+rclpy.init()
+node = rclpy.create_node('fpo_ros_doctor')
+seen = []
+node.create_subscription(Empty, '~/ping', seen.append, 1)
+publisher = node.create_publisher(Empty, '~/ping', 1)
+for _ in range(100):
+    publisher.publish(Empty())
+    rclpy.spin_once(node, timeout_sec=0.1)
+    if seen:
+        break
+else:
+    raise SystemExit('no message came back within 10 s')
+print(get_rmw_implementation_identifier())
+rclpy.shutdown()
+"""
+
+INTERFACES = """
+from rclpy.type_support import check_for_type_support
+from fpo_ros.action import RunEpisode
+from fpo_ros.msg import ActionChunk
+from fpo_ros.srv import ResetScene
+from interbotix_xs_msgs.msg import JointGroupCommand
+for kind in (ActionChunk, JointGroupCommand, RunEpisode, ResetScene):
+    check_for_type_support(kind)
+print('fpo_ros, interbotix_xs_msgs')
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """
+    One finding.
+
+    :param name: what was checked.
+    :param status: ``ok``, ``warn`` (works, but not for everything) or ``fail``.
+    :param found: what there is.
+    :param advice: what to do; empty where nothing is.
+    """
+
+    name: str
+    status: str
+    found: str
+    advice: str = ''
+
+
+def probe(code: str, **environment: str) -> tuple[bool, str]:
+    """
+    Run Python code in a process of its own.
+
+    :param code: prints what it found, or fails.
+    :param environment: variables to set.
+    :returns: whether it succeeded, and its last line of output or of the error.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as logs:
+            done = subprocess.run(
+                [sys.executable, '-c', code],
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                env={**os.environ, 'ROS_LOG_DIR': logs, **environment},
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        return False, f'no answer within {TIMEOUT:.0f} s'
+    if done.returncode == 0:
+        return True, (done.stdout.strip().splitlines() or [''])[-1]
+    if done.returncode < 0:
+        return False, f'crashed with signal {-done.returncode}'
+    return False, (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]
+
+
+def check_python() -> Check:
+    """Python's version: 3.10 or newer, tested to 3.13."""
+    found = f'{platform.python_version()} at {sys.executable}'
+    if sys.version_info[:2] < OLDEST:
+        return Check('Python', FAIL, found, 'use Python 3.10 to 3.13: make setup PYTHON=/path/to/python3')
+    if sys.version_info[:2] > NEWEST:
+        return Check(
+            'Python', WARN, found, 'newer than tested, and ROS 2 wheels end at 3.13: prefer 3.10 to 3.13'
+        )
+    return Check('Python', OK, found)
+
+
+def check_packages() -> Check:
+    """Python packages that the installation asks for."""
+    missing, count = [], 0
+    try:
+        requirements = importlib.metadata.requires('fpo_ros') or []
+    except importlib.metadata.PackageNotFoundError:
+        return Check(
+            'Packages', WARN, 'fpo_ros is not installed by pip', 'make setup, unless colcon installed it'
+        )
+    for requirement in requirements:
+        if 'extra ==' in requirement:
+            continue
+        name = re.split(r'[ <>=!~;\[(]', requirement, maxsplit=1)[0]
+        count += 1
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Check('Packages', FAIL, 'missing: ' + ', '.join(missing), 'make setup')
+    return Check('Packages', OK, f'{count} required packages')
+
+
+def check_gl() -> Check:
+    """Rendering: one frame, by the chosen backend or else by any other that needs no display."""
+    chosen = os.environ.get('MUJOCO_GL')
+    problems = []
+    for backend in dict.fromkeys([*([chosen] if chosen else []), *gl.HEADLESS]):
+        good, answer = probe(RENDER, MUJOCO_GL=backend)
+        if good and (not chosen or backend == chosen):
+            return Check('GL', OK, f'{backend}: {answer}')
+        if good:
+            return Check(
+                'GL', WARN, f'{"; ".join(problems)}; {backend} works: {answer}', f'export MUJOCO_GL={backend}'
+            )
+        problems.append(f'{backend}: {answer}')
+    return Check('GL', FAIL, '; '.join(problems), f'{gl.INSTALL} (only state observations work without)')
+
+
+def check_ros() -> Check:
+    """ROS 2: a message goes out and comes back."""
+    good, answer = probe(ROS)
+    if good:
+        return Check('ROS 2', OK, f'{os.environ.get("ROS_DISTRO", "wheels")}, {answer}')
+    advice = "pip install '.[ros]', or source a ROS 2 distribution (learning and simulation work without)"
+    if 'rmw' in answer and os.environ.get('RMW_IMPLEMENTATION'):
+        advice = (
+            f'unset RMW_IMPLEMENTATION (is {os.environ["RMW_IMPLEMENTATION"]}), or install that middleware'
+        )
+    return Check('ROS 2', FAIL, answer, advice)
+
+
+def check_interfaces() -> Check:
+    """Messages, services and actions of this package and of the arm driver."""
+    good, answer = probe(INTERFACES)
+    if good:
+        return Check('Interfaces', OK, answer)
+    return Check('Interfaces', FAIL, answer, 'make setup, or build the workspace with colcon and source it')
+
+
+def check_compiler() -> Check:
+    """C++ compiler and Python's headers, which building the interfaces needs."""
+    advice = 'only needed to build the interfaces: apt-get install '
+    compiler = shutil.which(os.environ.get('CXX', 'c++')) or shutil.which('g++')
+    if compiler is None:
+        return Check('Compiler', WARN, 'no C++ compiler', f'{advice}g++')
+    header = Path(sysconfig.get_path('include'), 'Python.h')
+    if not header.is_file():
+        return Check('Compiler', WARN, f'{compiler}, no {header}', f'{advice}python3-dev')
+    return Check('Compiler', OK, compiler)
+
+
+def check_cores() -> Check:
+    """CPU cores that this process may use."""
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2:
+        return Check(
+            'Cores', WARN, f'{cores}', 'give it 2 or more: a running graph misses control periods on one'
+        )
+    return Check('Cores', OK, f'{cores}')
+
+
+def read_memory(meminfo: str, limit: str, used: str) -> tuple[int, int]:
+    """
+    Memory from the kernel's files.
+
+    :param meminfo: text of /proc/meminfo.
+    :param limit: text of the control group's memory.max; empty where there is none.
+    :param used: text of the control group's memory.current; empty where there is none.
+    :returns: total and available memory [bytes].
+    """
+    values = {line.split(':')[0]: int(line.split()[1]) * 1024 for line in meminfo.splitlines() if ':' in line}
+    total, available = values['MemTotal'], values['MemAvailable']
+    if limit.strip().isdigit() and used.strip().isdigit():
+        total = min(total, int(limit))
+        available = min(available, max(int(limit) - int(used), 0))
+    return total, available
+
+
+def check_memory() -> Check:
+    """Memory: the demo needs up to 6 GiB."""
+    files = [Path(p) for p in ('/proc/meminfo', '/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory.current')]
+    total, available = read_memory(*(file.read_text() if file.is_file() else '' for file in files))
+    found = f'{available / GIB:.1f} of {total / GIB:.1f} GiB available'
+    if available < 6 * GIB:
+        return Check(
+            'Memory', WARN, found, 'the demo needs up to 6 GiB: close programs, or run it with --quick'
+        )
+    return Check('Memory', OK, found)
+
+
+def check_disk() -> Check:
+    """Disk space where runs and episodes are written."""
+    folder = Path.cwd()
+    free = shutil.disk_usage(folder).free
+    found = f'{free / GIB:.1f} GiB free in {folder}'
+    if free < GIB:
+        return Check('Disk', FAIL, found, 'free at least 5 GiB: recording stops when the disk is full')
+    return Check(
+        'Disk', OK if free >= 5 * GIB else WARN, found, '' if free >= 5 * GIB else 'free at least 5 GiB'
+    )
+
+
+def check_shared_memory() -> Check:
+    """Shared memory, through which images travel between processes."""
+    folder = Path('/dev/shm')
+    if not folder.is_dir():
+        return Check(
+            'Shared memory', WARN, 'no /dev/shm', 'mount a tmpfs on /dev/shm: images are slow without'
+        )
+    free = shutil.disk_usage(folder).free
+    found = f'{free / (1 << 20):.0f} MiB free in /dev/shm'
+    if free < 256 << 20:
+        return Check('Shared memory', WARN, found, 'give it 256 MiB or more (containers: --shm-size=512m)')
+    return Check('Shared memory', OK, found)
+
+
+def check_onnxruntime() -> Check:
+    """Where a policy can run."""
+    good, answer = probe('import onnxruntime as o; print(o.__version__, *o.get_available_providers())')
+    if not good:
+        return Check('ONNX Runtime', FAIL, answer, 'make setup')
+    gpu = shutil.which('nvidia-smi') is not None
+    if gpu and 'CUDAExecutionProvider' not in answer:
+        return Check('ONNX Runtime', WARN, answer, "the GPU is not used: pip install '.[gpu]'")
+    return Check('ONNX Runtime', OK, answer)
+
+
+CHECKS: list[Callable[[], Check]] = [
+    check_python,
+    check_packages,
+    check_gl,
+    check_ros,
+    check_interfaces,
+    check_compiler,
+    check_cores,
+    check_memory,
+    check_disk,
+    check_shared_memory,
+    check_onnxruntime,
+]
+
+
+def report(checks: list[Check]) -> None:
+    """Print findings as a table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title='fpo-ros doctor', title_justify='left')
+    for heading in ('check', 'status', 'found', 'what to do'):
+        table.add_column(heading, overflow='fold')
+    colours = {OK: 'green', WARN: 'yellow', FAIL: 'red'}
+    for check in checks:
+        table.add_row(
+            check.name, Text(check.status, style=colours[check.status]), Text(check.found), Text(check.advice)
+        )
+    Console().print(table)
+
+
+def doctor(json: bool = False) -> int:
+    """
+    Check the machine and print the findings.
+
+    :param json: print one JSON object instead of a table.
+    :returns: exit status: 1 where a check failed, else 0.
+    """
+    checks = [check() for check in CHECKS]
+    good = all(check.status != FAIL for check in checks)
+    if json:
+        print(json_module.dumps({'ok': good, 'checks': [asdict(check) for check in checks]}))
+    else:
+        report(checks)
+    return 0 if good else 1

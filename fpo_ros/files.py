@@ -1,0 +1,100 @@
+"""Durable file operations: what a function here returned from survives a crash and a power cut (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+#: errno values that mean "no room left".
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_file(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
+    """Write a new file and wait until the disk has it.
+
+    The directory entry is durable only after :func:`sync_dir` of the parent.
+
+    :param path: must not exist.
+    :param mode: permission bits, before the umask.
+    :raises OSError: as the system reports it; an incomplete file may remain.
+    """
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        view = memoryview(data).cast('B')
+        while len(view):
+            view = view[os.write(fd, view):]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_dir(path: Path) -> None:
+    """Wait until the disk has the directory's entries."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Set the contents of a file so that a reader sees the old or the new ones, never a mixture.
+
+    :raises OSError: as the system reports it; the old contents stand then.
+    """
+    temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+    try:
+        write_file(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_dir(path.parent)
+
+
+def try_lock(path: Path) -> int | None:
+    """Take the exclusive lock of a file, which the system releases when the process ends, however it ends.
+
+    :returns: a descriptor that holds the lock until closed, or None when another holder has it.
+    """
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return None
+        raise
+    return fd
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock of a file, waiting for another holder to finish."""
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def explain(error: OSError, path: Path) -> str:
+    """Return one line that says what failed on which path and, for a full disk, what to do."""
+    if error.errno in FULL:
+        free = shutil.disk_usage(_existing(path)).free
+        return f'{path}: disk full ({free / 1e6:.1f} MB free): free some space or choose another disk'
+    return f'{path}: {error.strerror or error}'
+
+
+def _existing(path: Path) -> Path:
+    path = Path(path).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

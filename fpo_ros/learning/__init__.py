@@ -1,0 +1,1 @@
+"""Learning: supervised flow matching, Flow Policy Optimization, evaluation."""

@@ -1,0 +1,126 @@
+"""Whole episodes of a policy in batched simulation, kept as decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.limits import JointLimits
+from fpo_ros.sim.batch import BatchedWorlds
+from fpo_ros.sim.task import MAX_STEPS, SUCCESS_STAGE
+
+#: Control steps in a row that the stricter rule must hold.
+STRICT_STEPS = 10
+
+
+@dataclass
+class Rollout:
+    """Episodes of one policy; N episodes of at most K decisions, padded.
+
+    :param states: (N, K + 1, state_dim) normalised states at each decision and at the end.
+    :param privileged: (N, K + 1, 22) joints, object pose and elapsed share of the cap, for the critic.
+    :param prefix_kv: (layers, 2, N * K or 1, kv_heads, n_prefix, head_dim) prefix of each decision.
+    :param chunks: (N, K, H, action_dim) normalised chunks, as drawn from the flow.
+    :param valid: (N, K) bool, the decision was taken.
+    :param success: (N,) bool, gym-aloha's rule.
+    :param strict: (N,) bool, held by the left gripper alone for STRICT_STEPS control steps.
+    :param max_stage: (N,) int8.
+    :param steps: (N,) control steps until success or the cap.
+    """
+
+    states: Tensor
+    privileged: np.ndarray
+    prefix_kv: Tensor
+    chunks: Tensor
+    valid: np.ndarray
+    success: np.ndarray
+    strict: np.ndarray
+    max_stage: np.ndarray
+    steps: np.ndarray
+
+    @property
+    def control_steps(self) -> int:
+        """Control steps simulated in all episodes together."""
+        return int(self.steps.sum())
+
+
+def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, generator: torch.Generator, *,
+            renderer: object | None = None, noise_scale: float = 1.0, continue_to_strict: bool = False,
+            limits: JointLimits | None = None, max_steps: int | None = None,
+            on_decision: Callable[[int, int], None] | None = None) -> Rollout:
+    """Run one episode per seed, at most ``worlds.worlds`` at a time side by side.
+
+    :param seeds: (N,) scene seeds, N = ``worlds.worlds``.
+    :param generator: source of the flow's start noise.
+    :param renderer: ``BatchRenderer`` for a contract with cameras.
+    :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
+    :param continue_to_strict: go on after the first success until the stricter rule is decided.
+    :param on_decision: called with (decision, episodes still running).
+    """
+    contract, limits = policy.contract, limits or JointLimits()
+    cap = max_steps or MAX_STEPS[contract.task]
+    decisions = -(-cap // contract.execute)
+    count, horizon = len(seeds), contract.horizon
+    worlds.reset(seeds, np.arange(count))
+    states = torch.zeros(count, decisions + 1, contract.state_dim)
+    privileged = np.zeros((count, decisions + 1, 22), np.float32)
+    chunks = torch.zeros(count, decisions, horizon, contract.action_dim)
+    valid = np.zeros((count, decisions), bool)
+    success, strict = np.zeros(count, bool), np.zeros(count, bool)
+    max_stage, steps = np.zeros(count, np.int8), np.zeros(count, np.int64)
+    held = np.zeros(count, np.int64)
+    shared_prefix = policy.prefix(None).detach() if not contract.cameras else None
+    prefixes: Tensor | None = None
+    running = np.arange(count)
+
+    def look(decision: int, where: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        joints, pose = worlds.joints()[where], worlds.object_pose()[where]
+        seen = policy.states(joints, pose if contract.observation == 'state' else None)
+        states[where, decision] = seen
+        elapsed = np.full((len(where), 1), decision / decisions)
+        privileged[where, decision] = np.concatenate([joints, pose, elapsed], 1)
+        return seen
+
+    for decision in range(decisions):
+        seen = look(decision, running)
+        if contract.cameras:
+            with torch.no_grad():
+                prefix = policy.prefix(renderer.render_all(worlds.qpos[running]))
+            if prefixes is None:
+                shape = list(prefix.shape)
+                shape[2] = count * decisions
+                prefixes = torch.zeros(shape)
+            prefixes[:, :, running * decisions + decision] = prefix
+        else:
+            prefix = shared_prefix
+        noise = noise_scale * torch.randn(len(running), horizon, contract.action_dim, generator=generator)
+        drawn = policy.act(seen, prefix, noise)
+        fresh = ~success[running]
+        chunks[running, decision] = drawn
+        valid[running, decision] = fresh
+        length = min(contract.execute, cap - decision * contract.execute)
+        targets = limits.apply(worlds.last_target[running], policy.to_raw(drawn)[:, :length],
+                               1 / contract.control_rate_hz)
+        outcome = worlds.step(targets, running)
+        hit = outcome.stage == SUCCESS_STAGE
+        first = np.where(hit.any(1), hit.argmax(1) + 1, length)
+        steps[running] += np.where(fresh, first, 0)
+        success[running] |= hit.any(1)
+        max_stage[running] = np.maximum(max_stage[running], outcome.stage.max(1))
+        for step in range(length):
+            held[running] = np.where(outcome.held_by_left[:, step], held[running] + 1, 0)
+            strict[running] |= held[running] >= STRICT_STEPS
+        if on_decision:
+            on_decision(decision, len(running))
+        ended = strict[running] if continue_to_strict else success[running]
+        look(decision + 1, running)
+        running = running[~ended]
+        if not len(running):
+            break
+    return Rollout(states, privileged, shared_prefix if prefixes is None else prefixes, chunks, valid,
+                   success, strict, max_stage, steps)

@@ -1,0 +1,83 @@
+"""Supervised fine-tuning: conditional flow matching on demonstrations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fpo_ros.learning.demonstrations import Demonstrations
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.config import Pi0Config
+from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.policy.flow import sample_time, squared_error
+from fpo_ros.policy.pi0 import Pi0
+from fpo_ros.policy.transforms import image_tensor
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Settings of supervised fine-tuning.
+
+    :param steps: optimiser steps.
+    :param batch: training pairs per step.
+    :param learning_rate: peak of the cosine schedule.
+    :param warmup: steps of linear warm-up.
+    :param weight_decay: of AdamW.
+    """
+
+    steps: int = 800
+    batch: int = 128
+    learning_rate: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 1e-4
+
+
+def learning_rate_at(step: int, config: SFTConfig) -> float:
+    """Return the learning rate: linear warm-up, then a cosine to zero."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def train(demonstrations: Demonstrations, contract: PolicyContract, model_config: Pi0Config, config: SFTConfig,
+          seed: int, progress: Callable[[int, float], None] | None = None) -> FlowPolicy:
+    """Train a policy from scratch.
+
+    :param progress: called with (steps done, mean loss of the newest steps) about fifty times.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    policy = FlowPolicy(Pi0(model_config, contract), demonstrations.stats())
+    stats = policy.stats
+    states = torch.as_tensor(stats.normalise_state(demonstrations.states), dtype=torch.float32)
+    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks), dtype=torch.float32)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95),
+                                  weight_decay=config.weight_decay)
+    report_every, recent = max(1, config.steps // 50), []
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate_at(step, config)
+        pick = torch.randint(len(states), (config.batch,), generator=generator)
+        if contract.cameras:
+            images = torch.as_tensor(image_tensor(demonstrations.images[demonstrations.frame[pick.numpy()]]))
+            prefix = policy.model.prefix(policy.tokens, images)
+        else:
+            prefix = policy.model.prefix(policy.tokens)
+        actions = chunks[pick]
+        noise = torch.randn(actions.shape, generator=generator)
+        time = sample_time((config.batch,), generator)
+        cache = policy.model.with_state(states[pick], prefix)
+        loss = squared_error(policy.model, actions, noise, time, cache).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+        optimizer.step()
+        recent.append(loss.item())
+        if progress and ((step + 1) % report_every == 0 or step + 1 == config.steps):
+            progress(step + 1, sum(recent) / len(recent))
+            recent.clear()
+    return policy

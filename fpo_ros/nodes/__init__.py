@@ -1,0 +1,1 @@
+"""The ROS 2 graph: thin lifecycle nodes, its one description, and clients."""

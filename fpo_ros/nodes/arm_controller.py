@@ -1,0 +1,262 @@
+"""The arms' controller: one command per control period from chunks, limits and watchdogs."""
+
+from __future__ import annotations
+
+import array
+import gc
+import sys
+import threading
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Empty
+from std_srvs.srv import Trigger
+
+from fpo_ros.hardware.gripper import CALIBRATIONS
+from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints, split_command
+from fpo_ros.hardware.names import (
+    ARM_GROUP,
+    GRIPPER_NAME,
+    SIDES,
+    group_command_topic,
+    joint_states_topic,
+    single_command_topic,
+)
+from fpo_ros.msg import ActionChunk, ControllerStatus
+from fpo_ros.nodes import convert, qos
+from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
+from fpo_ros.nodes.logic.loop import SteadyLoop
+from fpo_ros.nodes.parameters import param
+from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
+from fpo_ros.policy.limits import JointLimits
+from fpo_ros.runtime.controller import ArmControllerCore
+from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
+from fpo_ros.runtime.safety import per_column
+from fpo_ros.srv import SetControllerState
+
+
+@dataclass(frozen=True)
+class ArmControllerParameters:
+    """Parameters of ``arm_controller``."""
+
+    horizon: int = param(20, 'rows of an action chunk [control periods]', low=1, high=1000)
+    execute: int = param(20, 'rows executed of each chunk [control periods]', low=1, high=1000)
+    joint_speed: float = param(2.0, 'largest speed of a joint target [rad/s]', low=0.01, high=3.14)
+    gripper_speed: float = param(
+        4.0, 'largest speed of a gripper target [full strokes/s]', low=0.01, high=20.0
+    )
+    homing_joint_speed: float = param(1.0, 'peak speed of a joint while homing [rad/s]', low=0.01, high=3.14)
+    max_joint_age: float = param(
+        0.25, 'joint states older than this make the arms hold [s]', low=0.01, high=1.0
+    )
+    max_observation_age: float = param(0.5, 'chunks answering an older observation are refused [s]',
+                                       low=0.02, high=10.0)
+    starve_limit: float = param(
+        2.0, 'time without a chunk after which POLICY becomes HOLD [s]', low=0.1, high=60.0
+    )
+    supervisor_limit: float = param(
+        0.5, 'silence of the episode manager that ends POLICY [s]', low=0.1, high=10.0
+    )
+    ramp_periods: int = param(
+        5, 'periods over which the speed limit grows after a takeover', low=0, high=1000
+    )
+    gripper: str = param('gym_aloha', 'gripper calibration', choices=tuple(CALIBRATIONS))
+    realtime_priority: int = param(
+        20, 'SCHED_FIFO priority of the control thread, where permitted; 0 for none', low=0, high=99
+    )
+
+
+class ArmController(CellNode):
+    """Ticks :class:`ArmControllerCore` at 50 Hz on its own thread and sends what it returns."""
+
+    NAME = 'arm_controller'
+    PARAMETERS = ArmControllerParameters
+
+    def setup(self) -> None:
+        """Make the core from the parameters and connect to both followers."""
+        p = self.params
+        self.contract = PolicyContract(horizon=p.horizon, execute=p.execute)
+        self.limits = JointLimits(speed=per_column(p.joint_speed, p.gripper_speed))
+        self.config = ControllerConfig(
+            joint_age_limit_s=p.max_joint_age, observation_age_limit_s=p.max_observation_age,
+            starve_limit_s=p.starve_limit, homing_joint_speed=p.homing_joint_speed,
+            ramp_periods=p.ramp_periods)
+        self.gripper = CALIBRATIONS[p.gripper]
+        self.lock = threading.Lock()
+        self.core = ArmControllerCore(self.contract, self.limits, self.config)
+        self.loop: SteadyLoop | None = None
+        self.heartbeat_ns = 0
+        self.joints: dict[str, tuple[int, np.ndarray]] = {}
+        self.monitors = {
+            side: StreamMonitor(f'joint_states {side}', 100.0, p.max_joint_age) for side in SIDES
+        }
+        self.group = JointGroupCommand(name=ARM_GROUP)
+        self.single = JointSingleCommand(name=GRIPPER_NAME)
+        self.outputs = {
+            side: (
+                self.add_publisher(JointGroupCommand, group_command_topic(side), qos.COMMAND),
+                self.add_publisher(JointSingleCommand, single_command_topic(side), qos.COMMAND),
+            )
+            for side in SIDES
+        }
+        self.status = ControllerStatus()
+        self.status_output = self.add_publisher(ControllerStatus, 'controller_status', qos.STATUS)
+        for side in SIDES:
+            self.add_subscription(
+                JointState, joint_states_topic(side), partial(self._on_joints, side), qos.SENSOR
+            )
+        self.add_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.COMMAND)
+        self.add_subscription(Bool, 'emergency_stop', self._on_emergency_stop, qos.EVENT)
+        self.add_subscription(Empty, 'episode_heartbeat', self._on_heartbeat, qos.SENSOR)
+        self.add_service(SetControllerState, 'set_controller_state', self._on_request)
+        self.add_service(Trigger, 'reset_emergency_stop', self._on_reset)
+
+    def start(self) -> None:
+        """Start the control loop in IDLE: nothing is sent until a state is asked for."""
+        with self.lock:
+            former, self.core = self.core, ArmControllerCore(self.contract, self.limits, self.config)
+            self.core.inherit_emergency_stop(former)
+        self.logged_state = self.core.state
+        gc.collect()
+        gc.freeze()  # what setup made is never searched for garbage again, which would pause the loop
+        sys.setswitchinterval(0.0005)  # the control thread waits for the interpreter at most this long [s]
+        self.loop = SteadyLoop(1 / CONTROL_RATE_HZ, self._tick, self._on_failure, name='control',
+                               realtime_priority=self.params.realtime_priority)
+        self.loop.start()
+        if self.loop.priority_refusal:
+            self.get_logger().warning(f'{self.loop.priority_refusal}: give the user an rtprio limit, '
+                                      'or set realtime_priority to 0')
+
+    def stop(self) -> None:
+        """End the loop. The servos keep their last position goal: the arms hold."""
+        if self.loop is not None:
+            self.loop.stop()
+            self.loop = None
+
+    def _on_joints(self, side: str, message: JointState) -> None:
+        self.monitors[side].arrived(self.now_ns())
+        try:
+            joints = side_joints(message.name, message.position, self.gripper)
+        except JointStateError as error:
+            self.monitors[side].reject(str(error))
+            self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
+            return
+        self.joints[side] = convert.nanoseconds(message.header.stamp), joints
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        if not self.active:
+            return
+        try:
+            chunk = convert.chunk_array(message)
+        except ContractError as error:
+            chunk, reason = None, str(error)
+        with self.lock:
+            if chunk is None:
+                accepted = self.core.chunks.refuse(reason)
+            else:
+                accepted = self.core.accept_chunk(
+                    chunk, message.sequence, convert.nanoseconds(message.observation_stamp), self.now_ns(),
+                    policy_version=message.policy_version, control_period_s=message.control_period)
+            refusal = self.core.chunks.last_refusal
+        if not accepted:
+            self.get_logger().warning(f'chunk refused: {refusal}', throttle_duration_sec=1.0)
+
+    def _on_heartbeat(self, message: Empty) -> None:
+        self.heartbeat_ns = self.now_ns()
+
+    def _on_emergency_stop(self, message: Bool) -> None:
+        with self.lock:  # also while inactive: a stop pressed then holds after activation
+            self.core.emergency_stop(message.data)
+
+    def _on_request(self, request: SetControllerState.Request,
+                    response: SetControllerState.Response) -> SetControllerState.Response:
+        if not self.active:
+            response.message = 'the arm controller is not active'
+            return response
+        with self.lock:
+            self.heartbeat_ns = self.now_ns()
+            response.success, response.message = self.core.request(request.state, request.reason)
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """End a latched emergency stop: a deliberate act, apart from every other request."""
+        with self.lock:
+            response.success, response.message = self.core.reset_emergency_stop()
+        return response
+
+    def _tick(self) -> None:
+        sides = [self.joints.get(side) for side in SIDES]
+        measured = stamp = None
+        if all(sides):
+            stamp = min(side[0] for side in sides)
+            measured = both_sides(*(side[1] for side in sides))
+        with self.lock:
+            now = self.now_ns()
+            silence_s = (now - self.heartbeat_ns) * 1e-9
+            if self.core.state is ArmState.POLICY and silence_s > self.params.supervisor_limit:
+                self.core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
+            command = self.core.tick(now, measured, stamp)
+            if command is not None:
+                self._send(command)
+            self._publish_status(now)
+            state, reason = self.core.state, self.core.reason
+        if state is not self.logged_state:
+            self.get_logger().info(f'{self.logged_state.name} -> {state.name}: {reason}')
+            self.logged_state = state
+
+    def _send(self, command: np.ndarray) -> None:
+        for side, part in split_command(command, self.gripper).items():
+            group, single = self.outputs[side]
+            self.group.cmd = array.array('f', part.arm.tobytes())
+            self.single.cmd = part.gripper_rad
+            group.publish(self.group)
+            single.publish(self.single)
+
+    def _publish_status(self, now: int) -> None:
+        core, status, timing = self.core, self.status, self.core.summary()
+        status.header.stamp = convert.stamp_of(now)
+        status.state, status.reason, status.at_home = int(core.state), core.reason, core.at_home
+        status.policy_version = core.chunks.policy_version
+        status.chunk_sequence = core.chunks.sequence or 0
+        status.remaining = core.remaining
+        zeros = np.zeros(ACTION_DIM, np.float32)
+        status.command = zeros if core.filter.command is None else core.filter.command.astype(np.float32)
+        status.measured = zeros if core.measured is None else core.measured.astype(np.float32)
+        status.ticks, status.missed_ticks = timing.ticks, timing.missed
+        status.command_rate, status.jitter_p99 = timing.rate_hz, timing.jitter_p99_s
+        status.refused_inputs = core.chunks.refused
+        status.projected_targets = core.filter.projected
+        status.last_refusal = core.chunks.last_refusal
+        self.status_output.publish(status)
+
+    def _on_failure(self, error: Exception) -> None:
+        self.fail(f'control loop failed, the arms keep their last target: {error!r}')
+
+    def health(self) -> list[Health]:
+        """Return the state of the controller, its timing, and the joint streams."""
+        with self.lock:
+            core, timing = self.core, self.core.summary()
+            state = Health(
+                'state',
+                ERROR if core.state is ArmState.STOPPED else OK,
+                f'{core.state.name}: {core.reason}',
+                {'refused_chunks': core.chunks.refused, 'projected_targets': core.filter.projected},
+            )
+        late = timing.rate_hz < 0.98 * CONTROL_RATE_HZ
+        values = {'rate_hz': round(timing.rate_hz, 3), 'jitter_p50_ms': round(timing.jitter_p50_s * 1e3, 3),
+                  'jitter_p99_ms': round(timing.jitter_p99_s * 1e3, 3), 'missed_ticks': timing.missed}
+        pace = Health('control loop', WARN if late else OK, 'slow' if late else 'on time', values)
+        return [state, pace, *(monitor.health(self.now_ns()) for monitor in self.monitors.values())]
+
+
+def main() -> int:
+    """Run the node."""
+    return run_node(ArmController)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""What every node of the graph shares: lifecycle, parameters, diagnostics, threads, a clean end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+
+from fpo_ros.nodes import parameters, qos
+from fpo_ros.nodes.logic.health import OK, Health
+
+#: A process whose environment holds this variable ends when its parent does.
+END_WITH_PARENT = 'FPO_ROS_END_WITH_PARENT'
+
+
+class CellNode(LifecycleNode):
+    """A lifecycle node: subclasses fill :meth:`setup`, :meth:`start`, :meth:`stop` and :meth:`teardown`.
+
+    Publishers, subscriptions, timers, services and clients made in :meth:`setup` through the ``add_*``
+    methods are destroyed on cleanup. A set-up that raises is undone, logged once and refused.
+    """
+
+    NAME: ClassVar[str]
+    #: Frozen dataclass of :func:`fpo_ros.nodes.parameters.param` fields.
+    PARAMETERS: ClassVar[type]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(self.NAME, **kwargs)
+        self.declare_parameter('autostart', False, parameters.ParameterDescriptor(
+            description='configure and activate by itself at the start', read_only=True))
+        parameters.declare(self, self.PARAMETERS)
+        self.params: Any = None
+        self.active = False
+        #: Why the process must end with an error; empty while all is well.
+        self.failure = ''
+        self._undo: list[Callable[[], Any]] = []
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
+        self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics)
+
+    # ---- for subclasses
+
+    def setup(self) -> None:
+        """Allocate, load, validate and connect; ``self.params`` is set. Raise to refuse."""
+
+    def start(self) -> None:
+        """Begin to act."""
+
+    def stop(self) -> None:
+        """Stop safely."""
+
+    def teardown(self) -> None:
+        """Release what :meth:`setup` made beyond ROS entities; may follow a set-up that failed half-way."""
+
+    def health(self) -> list[Health]:
+        """Return the lines this node adds to /diagnostics while configured."""
+        return []
+
+    def fail(self, reason: str) -> None:
+        """End the process with exit code 1 after an orderly shutdown. May be called from any thread."""
+        self.get_logger().fatal(reason)
+        self.failure = reason
+
+    def now_ns(self) -> int:
+        """Return ROS time [ns]."""
+        return self.get_clock().now().nanoseconds
+
+    def add_publisher(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a publisher that lives until cleanup."""
+        entity = self.create_publisher(*args, **kwargs)
+        self._undo.append(lambda: self.destroy_publisher(entity))
+        return entity
+
+    def add_subscription(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a subscription that lives until cleanup."""
+        entity = self.create_subscription(*args, **kwargs)
+        self._undo.append(lambda: self.destroy_subscription(entity))
+        return entity
+
+    def add_timer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a timer that lives until cleanup."""
+        entity = self.create_timer(*args, **kwargs)
+        self._undo.append(lambda: self.destroy_timer(entity))
+        return entity
+
+    def add_service(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a service that lives until cleanup."""
+        entity = self.create_service(*args, **kwargs)
+        self._undo.append(lambda: self.destroy_service(entity))
+        return entity
+
+    def add_client(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a service client that lives until cleanup."""
+        entity = self.create_client(*args, **kwargs)
+        self._undo.append(lambda: self.destroy_client(entity))
+        return entity
+
+    def on_teardown(self, undo: Callable[[], Any]) -> None:
+        """Call a function on cleanup, in the reverse order of registration."""
+        self._undo.append(undo)
+
+    # ---- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the parameters and set up."""
+        try:
+            self.params = parameters.read(self, self.PARAMETERS)
+            self.setup()
+        except Exception as error:
+            self._complain('cannot configure', error)
+            self._tear_down()
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to act."""
+        try:
+            self.start()
+        except Exception as error:
+            self._complain('cannot activate', error)
+            self._guarded('stop', self.stop)
+            return TransitionCallbackReturn.FAILURE
+        self.active = True
+        self.get_logger().info('active')
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop safely."""
+        self._deactivate()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything set up."""
+        self._tear_down()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop safely and release everything."""
+        self._deactivate()
+        self._tear_down()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop safely and release everything."""
+        return self.on_shutdown(state)
+
+    def _deactivate(self) -> None:
+        if self.active:
+            self.active = False
+            self._guarded('stop', self.stop)
+
+    def _tear_down(self) -> None:
+        self._guarded('teardown', self.teardown)
+        while self._undo:
+            self._guarded('teardown', self._undo.pop())
+
+    def _guarded(self, what: str, call: Callable[[], Any]) -> None:
+        """Run one step of an orderly end; a failure is logged and the next steps still run."""
+        try:
+            call()
+        except Exception as error:
+            self._complain(f'{what} failed', error)
+
+    def _complain(self, what: str, error: Exception) -> None:
+        self.get_logger().error(f'{what}: {error}')
+        if not isinstance(error, (ValueError, OSError)):
+            self.get_logger().error(traceback.format_exc())
+
+    # ---- diagnostics
+
+    def _publish_diagnostics(self) -> None:
+        state = self._state_machine.current_state[1]
+        lines = [Health('lifecycle', OK, state)]
+        if self.params is not None and state in ('inactive', 'active'):
+            lines += self.health()
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        for line in lines:
+            status = DiagnosticStatus(level=bytes([line.level]), name=f'{self.get_name()}: {line.part}',
+                                      message=line.message, hardware_id=line.hardware_id)
+            status.values = [KeyValue(key=key, value=str(value)) for key, value in line.values.items()]
+            message.status.append(status)
+        self._diagnostics.publish(message)
+
+
+def make_executor(context: rclpy.Context | None = None) -> Executor:
+    """Return rclpy's events executor where there is one (half the CPU time), else the usual one."""
+    try:
+        from rclpy.experimental import EventsExecutor
+    except ImportError:
+        return SingleThreadedExecutor(context=context)
+    return EventsExecutor(context=context)
+
+
+def run_node(factory: Callable[[], CellNode], args: Sequence[str] | None = None) -> int:
+    """Run one node until SIGINT, SIGTERM or the end of its parent, then deactivate and shut it down.
+
+    :returns: exit code: 0 after an orderly end, 1 when it could not start.
+    """
+    stop_requests: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: stop_requests.append(received))
+    parent = os.getppid() if END_WITH_PARENT in os.environ else None
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = factory()
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        print(f'cannot start: {error}', file=sys.stderr)
+        rclpy.shutdown()
+        return 1
+    executor = make_executor()
+    executor.add_node(node)
+    code = 0
+    if node.get_parameter('autostart').value and not _autostart(node):
+        code = 1
+    while not stop_requests and code == 0 and rclpy.ok():
+        executor.spin_once(timeout_sec=0.1)
+        code = 1 if node.failure else 0
+        if parent is not None and os.getppid() != parent:
+            node.get_logger().warning('the launcher has ended: shutting down')
+            break
+    node.trigger_shutdown()
+    executor.remove_node(node)
+    node.destroy_node()
+    executor.shutdown()
+    rclpy.try_shutdown()
+    return code
+
+
+def _autostart(node: CellNode) -> bool:
+    ok = TransitionCallbackReturn.SUCCESS
+    return node.trigger_configure() == ok and node.trigger_activate() == ok
+
+

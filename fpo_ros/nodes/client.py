@@ -1,0 +1,238 @@
+"""A client of the running graph: run episodes, announce releases, read the controller's figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.action import ActionClient
+from std_msgs.msg import Bool
+from std_srvs.srv import Trigger
+
+from fpo_ros.action import RunEpisode
+from fpo_ros.msg import ControllerStatus, LearnerStatus, PolicyStatus
+from fpo_ros.nodes import qos
+from fpo_ros.nodes.graph import GraphError
+from fpo_ros.nodes.ros_client import RosClient
+from fpo_ros.runtime.controller_config import ArmState
+from fpo_ros.srv import AnnounceRelease, SetControllerState, StartTraining
+
+#: Time without an answer after which a goal is sent again [s].
+REPEAT_S = 3.0
+
+
+@dataclass(frozen=True)
+class EpisodeOutcome:
+    """How an episode ended; see action/RunEpisode.action.
+
+    :param success: whether the task was done.
+    :param reason: one of its REASON_*.
+    :param message: details in words.
+    :param max_stage: highest staged reward 0..4.
+    :param steps: control periods under policy control.
+    :param policy_version: release that drove the arms.
+    :param episode_id: id in the episode store; empty if not stored.
+    """
+
+    success: bool
+    reason: str
+    message: str
+    max_stage: int
+    steps: int
+    policy_version: str
+    episode_id: str
+
+
+@dataclass(frozen=True)
+class CommandTiming:
+    """Pace of the command stream, as the controller measures it.
+
+    :param rate_hz: commands per second over the newest 500 periods [Hz].
+    :param jitter_p99_ms: 99th percentile of \\|period - nominal\\| over the same [ms].
+    :param ticks: control periods since activation.
+    :param missed_ticks: periods that started more than half a period late, since activation.
+    """
+
+    rate_hz: float
+    jitter_p99_ms: float
+    ticks: int
+    missed_ticks: int
+
+
+class EpisodeClient(RosClient):
+    """Talks to one cell.
+
+    :param namespace: namespace of the cell.
+    :param domain: ROS domain; None: that of the environment.
+    """
+
+    def __init__(self, namespace: str = '/', domain: int | None = None, name: str = 'episode_client') -> None:
+        super().__init__(name, namespace, domain)
+        self._controller = self.latest(ControllerStatus, 'controller_status', qos.SENSOR)
+        self._policy = self.latest(PolicyStatus, 'policy_status', qos.LATCHED)
+        self._learner = self.latest(LearnerStatus, 'learner_status', qos.LATCHED)
+        self._stop = self.node.create_publisher(Bool, 'emergency_stop', qos.EVENT)
+        self._episodes = ActionClient(self.node, RunEpisode, 'run_episode')
+
+    def close(self) -> None:
+        """Leave the graph."""
+        if not self._closing:
+            self._episodes.destroy()
+        super().close()
+
+    # ---- episodes
+
+    def start_episode(
+        self,
+        seed: int,
+        task: str = 'transfer_cube',
+        *,
+        max_steps: int = 0,
+        record: bool = True,
+        on_feedback: Callable[[int, int], None] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Any:
+        """Ask for an episode and return the handle of the accepted goal.
+
+        :param on_feedback: called with (step, stage) on another thread.
+        :raises GraphError: when there is no server, or it refuses.
+        """
+        self.wait_for(self._episodes.server_is_ready, 'the action server run_episode', timeout_s)
+        goal = RunEpisode.Goal(task=task, seed=seed, max_steps=max_steps, record=record)
+        forward = None if on_feedback is None else (
+            lambda message: on_feedback(message.feedback.step, message.feedback.stage))
+        replies: list[Any] = []
+
+        def answered() -> bool:
+            # A server that has just been restarted may miss a request: DDS still knows its predecessor.
+            if time.monotonic() >= begun + REPEAT_S * len(replies):
+                replies.append(self._episodes.send_goal_async(goal, feedback_callback=forward))
+            return any(reply.done() and reply.result().accepted for reply in replies) or (
+                all(reply.done() for reply in replies))
+
+        begun = time.monotonic()
+        self.wait_for(answered, 'the answer of run_episode', timeout_s)
+        for reply in replies:
+            if reply.done() and reply.result().accepted:
+                return reply.result()
+        raise GraphError(f'episode with seed {seed} was refused: the log of episode_manager says why')
+
+    def finish_episode(self, handle: Any, timeout_s: float = 60.0) -> EpisodeOutcome:
+        """Wait for the end of an episode.
+
+        :raises GraphError: on time-out.
+        """
+        result = self.result(handle.get_result_async(), 'the end of the episode', timeout_s).result
+        return EpisodeOutcome(result.success, result.reason, result.message, result.max_stage, result.steps,
+                              result.policy_version, result.episode_id)
+
+    def run_episode(self, seed: int, task: str = 'transfer_cube', *, max_steps: int = 0, record: bool = True,
+                    on_feedback: Callable[[int, int], None] | None = None,
+                    timeout_s: float = 60.0) -> EpisodeOutcome:
+        """Run one episode to its end.
+
+        :param max_steps: time-out [control periods]; 0: as configured.
+        :param timeout_s: longest wait [s].
+        :raises GraphError: when it is refused or does not end in time.
+        """
+        handle = self.start_episode(seed, task, max_steps=max_steps, record=record, on_feedback=on_feedback)
+        return self.finish_episode(handle, timeout_s)
+
+    def cancel(self, handle: Any, timeout_s: float = 5.0) -> None:
+        """Ask for the end of a running episode; :meth:`finish_episode` tells how it ended."""
+        self.result(handle.cancel_goal_async(), 'the answer to the cancel request', timeout_s)
+
+    # ---- releases and training
+
+    def announce(self, version: str = '', timeout_s: float = 10.0) -> str:
+        """Let the learner announce a release; returns its version.
+
+        :param version: empty: the newest promoted one.
+        :raises GraphError: with the learner's reason.
+        """
+        reply = self.call(
+            AnnounceRelease, 'announce_release', AnnounceRelease.Request(version=version), timeout_s
+        )
+        if not reply.success:
+            raise GraphError(f'release {version or "(promoted)"} was not announced: {reply.message}')
+        return reply.version
+
+    def wait_for_version(self, version: str, timeout_s: float = 30.0) -> PolicyStatus:
+        """Wait until the policy node serves a release.
+
+        :raises GraphError: on time-out, or as soon as the node refuses a release.
+        """
+        before = self._policy()
+        refusals = before.refusals if before else 0
+
+        def served() -> PolicyStatus | None:
+            status = self._policy()
+            if status is None or status.version == version:
+                return status
+            if status.refusals > refusals:
+                raise GraphError(f'the policy node refused a release: {status.last_refusal}')
+            return None
+
+        return self.wait_for(served, f'the policy node to serve {version}', timeout_s)
+
+    def start_training(self, run: str = '', iterations: int = 0, resume: bool = False) -> None:
+        """Start the trainer of the learner.
+
+        :raises GraphError: with the learner's reason.
+        """
+        reply = self.call(StartTraining, 'start_training',
+                          StartTraining.Request(run=run, iterations=iterations, resume=resume))
+        if not reply.success:
+            raise GraphError(f'training was not started: {reply.message}')
+
+    # ---- state
+
+    def controller_status(self, timeout_s: float = 5.0) -> ControllerStatus:
+        """Return the newest status of the arm controller."""
+        return self.wait_for(self._controller, 'controller_status', timeout_s)
+
+    def policy_status(self, timeout_s: float = 5.0) -> PolicyStatus:
+        """Return the newest status of the policy node."""
+        return self.wait_for(self._policy, 'policy_status', timeout_s)
+
+    def learner_status(self, timeout_s: float = 5.0) -> LearnerStatus:
+        """Return the newest status of the learner."""
+        return self.wait_for(self._learner, 'learner_status', timeout_s)
+
+    def command_timing(self, timeout_s: float = 5.0) -> CommandTiming:
+        """Return the pace of the command stream."""
+        status = self.controller_status(timeout_s)
+        return CommandTiming(status.command_rate, status.jitter_p99 * 1e3, status.ticks, status.missed_ticks)
+
+    def wait_for_state(self, state: ArmState, timeout_s: float = 10.0) -> ControllerStatus:
+        """Wait until the controller is in a state."""
+        def reached() -> ControllerStatus | None:
+            status = self._controller()
+            return status if status is not None and status.state == state else None
+
+        return self.wait_for(reached, f'the controller to be in {state.name}', timeout_s)
+
+    def set_state(self, state: ArmState, reason: str = 'operator', timeout_s: float = 5.0) -> None:
+        """Ask the controller for a state.
+
+        :raises GraphError: with the controller's reason.
+        """
+        reply = self.call(SetControllerState, 'set_controller_state',
+                          SetControllerState.Request(state=int(state), reason=reason), timeout_s)
+        if not reply.success:
+            raise GraphError(f'the controller refused {state.name}: {reply.message}')
+
+    def emergency_stop(self, pressed: bool) -> None:
+        """Report the position of the emergency stop; releasing it does not end the stop, a reset does."""
+        self._stop.publish(Bool(data=pressed))
+
+    def reset_emergency_stop(self, timeout_s: float = 5.0) -> None:
+        """End a latched emergency stop; the controller is IDLE then.
+
+        :raises GraphError: with the controller's reason.
+        """
+        reply = self.call(Trigger, 'reset_emergency_stop', Trigger.Request(), timeout_s)
+        if not reply.success:
+            raise GraphError(f'the emergency stop was not reset: {reply.message}')

@@ -1,0 +1,272 @@
+"""Runs episodes: the RunEpisode action, from homing to the stored episode."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from std_msgs.msg import Empty
+
+from fpo_ros.action import RunEpisode
+from fpo_ros.episodes.store import EpisodeStore
+from fpo_ros.msg import ControllerStatus, Observation, TaskReward
+from fpo_ros.nodes import convert, qos
+from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.logic.episode_sequence import (
+    CANCELED,
+    SUCCESS,
+    TIMEOUT,
+    EpisodeSequence,
+    Phase,
+    SceneOrder,
+    SequenceLimits,
+    SetState,
+)
+from fpo_ros.nodes.logic.episode_steps import StepAssembler
+from fpo_ros.nodes.logic.health import ERROR, OK, Health
+from fpo_ros.nodes.logic.recorder import Recorder
+from fpo_ros.nodes.parameters import param
+from fpo_ros.policy.contract import CONTROL_RATE_HZ, TASKS
+from fpo_ros.runtime.controller_config import ArmState
+from fpo_ros.srv import ResetScene, SetControllerState
+
+
+@dataclass(frozen=True)
+class EpisodeManagerParameters:
+    """Parameters of ``episode_manager``."""
+
+    record_dir: str = param('', 'episode store; empty: episodes are not recorded')
+    task: str = param('transfer_cube', 'task of the cell', choices=tuple(TASKS))
+    max_steps: int = param(400, 'time-out of a goal that names none [control periods]', low=1, high=1_000_000)
+    image_period: int = param(10, 'a frame per camera is stored every so many steps [control periods]',
+                              low=1, high=1000)
+    homing_limit: float = param(20.0, 'time given to reach the start pose [s]', low=1.0, high=120.0)
+    reset_limit: float = param(10.0, 'time given to reset the scene [s]', low=0.5, high=3600.0)
+    settle_limit: float = param(5.0, 'time given to stand at home after the reset [s]', low=0.2, high=60.0)
+    stream_limit: float = param(
+        0.5, 'silence of status or reward that ends an episode [s]', low=0.1, high=10.0
+    )
+
+
+class EpisodeManager(CellNode):
+    """Action server for one episode at a time; :class:`EpisodeSequence` decides, this node carries out."""
+
+    NAME = 'episode_manager'
+    PARAMETERS = EpisodeManagerParameters
+
+    def setup(self) -> None:
+        """Open the store and connect."""
+        p = self.params
+        self.limits = SequenceLimits(homing_s=p.homing_limit, reset_s=p.reset_limit, settle_s=p.settle_limit,
+                                     stream_s=p.stream_limit)
+        self.recorder = Recorder(EpisodeStore.create_or_open(p.record_dir)) if p.record_dir else None
+        if self.recorder is not None:
+            self.on_teardown(self.recorder.close)
+        self.goal: Any = None
+        self.sequence: EpisodeSequence | None = None
+        self.steps: StepAssembler | None = None
+        self.stored: Future[str] | None = None
+        self.observation: Observation | None = None
+        self.waiting_order: SetState | SceneOrder | None = None
+        self.recording = False
+        self.episodes = self.successes = 0
+        self.heartbeat = self.add_publisher(Empty, 'episode_heartbeat', qos.SENSOR)
+        self.controller = self.add_client(SetControllerState, 'set_controller_state')
+        self.scene = self.add_client(ResetScene, 'reset_scene')
+        self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.STATUS)
+        self.add_subscription(TaskReward, 'task_reward', self._on_reward, qos.STATUS)
+        self.add_subscription(Observation, 'observation', self._on_observation, qos.OBSERVATION)
+        self.add_timer(0.05, self._advance)
+        server = ActionServer(self, RunEpisode, 'run_episode', execute_callback=lambda goal: None,
+                              goal_callback=self._on_goal, handle_accepted_callback=self._on_accepted,
+                              cancel_callback=self._on_cancel, result_timeout=60)
+        self.on_teardown(server.destroy)
+
+    def stop(self) -> None:
+        """Hold the arms and store what was recorded of a running episode."""
+        if self.sequence is None:
+            return
+        self.sequence.stop(CANCELED, 'the episode manager was deactivated')
+        self._carry_out(SetState(ArmState.HOLD, 'the episode manager was deactivated'))
+        if self.recording and self.sequence.steps:
+            self._conclude()
+            try:
+                self.stored.result(timeout=10.0)
+            except (ValueError, OSError, TimeoutError) as error:
+                self.get_logger().error(f'episode not stored: {error}')
+        self._finish()
+
+    # ---- the action
+
+    def _on_goal(self, request: RunEpisode.Goal) -> GoalResponse:
+        if not self.active:
+            reason = 'the node is not active'
+        elif self.goal is not None:
+            reason = 'an episode is running'
+        elif request.task != self.params.task:
+            reason = f"task '{request.task}' is not this cell's, which is {self.params.task}"
+        elif request.record and self.recorder is None:
+            reason = 'it shall be recorded, but parameter record_dir is empty'
+        else:
+            return GoalResponse.ACCEPT
+        self.get_logger().error(f'episode refused: {reason}')
+        return GoalResponse.REJECT
+
+    def _on_accepted(self, goal: Any) -> None:
+        # The goal stays accepted while the state machine runs; execute() at the end reports the result.
+        # A coroutine would keep rclpy's executors busy while it waits.
+        request = goal.request
+        self.goal, self.stored, self.recording = goal, None, request.record
+        self.sequence = EpisodeSequence(
+            request.task, request.seed, request.max_steps or self.params.max_steps, self.limits, self.now_ns()
+        )
+        self.steps, self.observation = StepAssembler(), None
+        self._advance()
+
+    def _on_cancel(self, goal: Any) -> CancelResponse:
+        if self.sequence is None:
+            return CancelResponse.REJECT
+        self.sequence.stop(CANCELED, 'canceled by the client')
+        return CancelResponse.ACCEPT
+
+    # ---- what arrives
+
+    def _on_status(self, message: ControllerStatus) -> None:
+        sequence = self.sequence
+        if sequence is None:
+            return
+        if sequence.on_status(self.now_ns(), ArmState(message.state), message.reason, message.at_home,
+                              message.policy_version):
+            self._take_step(message)
+        self._advance()
+
+    def _on_reward(self, message: TaskReward) -> None:
+        if self.sequence is not None and message.task == self.sequence.task:
+            self.steps.reward = float(message.stage)
+            self.sequence.on_reward(self.now_ns(), message.stage, message.success)
+
+    def _on_observation(self, message: Observation) -> None:
+        self.observation = message
+        if self.sequence is not None:
+            self.sequence.on_observation(self.now_ns())
+
+    def _take_step(self, message: ControllerStatus) -> None:
+        step = self.sequence.steps - 1
+        if self.recording:
+            if step == 0:
+                self._begin_recording()
+            seen, images = self.observation, {}
+            if seen is not None and step % self.params.image_period == 0:
+                images = convert.observation_images(seen)
+            pose = (
+                convert.pose_array(seen.object_poses[0]) if seen is not None and seen.object_poses else None
+            )
+            self.recorder.append(self.steps.assemble(
+                convert.nanoseconds(message.header.stamp), message.measured, message.command, pose), images)
+        if step % 10 == 0:
+            self.goal.publish_feedback(RunEpisode.Feedback(step=step, stage=self.sequence.stage))
+
+    def _begin_recording(self) -> None:
+        pixels = self.observation is not None and bool(self.observation.camera_names)
+        self.recorder.begin({
+            'task': self.sequence.task, 'prompt': TASKS[self.sequence.task],
+            'observation': 'pixels' if pixels else 'state', 'source': 'policy', 'seed': self.sequence.seed,
+            'created': datetime.now(timezone.utc).isoformat(timespec='milliseconds'),
+            'control_rate_hz': CONTROL_RATE_HZ})
+
+    # ---- what is done
+
+    def _advance(self) -> None:
+        if self.sequence is None:
+            return
+        self.heartbeat.publish(Empty())
+        if self.stored is not None:
+            if self.stored.done():
+                self._finish()
+            return
+        order = self.sequence.step(self.now_ns()) or self.waiting_order
+        self.waiting_order = None if order is None or self._carry_out(order) else order
+        if self.sequence.phase is Phase.DONE:
+            self._conclude()
+
+    def _carry_out(self, order: SetState | SceneOrder) -> bool:
+        """Send a request; returns False while its server is not there, and the sequence's time limit runs."""
+        sequence = self.sequence
+        if isinstance(order, SetState):
+            client, request = (
+                self.controller,
+                SetControllerState.Request(state=int(order.state), reason=order.reason),
+            )
+        else:
+            client, request = self.scene, ResetScene.Request(task=order.task, seed=order.seed)
+        if not client.service_is_ready():
+            return False
+
+        def on_reply(future: Any) -> None:
+            reply = future.result()
+            if isinstance(order, SetState):
+                sequence.on_controller_reply(self.now_ns(), reply.success, reply.message)
+            else:
+                sequence.on_reset_reply(self.now_ns(), reply.success, reply.message)
+
+        client.call_async(request).add_done_callback(on_reply)
+        return True
+
+    def _conclude(self) -> None:
+        if self.recording and self.sequence.steps:
+            self.stored = self.recorder.commit(
+                success=self.sequence.success, policy_version=self.sequence.policy_version,
+                extra={'reason': self.sequence.reason, 'max_stage': self.sequence.max_stage})
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        goal, sequence, stored = self.goal, self.sequence, self.stored
+        self.goal = self.sequence = self.stored = self.steps = self.waiting_order = None
+        result = RunEpisode.Result(success=sequence.success, reason=sequence.reason, message=sequence.message,
+                                   max_stage=sequence.max_stage, steps=sequence.steps,
+                                   policy_version=sequence.policy_version)
+        if stored is not None and stored.done():
+            if stored.exception() is None:
+                result.episode_id = stored.result()
+            else:
+                result.message = f'{result.message} (episode not stored: {stored.exception()})'.lstrip()
+                self.get_logger().error(f'episode not stored: {stored.exception()}')
+        self.episodes += 1
+        self.successes += result.success
+        self.get_logger().info(f'episode with seed {sequence.seed} ended: {sequence.reason} after '
+                               f'{sequence.steps} steps {result.message}'.rstrip())
+        goal.execute(lambda handle: _report(handle, result))
+
+    def health(self) -> list[Health]:
+        """Return the running episode and the recorder."""
+        sequence = self.sequence
+        text = 'idle' if sequence is None else f'{sequence.phase.value}, seed {sequence.seed}'
+        lines = [Health('episode', OK, text, {'episodes': self.episodes, 'successes': self.successes})]
+        if self.recorder is not None:
+            problem = self.recorder.problem
+            lines.append(Health('recorder', ERROR if problem else OK, problem or str(self.params.record_dir)))
+        return lines
+
+
+def _report(handle: Any, result: RunEpisode.Result) -> RunEpisode.Result:
+    if result.reason in (SUCCESS, TIMEOUT):
+        handle.succeed()
+    elif result.reason == CANCELED and handle.is_cancel_requested:
+        handle.canceled()
+    else:
+        handle.abort()
+    return result
+
+
+def main() -> int:
+    """Run the node."""
+    return run_node(EpisodeManager)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What the nodes decide, without ROS: time is an argument, messages are plain values."""

@@ -1,0 +1,211 @@
+"""The policy: answers observations with action chunks from the release it serves."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+
+from fpo_ros.hardware.names import camera_list
+from fpo_ros.msg import ActionChunk, ControllerStatus, Observation, PolicyRelease, PolicyStatus
+from fpo_ros.nodes import convert, qos
+from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.logic.chunk_gate import ChunkGate
+from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
+from fpo_ros.nodes.parameters import param
+from fpo_ros.policy.contract import OBSERVATION_KINDS, TASKS, PolicyContract
+from fpo_ros.releases import load_trusted_keys
+from fpo_ros.runtime.swap import PolicySlot, SlotState, not_promoted
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """Parameters of ``policy``."""
+
+    release: str = param('', 'directory of the release served first; empty: wait for an announcement')
+    trusted_keys: str = param('', 'file or directory of the public keys releases must be signed with')
+    require_promotion: bool = param(True, 'serve only releases that passed the promotion gate of their store')
+    verify_limit: float = param(60.0, 'time given to verify the first release [s]', low=1.0, high=600.0)
+    task: str = param('transfer_cube', 'task of the cell', choices=tuple(TASKS))
+    observation: str = param('state', 'what policies of this cell see', choices=OBSERVATION_KINDS)
+    cameras: str = param('', 'cameras policies see, in order, comma-separated; empty for state')
+    image_height: int = param(96, 'rows of every image [pixels]', low=8, high=2160)
+    image_width: int = param(96, 'columns of every image [pixels]', low=8, high=3840)
+    horizon: int = param(20, 'rows of an action chunk [control periods]', low=1, high=1000)
+    execute: int = param(20, 'rows executed of each chunk [control periods]', low=1, high=1000)
+    provider: str = param('cpu', 'what runs the graphs', choices=('cpu', 'cuda', 'tensorrt', 'auto'))
+    threads: int = param(1, 'threads of one inference on the CPU [count]', low=1, high=64)
+    noise: str = param('sample', 'start of the flow: a fresh normal sample, or zeros (repeatable)',
+                       choices=('sample', 'zeros'))
+    noise_seed: int = param(0, 'seed of the noise [count]', low=0, high=2**31 - 1)
+
+
+class Policy(CellNode):
+    """Serves one release; inference runs on its own thread, checks of newer releases on another."""
+
+    NAME = 'policy'
+    PARAMETERS = PolicyParameters
+
+    def setup(self) -> None:
+        """Verify and load the first release, and connect."""
+        p = self.params
+        cell = PolicyContract(task=p.task, observation=p.observation, cameras=camera_list(p.cameras),
+                              image_height=p.image_height, image_width=p.image_width,
+                              horizon=p.horizon, execute=p.execute)
+        if not p.trusted_keys:
+            raise ValueError('parameter trusted_keys is empty: name the file or directory of the public keys '
+                             'releases of this cell are signed with')
+        self.slot = PolicySlot(cell, load_trusted_keys(p.trusted_keys), p.provider, p.threads,
+                               not_promoted if p.require_promotion else None)
+        self.on_teardown(self.slot.close)
+        self.rng = np.random.default_rng(p.noise_seed) if p.noise == 'sample' else None
+        self.gate = ChunkGate()
+        self.work: queue.Queue[Observation | None] = queue.Queue(1)
+        self.worker: threading.Thread | None = None
+        self.sequence = 0
+        self.chunks = 0
+        self.inference_s: deque[float] = deque(maxlen=200)
+        self.problem = ''
+        self.reported: tuple = ()
+        self.output = self.add_publisher(ActionChunk, 'action_chunk', qos.COMMAND)
+        self.status_output = self.add_publisher(PolicyStatus, 'policy_status', qos.LATCHED)
+        if p.release:
+            self._load_first(p.release)
+        self.add_subscription(Observation, 'observation', self._on_observation, qos.OBSERVATION)
+        self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.SENSOR)
+        self.add_subscription(PolicyRelease, 'policy_release', self._on_release, qos.LATCHED)
+        self.add_timer(0.1, self._report_changes)
+        self.add_timer(1.0, self._publish_status)
+
+    def start(self) -> None:
+        """Start answering."""
+        self.gate = ChunkGate()
+        self.worker = threading.Thread(target=self._answer, name='inference', daemon=True)
+        self.worker.start()
+
+    def stop(self) -> None:
+        """Stop answering; a running inference ends first."""
+        if self.worker is not None:
+            self.work.put(None)
+            self.worker.join()
+            self.worker = None
+
+    def _load_first(self, release: str) -> None:
+        self.slot.offer(release)
+        if not self.slot.wait(self.params.verify_limit):
+            raise ValueError(f'release {release} was not verified within {self.params.verify_limit:g} s')
+        if not self.slot.at_chunk_edge():
+            raise ValueError(f'cannot serve {release}: {self.slot.last_refusal}')
+        self.get_logger().info(f'serving {self.slot.version}')
+
+    def _on_status(self, message: ControllerStatus) -> None:
+        self.gate.on_status(convert.nanoseconds(message.header.stamp),
+                            message.state == ControllerStatus.STATE_POLICY, message.remaining)
+
+    def _on_observation(self, message: Observation) -> None:
+        if (
+            self.active
+            and self.gate.admits(convert.oldest_part_ns(message))
+            and not self.work.unfinished_tasks
+        ):
+            self.work.put(message)
+
+    def _on_release(self, message: PolicyRelease) -> None:
+        parts = urlparse(message.uri)
+        if parts.scheme not in ('', 'file'):
+            self.get_logger().error(
+                f"release {message.version}: address '{message.uri}' is not a local path: "
+                'copy the release to this machine and announce it by its path'
+            )
+            return
+        self.get_logger().info(f'release {message.version} announced: verifying')
+        self.slot.offer(unquote(parts.path) if parts.scheme else message.uri, message.manifest_sha256)
+
+    def _answer(self) -> None:
+        while True:
+            try:
+                message = self.work.get(timeout=0.1)
+            except queue.Empty:
+                self.slot.at_chunk_edge()  # nothing to answer: a newer release may take over at once
+                continue
+            if message is None:
+                break
+            started = time.perf_counter()
+            try:
+                value = convert.observation_value(message)
+                chunk = self.slot.infer(value, rng=self.rng)
+            except ValueError as error:  # ContractError, PolicyError and ImageError are such
+                self.problem = str(error)
+                self.get_logger().error(f'no chunk: {error}', throttle_duration_sec=1.0)
+            except Exception as error:
+                self.fail(f'inference failed: {error!r}')
+            else:
+                self.problem = ''
+                self._send(chunk, value.stamp_ns, time.perf_counter() - started)
+            self.gate.sent(self.now_ns())
+            self.work.task_done()
+        self.work.task_done()
+
+    def _send(self, chunk: np.ndarray, observation_ns: int, elapsed_s: float) -> None:
+        session = self.slot.session
+        self.sequence += 1
+        self.output.publish(convert.chunk_message(
+            chunk, sequence=self.sequence, observation_ns=observation_ns, now_ns=self.now_ns(),
+            version=session.version, period_s=1 / session.contract.control_rate_hz, inference_s=elapsed_s))
+        self.chunks += 1
+        self.inference_s.append(elapsed_s)
+
+    def _report_changes(self) -> None:
+        now = (self.slot.state, self.slot.version, self.slot.refusals)
+        if now != self.reported:
+            if self.reported and now[2] != self.reported[2]:
+                self.get_logger().error(f'release refused: {self.slot.last_refusal}')
+            if self.reported and now[1] != self.reported[1]:
+                self.get_logger().info(f'now serving {now[1]}')
+            self.reported = now
+            self._publish_status()
+
+    def _publish_status(self) -> None:
+        slot, session = self.slot, self.slot.session
+        message = PolicyStatus(state=int(slot.state), version=slot.version, swaps=slot.swaps,
+                               refusals=slot.refusals, last_refusal=slot.last_refusal, chunks=self.chunks)
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.manifest_sha256 = session.manifest_sha256 if session else ''
+        if self.inference_s:
+            times = np.array(self.inference_s)
+            message.inference_time_p50, message.inference_time_p99 = map(
+                float, np.percentile(times, (50, 99))
+            )
+        self.status_output.publish(message)
+
+    def health(self) -> list[Health]:
+        """Return what is served and how fast."""
+        times = np.array(self.inference_s or [0.0]) * 1e3
+        values = {
+            'version': self.slot.version,
+            'chunks': self.chunks,
+            'swaps': self.slot.swaps,
+            'refusals': self.slot.refusals,
+            'inference_p50_ms': round(float(np.percentile(times, 50)), 2),
+            'inference_p99_ms': round(float(np.percentile(times, 99)), 2),
+        }
+        if self.problem:
+            return [Health('policy', ERROR, self.problem, values)]
+        if self.slot.state is SlotState.IDLE:
+            return [Health('policy', WARN, 'no policy: announce a release', values)]
+        return [Health('policy', OK, f'serving {self.slot.version}', values)]
+
+
+def main() -> int:
+    """Run the node."""
+    return run_node(Policy)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

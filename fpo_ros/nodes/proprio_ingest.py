@@ -1,0 +1,139 @@
+"""Joint states, object pose and resized frames aligned to one instant: the Observation, at policy rate.
+
+This node, not ``camera_ingest``, publishes the Observation: joints decide its rate, cameras are slower
+and may be absent, and resizing stays in another process.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import Image, JointState
+
+from fpo_ros.hardware.alignment import Aligned, Aligner
+from fpo_ros.hardware.gripper import CALIBRATIONS
+from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
+from fpo_ros.hardware.names import SIDES, camera_list, joint_states_topic, resized_topic
+from fpo_ros.msg import Observation
+from fpo_ros.nodes import convert, qos
+from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.logic.health import ERROR, OK, Health, StreamMonitor
+from fpo_ros.nodes.parameters import param
+
+#: Time in which nodes find each other after the start [ns].
+STARTUP_NS = 3_000_000_000
+
+
+@dataclass(frozen=True)
+class ProprioIngestParameters:
+    """Parameters of ``proprio_ingest``."""
+
+    cameras: str = param(
+        'cam_high', 'camera names in the order of the contract, comma-separated; empty for none'
+    )
+    object_pose: bool = param(True, 'whether a tracker publishes object_pose')
+    rate: float = param(50.0, 'observations published per second [Hz]', low=1.0, high=200.0)
+    joint_rate: float = param(100.0, "rate of the drivers' joint_states [Hz]", low=10.0, high=1000.0)
+    camera_rate: float = param(25.0, 'frame rate of the cameras [Hz]', low=0.1, high=240.0)
+    max_joint_age: float = param(
+        0.1, 'joint states older than this stop the observations [s]', low=0.005, high=1.0
+    )
+    max_image_age: float = param(0.3, 'frames older than this stop the observations [s]', low=0.01, high=5.0)
+    max_pose_age: float = param(0.2, 'an object pose older than this is left out [s]', low=0.005, high=5.0)
+    gripper: str = param('gym_aloha', 'gripper calibration', choices=tuple(CALIBRATIONS))
+
+
+class ProprioIngest(CellNode):
+    """Publishes the newest instant that all required streams cover."""
+
+    NAME = 'proprio_ingest'
+    PARAMETERS = ProprioIngestParameters
+
+    def setup(self) -> None:
+        """Connect the streams and the aligner."""
+        p = self.params
+        self.cameras = camera_list(p.cameras)
+        self.gripper = CALIBRATIONS[p.gripper]
+        required = dict.fromkeys(SIDES, p.max_joint_age) | dict.fromkeys(self.cameras, p.max_image_age)
+        self.aligner = Aligner(required, {'object_pose': p.max_pose_age} if p.object_pose else {})
+        self.monitors = {side: StreamMonitor(f'joint_states {side}', p.joint_rate, p.max_joint_age)
+                         for side in SIDES}
+        self.monitors |= {camera: StreamMonitor(camera, p.camera_rate, p.max_image_age)
+                          for camera in self.cameras}
+        self.sequence = 0
+        self.reason = 'not active'
+        self.output = self.add_publisher(Observation, 'observation', qos.OBSERVATION)
+        for side in SIDES:
+            self.add_subscription(
+                JointState, joint_states_topic(side), partial(self._on_joints, side), qos.SENSOR
+            )
+        for camera in self.cameras:
+            self.add_subscription(Image, resized_topic(camera), partial(self._on_frame, camera), qos.SENSOR)
+        if p.object_pose:
+            self.add_subscription(PoseStamped, 'object_pose', self._on_pose, qos.SENSOR)
+        self.add_timer(1 / p.rate, self._publish)
+
+    def start(self) -> None:
+        """Start publishing; streams get a few seconds to appear before their absence is logged."""
+        self.quiet_until = self.now_ns() + STARTUP_NS
+
+    def _on_joints(self, side: str, message: JointState) -> None:
+        self.monitors[side].arrived(self.now_ns())
+        try:
+            joints = side_joints(message.name, message.position, self.gripper)
+        except JointStateError as error:
+            self.monitors[side].reject(str(error))
+            self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
+            return
+        self.aligner.push(side, convert.nanoseconds(message.header.stamp), joints)
+
+    def _on_frame(self, camera: str, message: Image) -> None:
+        self.monitors[camera].arrived(self.now_ns())
+        self.aligner.push(camera, convert.nanoseconds(message.header.stamp), message)
+
+    def _on_pose(self, message: PoseStamped) -> None:
+        self.aligner.push('object_pose', convert.nanoseconds(message.header.stamp), message.pose)
+
+    def _publish(self) -> None:
+        if not self.active:
+            return
+        aligned, self.reason = self.aligner.align(self.now_ns())
+        if aligned is None:
+            if self.now_ns() > self.quiet_until:
+                self.get_logger().warning(f'no observation: {self.reason}', throttle_duration_sec=5.0)
+            return
+        self.output.publish(self._message(aligned))
+        self.sequence += 1
+
+    def _message(self, aligned: Aligned) -> Observation:
+        message = Observation(sequence=self.sequence)
+        message.header.stamp = convert.stamp_of(aligned.stamp_ns)
+        message.header.frame_id = 'world'
+        message.joint_positions = both_sides(*(aligned.values[side] for side in SIDES)).astype('f4')
+        message.joint_age = max(aligned.ages_s[side] for side in SIDES)
+        message.camera_names = list(self.cameras)
+        message.images = [aligned.values[camera] for camera in self.cameras]
+        message.image_ages = [aligned.ages_s[camera] for camera in self.cameras]
+        if 'object_pose' in aligned.values:
+            message.object_poses = [aligned.values['object_pose']]
+        return message
+
+    def health(self) -> list[Health]:
+        """Return one line per stream and one for the observation."""
+        now = self.now_ns()
+        values = {'observations': self.sequence,
+                  'out_of_order': sum(stream.out_of_order for stream in self.aligner.streams.values())}
+        line = Health('observation', ERROR if self.reason else OK, self.reason or 'published', values)
+        return [line, *(monitor.health(now) for monitor in self.monitors.values())]
+
+
+def main() -> int:
+    """Run the node."""
+    return run_node(ProprioIngest)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

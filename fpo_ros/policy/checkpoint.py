@@ -1,0 +1,85 @@
+"""A policy on disk: safetensors weights beside a JSON that says what they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fpo_ros.policy.config import Pi0Config
+from fpo_ros.policy.contract import ContractError, PolicyContract
+from fpo_ros.policy.flow import sample
+from fpo_ros.policy.normalisation import NormStats
+from fpo_ros.policy.pi0 import Pi0
+from fpo_ros.policy.tokenizer import tokenize
+from fpo_ros.policy.transforms import image_tensor, state_vector
+
+
+class FlowPolicy:
+    """A pi0 network with the contract and statistics that give its numbers a meaning.
+
+    :param model: the network.
+    :param stats: normalisation of states and actions.
+    """
+
+    def __init__(self, model: Pi0, stats: NormStats) -> None:
+        stats.check(model.contract)
+        self.model, self.stats, self.contract = model, stats, model.contract
+        self.tokens = torch.as_tensor(tokenize(self.contract.prompt))[None]
+
+    def states(self, joints: np.ndarray, object_pose: np.ndarray | None) -> Tensor:
+        """Return (N, state_dim) normalised states of (N, 14) joints and (N, 7) poses."""
+        raw = state_vector(joints, object_pose, self.contract)
+        return torch.as_tensor(self.stats.normalise_state(raw), dtype=torch.float32)
+
+    def prefix(self, images: np.ndarray | None, batch: int = 64) -> Tensor:
+        """Return the prefix cache of (N, cameras, H, W, 3) uint8 images, or of the prompt alone (batch axis 1)."""
+        if not self.contract.cameras:
+            return self.model.prefix(self.tokens)
+        return torch.cat([self.model.prefix(self.tokens, torch.as_tensor(image_tensor(images[i:i + batch])))
+                          for i in range(0, len(images), batch)], 2)
+
+    @torch.no_grad()
+    def act(self, states: Tensor, prefix_kv: Tensor, noise: Tensor) -> Tensor:
+        """Return (N, H, 14) normalised chunks for normalised states, integrated from (N, H, 14) noise."""
+        cache = self.model.with_state(states, prefix_kv)
+        return sample(lambda x, time: self.model.denoise(x, time, cache), noise, self.contract.flow_steps)
+
+    def to_raw(self, chunks: Tensor) -> np.ndarray:
+        """Return normalised chunks in rad and gripper units, float32."""
+        return self.stats.unnormalise_action(chunks.detach().numpy()).astype(np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Write ``policy.safetensors`` and ``policy.json`` into an existing directory."""
+        save_file({name: value.contiguous() for name, value in self.model.state_dict().items()},
+                  directory / 'policy.safetensors')
+        document = {'model': self.model.config.to_dict(), 'contract': self.contract.to_dict(),
+                    **json.loads(self.stats.to_json())}
+        (directory / 'policy.json').write_text(json.dumps(document, indent=2) + '\n')
+
+    @classmethod
+    def load(cls, directory: Path) -> FlowPolicy:
+        """Read what :meth:`save` wrote.
+
+        :raises ContractError: naming the file that is missing, truncated or does not fit.
+        """
+        path = Path(directory) / 'policy.json'
+        try:
+            text = path.read_text()
+            document = json.loads(text)
+            model = Pi0(Pi0Config.from_dict(document['model']), PolicyContract.from_dict(document['contract']))
+            stats = NormStats.from_json(text)
+            stats.check(model.contract)
+            path = path.with_name('policy.safetensors')
+            model.load_state_dict(load_file(path))
+        except FileNotFoundError as error:
+            raise ContractError(f'{path} does not exist: is this the directory of a policy?') from error
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+            reason = ' '.join(str(error).split())
+            raise ContractError(f'{path}: not a readable policy: {reason}') from error
+        return cls(model, stats)

@@ -1,0 +1,96 @@
+"""Sizes of the pi0 architecture. Every size is a field: no module holds a literal width or depth."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from fpo_ros.policy.contract import ContractError
+from fpo_ros.policy.tokenizer import VOCABULARY_SIZE
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """SigLIP-style vision tower.
+
+    :param patch_size: side of a square patch [pixels]; must divide the image's sides.
+    :param width: token width.
+    :param depth: layers.
+    :param num_heads: attention heads.
+    :param mlp_dim: hidden width of the MLP.
+    """
+
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+
+
+@dataclass(frozen=True)
+class Pi0Config:
+    """pi0: language model and action expert joined by attention (pi0_pytorch.py, gemma_pytorch.py of openpi).
+
+    :param width: token width of the language model.
+    :param mlp_dim: MLP width of the language model.
+    :param expert_width: token width of the action expert.
+    :param expert_mlp_dim: MLP width of the action expert.
+    :param depth: layers, shared by both.
+    :param num_heads: query heads, shared.
+    :param num_kv_heads: key and value heads, shared.
+    :param head_dim: width of a head, shared.
+    :param vocabulary_size: rows of the token embedding.
+    :param vision: vision tower.
+    """
+
+    width: int
+    mlp_dim: int
+    expert_width: int
+    expert_mlp_dim: int
+    depth: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocabulary_size: int
+    vision: VisionConfig
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ContractError(f'num_heads ({self.num_heads}) must be a multiple of num_kv_heads '
+                                f'({self.num_kv_heads})')
+        if self.head_dim % 2 or self.expert_width % 2:
+            raise ContractError('head_dim and expert_width must be even: they hold sine and cosine halves')
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Pi0Config:
+        """Read what :meth:`to_dict` wrote.
+
+        :raises ContractError: on missing or unknown entries.
+        """
+        try:
+            return cls(**{**data, 'vision': VisionConfig(**data['vision'])})
+        except (KeyError, TypeError) as error:
+            raise ContractError(f'not a pi0 configuration: {error}') from error
+
+
+PRESETS = {
+    'pi0_tiny': Pi0Config(
+        width=64, mlp_dim=128, expert_width=64, expert_mlp_dim=128, depth=2, num_heads=4, num_kv_heads=1,
+        head_dim=16, vocabulary_size=VOCABULARY_SIZE,
+        vision=VisionConfig(patch_size=8, width=64, depth=2, num_heads=4, mlp_dim=192)),
+}
+
+
+def preset(name: str) -> Pi0Config:
+    """Return a named configuration.
+
+    :raises ContractError: listing the known names.
+    """
+    if name not in PRESETS:
+        raise ContractError(f"unknown model '{name}': known models are {', '.join(PRESETS)}")
+    return PRESETS[name]

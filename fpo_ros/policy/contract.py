@@ -1,0 +1,157 @@
+"""What a policy sees and what it commands: one definition for simulation, recorder and robot.
+
+The module imports numpy alone, so that the robot side runs without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+ARM_JOINTS = ('waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate')
+#: Columns of every state and action vector: left arm, left gripper, right arm, right gripper.
+JOINT_NAMES = tuple(
+    f'{side}_{joint}' for side in ('left', 'right') for joint in (*ARM_JOINTS, 'gripper')
+)
+#: Columns of the two grippers (0 closed .. 1 open); every other column is an angle in rad.
+GRIPPER_COLUMNS = (6, 13)
+ACTION_DIM = 14
+#: Position [m] and unit quaternion (w, x, y, z) of one tracked object, in the frame "world".
+OBJECT_POSE_DIM = 7
+CONTROL_RATE_HZ = 50.0
+#: Measured joints at the start of an episode (gym-aloha START_ARM_POSE, fingers normalised).
+START_JOINTS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.0998] * 2)
+START_JOINTS.setflags(write=False)
+
+OBSERVATION_KINDS = ('state', 'pixels')
+#: Known tasks and the language instruction of each.
+TASKS = {'transfer_cube': 'Transfer cube'}
+
+
+class ContractError(ValueError):
+    """Data does not fit the policy contract; the message says which part and how."""
+
+
+@dataclass(frozen=True)
+class PolicyContract:
+    """The interface between a policy and whatever it drives.
+
+    :param task: key of :data:`TASKS`.
+    :param prompt: the language instruction given to the model.
+    :param observation: ``'pixels'`` (camera images and joints) or ``'state'`` (joints and object pose).
+    :param cameras: camera names, in the order the model sees them; empty for ``'state'``.
+    :param image_height: rows of every image [pixels].
+    :param image_width: columns of every image [pixels].
+    :param horizon: rows of an action chunk [control periods].
+    :param execute: rows executed before the next decision [control periods].
+    :param control_rate_hz: rows per second.
+    :param flow_steps: Euler steps from noise to a chunk.
+    """
+
+    task: str = 'transfer_cube'
+    prompt: str = TASKS['transfer_cube']
+    observation: str = 'state'
+    cameras: tuple[str, ...] = ()
+    image_height: int = 96
+    image_width: int = 96
+    horizon: int = 20
+    execute: int = 20
+    control_rate_hz: float = CONTROL_RATE_HZ
+    flow_steps: int = 10
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        object.__setattr__(self, 'cameras', tuple(self.cameras))
+        if self.task not in TASKS:
+            raise ContractError(f"unknown task '{self.task}': known tasks are {', '.join(TASKS)}")
+        if self.observation not in OBSERVATION_KINDS:
+            raise ContractError(
+                f"unknown observation '{self.observation}': use {' or '.join(OBSERVATION_KINDS)}")
+        if (self.observation == 'pixels') != bool(self.cameras):
+            raise ContractError("observation 'pixels' needs cameras, and 'state' has none: "
+                                f'got {self.observation} with cameras {list(self.cameras)}')
+        if not 1 <= self.execute <= self.horizon:
+            raise ContractError(f'execute must be 1..horizon ({self.horizon}), got {self.execute}')
+        for name in ('image_height', 'image_width', 'flow_steps'):
+            if getattr(self, name) < 1:
+                raise ContractError(f'{name} must be at least 1, got {getattr(self, name)}')
+        if not 0 < self.control_rate_hz < float('inf'):
+            raise ContractError(f'control_rate_hz must be positive, got {self.control_rate_hz}')
+
+    def _check_types(self) -> None:
+        """Refuse what a hand-written or damaged JSON file may hold."""
+        for name, value in vars(self).items():
+            if name == 'cameras':
+                fits = isinstance(value, (tuple, list)) and all(isinstance(camera, str) for camera in value)
+            else:
+                kinds = {'control_rate_hz': (int, float), **dict.fromkeys(('task', 'prompt', 'observation'), str)}
+                fits = isinstance(value, kinds.get(name, int)) and not isinstance(value, bool)
+            if not fits:
+                raise ContractError(f'{name} cannot be {value!r}')
+
+    @property
+    def state_dim(self) -> int:
+        """Length of the state vector: joints, plus the object pose for ``'state'``."""
+        return ACTION_DIM + (OBJECT_POSE_DIM if self.observation == 'state' else 0)
+
+    @property
+    def action_dim(self) -> int:
+        """Length of one action."""
+        return ACTION_DIM
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; :meth:`from_dict` reads them back."""
+        return dataclasses.asdict(self) | {'cameras': list(self.cameras)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PolicyContract:
+        """Read what :meth:`to_dict` wrote.
+
+        :raises ContractError: on a missing, unknown or invalid entry.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(data, dict):
+            raise ContractError(f'contract must be a JSON object, got {type(data).__name__}')
+        if set(data) != known:
+            raise ContractError(f'contract entries missing: {sorted(known - set(data))}, '
+                                f'unknown: {sorted(set(data) - known)}')
+        return cls(**data)
+
+    def to_json(self) -> str:
+        """Return the contract as JSON text with sorted keys."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + '\n'
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One observation, in the units of the cell.
+
+    :param joint_positions: (14,) columns as :data:`JOINT_NAMES` [rad, grippers 0..1].
+    :param images: camera name → (height, width, 3) uint8 RGB of the contract's size.
+    :param object_pose: (7,) position [m] and quaternion (w, x, y, z) in "world", or None.
+    :param stamp_ns: instant of the observation [ns].
+    """
+
+    joint_positions: np.ndarray
+    images: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    object_pose: np.ndarray | None = None
+    stamp_ns: int = 0
+
+
+def check_chunk(chunk: np.ndarray, contract: PolicyContract) -> None:
+    """Refuse a chunk that is not (horizon, 14) finite numbers.
+
+    :raises ContractError: with the first offending row and column.
+    """
+    expected = (contract.horizon, contract.action_dim)
+    if chunk.shape != expected:
+        raise ContractError(f'action chunk has shape {chunk.shape}, the contract wants {expected}')
+    bad = np.argwhere(~np.isfinite(chunk))
+    if len(bad):
+        row, column = bad[0]
+        raise ContractError(f'action chunk is not finite: row {row}, {JOINT_NAMES[column]} is '
+                            f'{chunk[row, column]} ({len(bad)} such values)')

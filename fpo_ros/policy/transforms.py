@@ -1,0 +1,69 @@
+"""From raw observations to model inputs and back: the one implementation training and robot share."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from fpo_ros.policy.contract import ACTION_DIM, OBJECT_POSE_DIM, ContractError, Observation, PolicyContract
+from fpo_ros.policy.normalisation import NormStats
+
+
+def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an (h, w, 3) uint8 image into (height, width, 3), keeping its aspect ratio, black around it."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ContractError(f'image must be (h, w, 3) uint8, got {image.shape} {image.dtype}')
+    if image.shape[:2] == (height, width):
+        return image
+    scale = min(height / image.shape[0], width / image.shape[1])
+    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
+    small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    out = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    out[top:top + size[0], left:left + size[1]] = small
+    return out
+
+
+def state_vector(joints: np.ndarray, object_pose: np.ndarray | None, contract: PolicyContract) -> np.ndarray:
+    """Return the raw (..., state_dim) float32 state of (..., 14) joints and (..., 7) object poses.
+
+    :raises ContractError: for a missing pose, a wrong length or a value that is not finite.
+    """
+    parts = [np.asarray(joints, np.float32)]
+    if contract.observation == 'state':
+        if object_pose is None:
+            raise ContractError("observation 'state' needs an object pose, and the observation has none: "
+                                'start a tracker that publishes one, or use a policy that sees pixels')
+        parts.append(np.asarray(object_pose, np.float32))
+    # One part alone where the policy sees pixels.
+    for part, size, name in zip(parts, (ACTION_DIM, OBJECT_POSE_DIM), ('joints', 'object pose'), strict=False):
+        if part.shape[-1] != size:
+            raise ContractError(f'{name} must have {size} entries, got {part.shape[-1]}')
+        if not np.isfinite(part).all():
+            raise ContractError(f'{name} are not finite: {part[~np.isfinite(part)][0]}')
+    return np.concatenate(parts, -1)
+
+
+def image_tensor(images: np.ndarray) -> np.ndarray:
+    """Map (..., H, W, 3) uint8 to (..., 3, H, W) float32 in [-1, 1], as openpi does."""
+    return np.moveaxis(images, -1, -3).astype(np.float32) * np.float32(2 / 255) - np.float32(1)
+
+
+def model_inputs(observation: Observation, contract: PolicyContract, stats: NormStats) -> dict[str, np.ndarray]:
+    """Return the model's inputs for one observation, each with a leading batch axis of 1.
+
+    ``state`` (1, state_dim) float32 normalised, and for ``'pixels'`` also ``images``
+    (1, cameras, 3, H, W) float32 in [-1, 1].
+
+    :raises ContractError: naming the missing or misshapen part.
+    """
+    raw = state_vector(observation.joint_positions, observation.object_pose, contract)
+    inputs = {'state': stats.normalise_state(raw)[None].astype(np.float32)}
+    if contract.cameras:
+        missing = [name for name in contract.cameras if name not in observation.images]
+        if missing:
+            raise ContractError(f'observation lacks camera {missing[0]}: it has {sorted(observation.images)}')
+        frames = [resize_with_pad(observation.images[name], contract.image_height, contract.image_width)
+                  for name in contract.cameras]
+        inputs['images'] = image_tensor(np.stack(frames))[None]
+    return inputs

@@ -1,0 +1,254 @@
+"""State machine of the arm controller: what is sent to the arms in each control period, and why.
+
+The caller ticks it once per control period and sends what it returns. It reads no clock, so a test can make
+time do anything. Not thread-safe: call every method from one thread, or under one lock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, PolicyContract
+from fpo_ros.policy.limits import JointLimits
+from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
+from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
+from fpo_ros.runtime.homing import HomingPath
+from fpo_ros.runtime.safety import SafetyFilter, per_column
+from fpo_ros.runtime.timing import PeriodStatistics, TimingSummary
+
+
+class ArmControllerCore:
+    """Turns chunks and requests into one safe command per control period for both arms.
+
+    :param contract: what policies of this cell send.
+    :param limits: position and speed limits of the arms.
+    :param config: settings.
+    """
+
+    def __init__(self, contract: PolicyContract, limits: JointLimits | None = None,
+                 config: ControllerConfig | None = None) -> None:
+        self.contract = contract
+        self.config = config or ControllerConfig()
+        self.period_s = 1 / contract.control_rate_hz
+        self.filter = SafetyFilter(limits or JointLimits(), self.period_s)
+        self.chunks = ChunkExecutor(contract, self.config.observation_age_limit_s)
+        self.timing = PeriodStatistics(self.period_s)
+        self.state = ArmState.IDLE
+        #: Why the state was entered.
+        self.reason = 'activated'
+        #: Newest plausible measured joints, (14,) float64; None before the first.
+        self.measured: np.ndarray | None = None
+        self._joints_problem = 'no joint states received yet'
+        self._takeover_due = False
+        self._starved_ticks = 0
+        self._driving_version: str | None = None
+        self._pressed = False
+        self._homing: HomingPath | None = None
+        self._home = np.clip(self.config.home, self.filter.limits.lower, self.filter.limits.upper)
+        self._home_tolerance = per_column(self.config.home_joint_tolerance,
+                                          self.config.home_gripper_tolerance)
+
+    # ---- what the operator and other nodes ask for
+
+    def request(self, state: ArmState | int, reason: str = '') -> tuple[bool, str]:
+        """Ask for a state; it takes effect at the next tick.
+
+        :returns: whether it was granted, and why not.
+        """
+        try:
+            wanted = ArmState(state)
+        except ValueError:
+            return False, f'unknown state {state}: use {", ".join(f"{s.value} {s.name}" for s in ArmState)}'
+        if wanted is ArmState.STOPPED:
+            self._latch_stop(reason or 'requested')
+            return True, ''
+        if self.state is ArmState.STOPPED:
+            return False, f'emergency stop is latched ({self.reason}): reset it first'
+        if wanted is self.state:
+            return True, ''
+        if wanted is ArmState.IDLE:
+            self.filter.let_go()
+            self._enter(wanted, reason or 'requested')
+            return True, ''
+        if self._joints_problem and not (wanted is ArmState.HOLD and self.filter.command is not None):
+            return False, f'cannot enter {wanted.name}: {self._joints_problem}'
+        self._enter(wanted, reason or 'requested')
+        return True, ''
+
+    def emergency_stop(self, pressed: bool, reason: str = 'emergency stop pressed') -> None:
+        """Report the emergency stop: pressing it latches STOPPED; releasing it alone changes nothing."""
+        self._pressed = bool(pressed)
+        if pressed:
+            self._latch_stop(reason)
+
+    def reset_emergency_stop(self) -> tuple[bool, str]:
+        """Leave STOPPED for IDLE: the deliberate reset.
+
+        :returns: whether it was granted, and why not.
+        """
+        if self.state is not ArmState.STOPPED:
+            return False, 'emergency stop is not latched'
+        if self._pressed:
+            return False, 'emergency stop is still pressed: release it first'
+        self._enter(ArmState.IDLE, 'emergency stop reset')
+        return True, ''
+
+    def inherit_emergency_stop(self, former: ArmControllerCore) -> None:
+        """Take over the emergency stop of a core that this one replaces: a restart is no reset."""
+        self._pressed = former._pressed
+        if former.state is ArmState.STOPPED:
+            self._latch_stop(former.reason)
+
+    def accept_chunk(self, chunk: np.ndarray, sequence: int, observation_stamp_ns: int, now_ns: int, *,
+                     policy_version: str = '', control_period_s: float | None = None) -> bool:
+        """Offer a chunk; parameters as :meth:`ChunkExecutor.accept`. Refused, too, outside POLICY."""
+        if self.state is not ArmState.POLICY or self._takeover_due:
+            return self.chunks.refuse(f'chunk {sequence} came while the controller is not following a policy '
+                                      f'(state {self.state.name})')
+        return self.chunks.accept(chunk, sequence, observation_stamp_ns, now_ns,
+                                  policy_version=policy_version, control_period_s=control_period_s)
+
+    # ---- once per control period
+
+    def tick(self, now_ns: int, measured: np.ndarray | None,
+             measured_stamp_ns: int | None) -> np.ndarray | None:
+        """Decide what to send in this control period.
+
+        :param now_ns: this instant [ns].
+        :param measured: (14,) newest measured joints [rad, grippers 0..1], or None when there are none yet.
+        :param measured_stamp_ns: instant they were measured (of the oldest part) [ns].
+        :returns: (14,) read-only float64 command, or None: send nothing.
+        """
+        elapsed = self.timing.tick(now_ns)
+        self._look(now_ns, measured, measured_stamp_ns)
+        if self.state in (ArmState.IDLE, ArmState.STOPPED):
+            return None
+        if self._takeover_due:
+            self._take_over(now_ns)
+        elif self._joints_problem and self.state is not ArmState.HOLD:
+            self._enter(ArmState.HOLD, self._joints_problem)
+        elif self.state is ArmState.HOMING:
+            self._home_step()
+        elif self.state is ArmState.POLICY:
+            self._policy_step(elapsed)
+        return self.filter.command
+
+    @property
+    def at_home(self) -> bool:
+        """Fresh measured joints stand at the start pose."""
+        return not self._joints_problem and not self._off_home()
+
+    @property
+    def remaining(self) -> int:
+        """Rows of the running chunk not sent yet [control periods]."""
+        return self.chunks.remaining
+
+    @property
+    def ready_for_chunk(self) -> bool:
+        """In POLICY, with the arms taken over and no row left."""
+        return self.state is ArmState.POLICY and not self._takeover_due and not self.chunks.remaining
+
+    def summary(self) -> TimingSummary:
+        """Return rate, jitter and missed ticks so far."""
+        return self.timing.summary()
+
+    # ---- inside
+
+    def _latch_stop(self, reason: str) -> None:
+        if self.state is not ArmState.STOPPED:
+            self.filter.let_go()
+            self._enter(ArmState.STOPPED, reason)
+
+    def _enter(self, state: ArmState, reason: str) -> None:
+        self.chunks.drop()
+        holds_on = state is ArmState.HOLD and self.filter.command is not None and not self._takeover_due
+        self._takeover_due = state in (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD) and not holds_on
+        self.state, self.reason = state, reason
+
+    def _look(self, now_ns: int, measured: np.ndarray | None, stamp_ns: int | None) -> None:
+        if measured is None or stamp_ns is None:
+            self._joints_problem = 'no joint states received yet'
+            return
+        measured = np.asarray(measured)
+        age_s = (now_ns - stamp_ns) * 1e-9
+        problem = self.filter.implausible(measured)
+        if problem:
+            self._joints_problem = f'joint states are implausible: {problem}'
+        elif age_s > self.config.joint_age_limit_s:
+            self._joints_problem = (f'joint states are {age_s:.2f} s old, '
+                                    f'the limit is {self.config.joint_age_limit_s} s')
+        elif age_s < -FUTURE_TOLERANCE_S:
+            self._joints_problem = f'joint states lie {-age_s:.2f} s in the future: synchronise the clocks'
+        else:
+            self._joints_problem = ''
+            self.measured = measured.astype(np.float64)
+
+    def _take_over(self, now_ns: int) -> None:
+        """First tick of a state: command what is measured, or the current target where the arms follow it."""
+        if self._joints_problem:
+            lost, self._takeover_due = f'takeover failed: {self._joints_problem}', False
+            self._enter(ArmState.IDLE if self.filter.command is None else ArmState.HOLD, lost)
+            return
+        start = self.measured
+        if self.filter.command is not None:
+            grippers = list(GRIPPER_COLUMNS)
+            start = np.array(self.measured)
+            start[grippers] = self.filter.command[grippers]
+            if np.abs(self.filter.command - start).max() <= self.config.takeover_joint_tolerance:
+                start = self.filter.command
+        self.filter.start(start, self.config.ramp_periods)
+        self._takeover_due = False
+        self._starved_ticks = 0
+        self._driving_version = None
+        if self.state is ArmState.POLICY:
+            self.chunks.reset(now_ns)
+        elif self.state is ArmState.HOMING:
+            self._plan_homing()
+
+    def _plan_homing(self) -> None:
+        speed = np.minimum(per_column(self.config.homing_joint_speed, self.config.homing_gripper_speed),
+                           self.filter.limits.speed)
+        self._homing = HomingPath(self.filter.command, self._home, speed, self.period_s)
+
+    def _home_step(self) -> None:
+        command = self.filter.step(self._homing.next())
+        if self._homing.overrun <= 0 or (command != self._home).any():
+            return
+        off = self._off_home()
+        if not off:
+            self._enter(ArmState.HOLD, 'home reached')
+        elif self._homing.overrun * self.period_s > self.config.settle_limit_s:
+            self._enter(ArmState.HOLD, f'homing ended off the start pose: {off}')
+
+    def _off_home(self) -> str:
+        if self.measured is None:
+            return 'no joint states received yet'
+        excess = np.abs(self.measured - self._home) - self._home_tolerance
+        column = int(np.argmax(excess))
+        if excess[column] <= 0:
+            return ''
+        return f'{JOINT_NAMES[column]} at {self.measured[column]:.3f} instead of {self._home[column]:.3f}'
+
+    def _policy_step(self, elapsed_ns: int | None) -> None:
+        stalled = elapsed_ns is not None and not 0 < elapsed_ns <= self.config.stall_limit_s * 1e9
+        if stalled and self.chunks.remaining:
+            dropped = self.chunks.drop()
+            self.chunks.refuse(f'control loop paused or the clock jumped ({elapsed_ns * 1e-9:.3f} s between '
+                               f'two ticks): {dropped} rows of chunk {self.chunks.sequence} abandoned')
+        if self.chunks.remaining and self.chunks.policy_version != self._driving_version:
+            if self._driving_version is not None:
+                self.filter.ramp(self.config.ramp_periods)
+                self._driving_version = self.chunks.policy_version
+                return
+            self._driving_version = self.chunks.policy_version
+        target = self.chunks.next_target()
+        if target is not None:
+            self._starved_ticks = 0
+            self.filter.step(target)
+            return
+        self._starved_ticks += 1
+        if self._starved_ticks * self.period_s > self.config.starve_limit_s:
+            sequence = self.chunks.sequence
+            newest = 'none since the takeover' if sequence is None else f'newest {sequence}'
+            why = f'; newest refusal: {self.chunks.last_refusal}' if self.chunks.last_refusal else ''
+            self._enter(ArmState.HOLD, f'no chunk for {self.config.starve_limit_s:.1f} s ({newest}){why}')

@@ -1,0 +1,70 @@
+"""States and settings of the arm controller."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS
+from fpo_ros.runtime.chunks import DEFAULT_OBSERVATION_AGE_LIMIT_S
+
+
+class ArmState(enum.IntEnum):
+    """States of the controller, numbered as ControllerStatus.STATE_*."""
+
+    IDLE = 0
+    HOMING = 1
+    POLICY = 2
+    HOLD = 3
+    STOPPED = 4
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """Settings of the controller.
+
+    :param joint_age_limit_s: measured joints older than this stop all motion [s].
+    :param observation_age_limit_s: oldest observation a chunk may answer [s].
+    :param starve_limit_s: without a chunk for this long, POLICY ends in HOLD [s].
+    :param stall_limit_s: a control loop that paused longer abandons the running chunk [s].
+    :param homing_joint_speed: peak joint speed while homing [rad/s].
+    :param homing_gripper_speed: peak gripper speed while homing [1/s].
+    :param home: (14,) start pose [rad, grippers 0..1].
+    :param home_joint_tolerance: largest distance of a joint that still counts as at home [rad].
+    :param home_gripper_tolerance: the same for a gripper [0..1].
+    :param settle_limit_s: time given to reach home after the ramp has ended [s].
+    :param takeover_joint_tolerance: joints farther than this from the current target are taken over where
+        they are measured, not where they were sent [rad]; grippers squeeze, so they always keep their target.
+    :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
+    """
+
+    joint_age_limit_s: float = 0.25
+    observation_age_limit_s: float = DEFAULT_OBSERVATION_AGE_LIMIT_S
+    starve_limit_s: float = 2.0
+    stall_limit_s: float = 0.25
+    homing_joint_speed: float = 1.0
+    homing_gripper_speed: float = 2.0
+    home: np.ndarray = dataclasses.field(default_factory=START_JOINTS.copy)
+    home_joint_tolerance: float = 0.05
+    home_gripper_tolerance: float = 0.2
+    settle_limit_s: float = 2.0
+    takeover_joint_tolerance: float = 0.2
+    ramp_periods: int = 5
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == 'ramp_periods':
+                if not 0 <= value <= 1000:
+                    raise ValueError(f'ramp_periods must be 0..1000, got {value}')
+            elif field.name == 'home':
+                home = np.asarray(value, np.float64)
+                if home.shape != (ACTION_DIM,) or not np.isfinite(home).all():
+                    raise ValueError(f'home must be {ACTION_DIM} finite numbers, got shape {home.shape}')
+                object.__setattr__(self, 'home', home)
+            elif not (math.isfinite(value) and value > 0):
+                raise ValueError(f'{field.name} must be positive, got {value}')

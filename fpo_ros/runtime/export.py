@@ -1,0 +1,111 @@
+"""Export of a torch policy as two ONNX graphs with statistics and test vectors.
+
+The only module of the runtime that needs torch.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import OBJECT_POSE_DIM, Observation
+from fpo_ros.policy.transforms import image_tensor, model_inputs
+from fpo_ros.runtime.session import PolicySession
+
+#: ONNX operator set of the graphs.
+OPSET = 20
+#: Largest difference between torch and ONNX in a sampled chunk [rad, grippers 0..1].
+VECTOR_ATOL = 1e-4
+
+
+class _Prefix(nn.Module):
+    def __init__(self, policy: FlowPolicy) -> None:
+        super().__init__()
+        self.model = policy.model
+
+    def forward(self, tokens: Tensor, images: Tensor | None = None) -> Tensor:
+        return self.model.prefix(tokens, images)
+
+
+class _Denoise(nn.Module):
+    def __init__(self, policy: FlowPolicy) -> None:
+        super().__init__()
+        self.model = policy.model
+
+    def forward(self, x_t: Tensor, time: Tensor, state: Tensor, prefix_kv: Tensor) -> Tensor:
+        return self.model.denoise(x_t, time, self.model.with_state(state, prefix_kv))
+
+
+def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0) -> float:
+    """Write ``prefix.onnx``, ``denoise.onnx``, ``contract.json``, ``norm_stats.json`` and ``vectors.npz``.
+
+    The exported graphs are run on the test vectors and compared with torch.
+
+    :param directory: an existing, empty directory.
+    :param vectors: number of test vectors.
+    :param seed: of the vectors' inputs.
+    :returns: the largest difference between ONNX and torch over the vectors [rad, grippers 0..1].
+    :raises fpo_ros.runtime.providers.PolicyError: when a difference exceeds ``VECTOR_ATOL``.
+    """
+    contract, model = policy.contract, policy.model.eval()
+    (directory / 'contract.json').write_text(contract.to_json())
+    (directory / 'norm_stats.json').write_text(policy.stats.to_json())
+    rng = np.random.default_rng(seed)
+    observations = [_observation(policy, rng) for _ in range(vectors)]
+    inputs = [model_inputs(observation, contract, policy.stats) for observation in observations]
+    states = torch.as_tensor(np.concatenate([entry['state'] for entry in inputs]))
+    images = None
+    if contract.cameras:
+        images = np.stack([[observation.images[name] for name in contract.cameras] for observation in observations])
+    with torch.no_grad():
+        tokens = policy.tokens.expand(2, -1)
+        arguments = (tokens,) if images is None else (tokens, torch.as_tensor(image_tensor(images[:2])))
+        names = ['tokens'] if images is None else ['tokens', 'images']
+        prefix = model.prefix(*arguments)
+        _export(_Prefix(policy), arguments, names, 'prefix_kv', {name: {0: 'batch'} for name in names},
+                directory / 'prefix.onnx')
+        noise = torch.randn(vectors, contract.horizon, contract.action_dim,
+                            generator=torch.Generator().manual_seed(seed))
+        _export(_Denoise(policy), (noise[:2], torch.tensor([1.0, 0.5]), states[:2], prefix),
+                ['x_t', 'time', 'state', 'prefix_kv'], 'velocity',
+                {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}},
+                directory / 'denoise.onnx')
+        chunk = policy.to_raw(policy.act(states, policy.prefix(images), noise))
+    arrays = {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
+              'chunk': chunk, 'atol': np.float32(VECTOR_ATOL)}
+    np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}))
+    return PolicySession.load(directory).verify_vectors()
+
+
+def _export(module: nn.Module, arguments: tuple[Tensor, ...], names: list[str], output: str,
+            dynamic: dict[str, dict[int, str]], path: Path) -> None:
+    """Trace and write one graph.
+
+    Tracing is exact here, since no branch depends on data, and takes a second where torch.export's
+    decompositions take half a minute.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(module.eval(), arguments, buffer, dynamo=False, opset_version=OPSET,
+                          input_names=names, output_names=[output], dynamic_axes=dynamic)
+    proto = onnx.load_from_string(buffer.getvalue())
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def _observation(policy: FlowPolicy, rng: np.random.Generator) -> Observation:
+    """Draw an observation within two deviations of the training data."""
+    contract, stats = policy.contract, policy.stats
+    state = stats.state_mean + stats.state_std * rng.uniform(-2, 2, contract.state_dim)
+    images = {name: rng.integers(0, 256, (contract.image_height, contract.image_width, 3), np.uint8)
+              for name in contract.cameras}
+    pose = state[-OBJECT_POSE_DIM:] if contract.observation == 'state' else None
+    return Observation(joint_positions=state[:contract.action_dim], images=images, object_pose=pose)

@@ -1,0 +1,69 @@
+"""Choice of the onnxruntime execution provider, with a refusal instead of a silent fall back to the CPU."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+_LOG = logging.getLogger(__name__)
+#: From fastest to slowest. TF32 is off: its 10-bit mantissa would not reproduce the test vectors.
+PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    'tensorrt': ('TensorrtExecutionProvider', {}),
+    'cuda': ('CUDAExecutionProvider', {'use_tf32': '0'}),
+    'cpu': ('CPUExecutionProvider', {}),
+}
+
+
+class PolicyError(ValueError):
+    """A policy can't be run or gave unusable output; the message says which, where and what to do."""
+
+
+def open_graph(model: bytes, path: Path, provider: str,
+               threads: int) -> tuple[onnxruntime.InferenceSession, str]:
+    """Open an ONNX graph.
+
+    :param model: content of the ONNX file.
+    :param path: where it was read; files it refers to for large weights lie beside it.
+    :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto'.
+    :param threads: threads inside one operator on the CPU.
+    :returns: the graph, and the provider that runs it.
+    :raises PolicyError: for an unknown or absent provider or a broken file.
+    """
+    if threads < 1:
+        raise PolicyError(f'threads must be at least 1, got {threads}')
+    if provider != 'auto' and provider not in PROVIDERS:
+        raise PolicyError(f"unknown provider '{provider}': use auto, {', '.join(PROVIDERS)}")
+    present = onnxruntime.get_available_providers()
+    if provider == 'auto':
+        for name in [name for name, (full, _) in PROVIDERS.items() if full in present and name != 'cpu']:
+            try:
+                return _open(model, path, name, threads), name
+            except PolicyError as error:
+                _LOG.info('provider %s passed over: %s', name, error)
+        return _open(model, path, 'cpu', threads), 'cpu'
+    full = PROVIDERS[provider][0]
+    if full not in present:
+        raise PolicyError(f"provider '{provider}' is not in this onnxruntime ({', '.join(present)}): install "
+                          "the extra 'gpu' in place of onnxruntime, or use provider 'cpu' or 'auto'")
+    return _open(model, path, provider, threads), provider
+
+
+def _open(model: bytes, path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry('session.model_external_initializers_file_folder_path', str(path.parent))
+    wanted = [PROVIDERS[provider]] if provider == 'cpu' else [PROVIDERS[provider], PROVIDERS['cpu']]
+    try:
+        graph = onnxruntime.InferenceSession(model, options, providers=wanted)
+    except Exception as error:  # onnxruntime raises many unrelated types
+        raise PolicyError(f'{path}: onnxruntime cannot open the graph: {error}') from error
+    if graph.get_providers()[0] != PROVIDERS[provider][0]:
+        raise PolicyError(f"provider '{provider}' could not start (onnxruntime took "
+                          f"{graph.get_providers()[0]} instead): check the GPU "
+                          "driver and its libraries, or use provider 'cpu' or 'auto'")
+    return graph

@@ -1,0 +1,222 @@
+"""Inference of an exported policy: two ONNX graphs, prefix and denoising step, run by onnxruntime.
+
+Sampling is Euler integration of the learned velocity from noise (t = 1) to an action chunk (t = 0), as pi0
+does (Black et al. 2024, arXiv 2410.24164, section IV, with openpi's direction of time).
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from fpo_ros.policy.contract import ContractError, Observation, PolicyContract, check_chunk
+from fpo_ros.policy.normalisation import NormStats
+from fpo_ros.policy.tokenizer import tokenize
+from fpo_ros.policy.transforms import image_tensor, model_inputs
+from fpo_ros.runtime.providers import PolicyError, open_graph
+from fpo_ros.runtime.release_files import DENOISE_FILE, PREFIX_FILE, VECTORS_FILE, ReleaseFiles
+
+#: A larger tolerance in a release's own test vectors would prove nothing [rad, grippers 0..1].
+LARGEST_ATOL = 0.01
+
+
+class PolicySession:
+    """A loaded policy. Use :meth:`load`; :meth:`infer` may be called from one thread at a time."""
+
+    def __init__(self, files: ReleaseFiles, contract: PolicyContract, stats: NormStats,
+                 prefix: onnxruntime.InferenceSession, denoise: onnxruntime.InferenceSession,
+                 provider: str) -> None:
+        self._files = files
+        self.path: Path = files.path
+        self.version = files.version
+        #: Digest of the release's manifest [lowercase hex]; empty for a plain directory.
+        self.manifest_sha256 = files.manifest_sha256
+        self.contract = contract
+        self.stats = stats
+        #: Provider that runs the graphs: 'cpu', 'cuda' or 'tensorrt'.
+        self.provider = provider
+        self._prefix = prefix
+        self._denoise = denoise
+        self._tokens = tokenize(contract.prompt)[None]
+        self._text_prefix: onnxruntime.OrtValue | None = None
+        self._device = 'cpu' if provider == 'cpu' else 'cuda'
+        self._check_graphs()
+        steps = np.arange(contract.flow_steps, dtype=np.float32)
+        self._times = (1 - steps / np.float32(contract.flow_steps))[:, None]
+
+    @classmethod
+    def load(cls, release: Any, provider: str = 'cpu', threads: int = 1) -> PolicySession:
+        """Open a release.
+
+        :param release: directory of its files, or an object with ``path``, ``version``, ``contract`` and
+            ``manifest_sha256`` (a verified release). A plain directory is *not* verified here.
+        :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto' (the fastest of these that works).
+        :param threads: threads of one inference on the CPU.
+        :raises PolicyError: for an absent provider or a missing or unfit file, naming it.
+        """
+        files = ReleaseFiles(release)
+        contract = files.contract()
+        stats = files.stats(contract)
+        prefix, used = open_graph(files.read(PREFIX_FILE), files.path / PREFIX_FILE, provider, threads)
+        denoise, used = open_graph(files.read(DENOISE_FILE), files.path / DENOISE_FILE, used, threads)
+        return cls(files, contract, stats, prefix, denoise, used)
+
+    def infer(self, observation: Observation, noise: np.ndarray | None = None,
+              rng: np.random.Generator | None = None) -> np.ndarray:
+        """Sample one action chunk.
+
+        :param observation: what the policy sees, in units of the cell.
+        :param noise: (horizon, action_dim) start of the flow, standard normal; None: drawn from ``rng``, or
+            zeros (the flow's mode-like, repeatable sample) when that is None, too.
+        :param rng: generator of the noise.
+        :returns: (horizon, action_dim) float32 joint targets [rad, grippers 0..1].
+        :raises ContractError: when the observation lacks something.
+        :raises PolicyError: when the policy's output is not finite.
+        """
+        shape = (self.contract.horizon, self.contract.action_dim)
+        if noise is None:
+            noise = np.zeros(shape) if rng is None else rng.standard_normal(shape)
+        if noise.shape != shape:
+            raise PolicyError(f'noise has shape {noise.shape}, the contract wants {shape}')
+        inputs = model_inputs(observation, self.contract, self.stats)
+        chunk = self._sample(self._prefix_of(inputs.get('images')), inputs['state'], noise[None])[0]
+        try:
+            check_chunk(chunk, self.contract)
+        except ContractError as error:
+            raise PolicyError(f'policy {self.version}: {error}') from error
+        return chunk
+
+    def verify_vectors(self) -> float:
+        """Run the release's test vectors.
+
+        :returns: largest absolute difference from the stored chunks [rad, grippers 0..1].
+        :raises PolicyError: when the vectors are missing or unfit, or a difference exceeds their tolerance.
+        """
+        vectors = self._read_vectors()
+        expected, tokens, images = vectors['chunk'], vectors['tokens'], vectors.get('images')
+        worst = 0.0
+        for index in range(len(expected)):
+            one = slice(index, index + 1)
+            prefix = self._run_prefix(tokens[one], None if images is None else image_tensor(images[one]))
+            chunk = self._sample(prefix, vectors['state'][one], vectors['noise'][one])[0]
+            difference = np.abs(chunk - expected[index])
+            if not difference.max() <= vectors['atol']:
+                worst_place = np.argmax(np.where(np.isfinite(difference), difference, np.inf))
+                row, column = np.unravel_index(worst_place, difference.shape)
+                raise PolicyError(
+                    f'policy {self.version}: test vector {index} of {len(expected)} does not reproduce on '
+                    f'{self.provider}: row {row}, column {column} is {chunk[row, column]:.6f} instead of '
+                    f"{expected[index][row, column]:.6f} (tolerance {float(vectors['atol'])})")
+            worst = max(worst, float(difference.max()))
+        return worst
+
+    def _prefix_of(self, images: np.ndarray | None) -> onnxruntime.OrtValue:
+        """Run the prefix graph for the contract's prompt; once only for a policy that sees no images."""
+        if images is not None:
+            return self._run_prefix(self._tokens, images)
+        if self._text_prefix is None:
+            self._text_prefix = self._run_prefix(self._tokens, None)
+        return self._text_prefix
+
+    def _run_prefix(self, tokens: np.ndarray, images: np.ndarray | None) -> onnxruntime.OrtValue:
+        binding = self._prefix.io_binding()
+        binding.bind_cpu_input('tokens', tokens)
+        if images is not None:
+            binding.bind_cpu_input('images', np.ascontiguousarray(images))
+        binding.bind_output('prefix_kv', self._device)
+        self._run(self._prefix, PREFIX_FILE, binding)
+        return binding.get_outputs()[0]
+
+    def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Integrate the flow; (1, ...) inputs, returns (1, horizon, action_dim) float32 in raw units.
+
+        The prefix stays on the device that computed it over all steps.
+        """
+        x = np.array(noise, np.float32)
+        step = np.float32(1 / self.contract.flow_steps)
+        binding = self._denoise.io_binding()
+        binding.bind_ortvalue_input('prefix_kv', prefix)
+        binding.bind_cpu_input('state', np.array(state, np.float32))
+        binding.bind_output('velocity', 'cpu')
+        for time in self._times:
+            binding.bind_cpu_input('x_t', x)
+            binding.bind_cpu_input('time', time)
+            self._run(self._denoise, DENOISE_FILE, binding)
+            x -= binding.get_outputs()[0].numpy() * step
+        return self.stats.unnormalise_action(x)
+
+    def _run(self, graph: onnxruntime.InferenceSession, name: str, binding: onnxruntime.IOBinding) -> None:
+        try:
+            graph.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime raises many unrelated types
+            raise PolicyError(f'policy {self.version}: {name} failed: {error}') from error
+
+    def _check_graphs(self) -> None:
+        contract = self.contract
+        seen = {'tokens', 'images'} if contract.cameras else {'tokens'}
+        wanted = {
+            PREFIX_FILE: (self._prefix, seen, 'prefix_kv'),
+            DENOISE_FILE: (self._denoise, {'x_t', 'time', 'state', 'prefix_kv'}, 'velocity'),
+        }
+        for name, (graph, inputs, output) in wanted.items():
+            found = {value.name for value in graph.get_inputs()}
+            if found != inputs:
+                raise PolicyError(f'{self.path / name}: inputs are {sorted(found)}, '
+                                  f'the contract wants {sorted(inputs)}: export the policy again')
+            if output not in {value.name for value in graph.get_outputs()}:
+                raise PolicyError(f"{self.path / name}: has no output '{output}': export the policy again")
+        chunk = (contract.horizon, contract.action_dim)
+        sizes = {(DENOISE_FILE, 'x_t'): chunk, (DENOISE_FILE, 'state'): (contract.state_dim,),
+                 (PREFIX_FILE, 'tokens'): (self._tokens.shape[1],)}
+        if contract.cameras:
+            sizes[PREFIX_FILE, 'images'] = (
+                len(contract.cameras), 3, contract.image_height, contract.image_width)
+        for (name, value), shape in sizes.items():
+            found = next(v.shape for v in wanted[name][0].get_inputs() if v.name == value)[1:]
+            fits = len(found) == len(shape) and all(
+                not isinstance(have, int) or have == want for have, want in zip(found, shape, strict=True))
+            if not fits:
+                raise PolicyError(f'{self.path / name}: {value} has shape {found} per sample, '
+                                  f'the contract wants {list(shape)}')
+
+    def _read_vectors(self) -> dict[str, np.ndarray]:
+        path = self.path / VECTORS_FILE
+        try:
+            with np.load(io.BytesIO(self._files.read(VECTORS_FILE)), allow_pickle=False) as archive:
+                vectors = {name: archive[name] for name in archive.files}
+        except PolicyError:
+            raise
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise PolicyError(f'{path}: cannot read the test vectors: {error}') from error
+        contract = self.contract
+        chunk = (contract.horizon, contract.action_dim)
+        shapes = {'state': (contract.state_dim,), 'noise': chunk, 'chunk': chunk}
+        if contract.cameras:
+            shapes['images'] = (len(contract.cameras), contract.image_height, contract.image_width, 3)
+        missing = {*shapes, 'tokens', 'atol'} - set(vectors)
+        if missing:
+            raise PolicyError(f'{path}: lacks {sorted(missing)}')
+        count = len(vectors['chunk']) if vectors['chunk'].ndim else 0
+        if not count:
+            raise PolicyError(f'{path}: holds no test vector')
+        for name, shape in shapes.items():
+            if vectors[name].shape != (count, *shape):
+                raise PolicyError(f'{path}: {name} has shape {vectors[name].shape}, '
+                                  f'the contract wants {(count, *shape)}')
+        tokens = np.atleast_2d(vectors['tokens']).astype(np.int64)
+        if tokens.shape[0] not in (1, count):
+            raise PolicyError(f'{path}: tokens has shape {tokens.shape}, wanted one row or {count}')
+        if not np.array_equal(tokens, np.broadcast_to(self._tokens, (len(tokens), self._tokens.shape[1]))):
+            raise PolicyError(f'{path}: its tokens are not those of the prompt {contract.prompt!r}: '
+                              'export the policy again')
+        vectors['tokens'] = np.ascontiguousarray(np.broadcast_to(tokens, (count, tokens.shape[1])))
+        if not np.isfinite(vectors['chunk']).all():
+            raise PolicyError(f'{path}: a stored chunk is not finite')
+        if vectors['atol'].ndim or not 0 < vectors['atol'] <= LARGEST_ATOL:
+            raise PolicyError(f"{path}: atol must lie in 0..{LARGEST_ATOL}, got {vectors['atol']}")
+        return vectors

@@ -1,0 +1,237 @@
+"""The policy slot: serves one verified policy and exchanges it for a newer one between two chunks."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fpo_ros.policy.contract import Observation, PolicyContract
+from fpo_ros.releases import Release, ReleaseStore, load_release
+from fpo_ros.runtime.providers import PolicyError
+from fpo_ros.runtime.session import PolicySession
+
+#: Entries of the contract a release must share with the cell. Prompt and flow steps are the policy's own.
+CELL_ENTRIES = ('task', 'observation', 'cameras', 'image_height', 'image_width', 'state_dim', 'action_dim',
+                'horizon', 'execute', 'control_rate_hz')
+
+
+class SlotState(enum.IntEnum):
+    """States of the slot, numbered as PolicyStatus.STATE_*."""
+
+    IDLE = 0
+    SERVING = 1
+    VERIFYING = 2
+
+
+def misfit(cell: PolicyContract, policy: PolicyContract) -> str:
+    """Say which entry of a policy's contract does not fit the cell; empty when all do."""
+    for name in CELL_ENTRIES:
+        wanted, found = getattr(cell, name), getattr(policy, name)
+        if wanted != found:
+            return f'{name} is {found!r}, the cell has {wanted!r}'
+    return ''
+
+
+def not_promoted(release: Release) -> str:
+    """Say why a release may not serve: its store did not promote it; empty when it did.
+
+    :raises ReleaseError: when the store's list is damaged.
+    """
+    store = ReleaseStore(release.path.resolve().parent)
+    history = store.history()
+    if release.version in history:
+        return ''
+    return (f'it was not promoted in {store.path} (promoted: {", ".join(history) or "none"}): '
+            f'run "fpo-ros releases promote {release.version}"')
+
+
+class PolicySlot:
+    """Serves one policy; checks offered releases beside it in a worker thread and swaps at a chunk edge.
+
+    A release serves only after its signature and digests verified, ``admit`` let it pass, its contract
+    fits the cell and its test vectors reproduced here. On any failure the old policy keeps serving, and
+    :attr:`last_refusal` says why. :meth:`infer`, :meth:`at_chunk_edge` and :meth:`rollback` belong to one
+    thread; :meth:`offer` may come from any.
+
+    :param cell: the contract of this cell.
+    :param trusted_keys: keys releases must be signed with (``fpo_ros.releases.load_trusted_keys``).
+    :param provider: as :meth:`PolicySession.load`.
+    :param threads: as :meth:`PolicySession.load`.
+    :param admit: called with each verified release; returns why it may not serve, or an empty string.
+        By default releases must be promoted in the store they lie in; None: any verified release may.
+    """
+
+    def __init__(self, cell: PolicyContract, trusted_keys: Any, provider: str = 'cpu', threads: int = 1,
+                 admit: Callable[[Release], str] | None = not_promoted) -> None:
+        self.cell = cell
+        self._trusted_keys = trusted_keys
+        self._provider, self._threads = provider, threads
+        self._admit = admit
+        self._lock = threading.Condition()
+        self._offers: collections.deque[tuple[Any, str]] = collections.deque()
+        self._checking = False
+        self._worker: threading.Thread | None = None
+        self._closed = False
+        self._ready: PolicySession | None = None
+        self._previous: PolicySession | None = None
+        self._rolled_back: set[str] = set()
+        #: The policy that answers now, or None.
+        self.session: PolicySession | None = None
+        #: Releases swapped in, the first included, and releases refused [count].
+        self.swaps = 0
+        self.refusals = 0
+        #: Why the newest refused release was refused; empty if none.
+        self.last_refusal = ''
+
+    @property
+    def state(self) -> SlotState:
+        """What the slot does now."""
+        if self.session is None:
+            return SlotState.IDLE
+        return SlotState.VERIFYING if self._checking or self._offers else SlotState.SERVING
+
+    @property
+    def version(self) -> str:
+        """Version of the policy that answers now; empty without one."""
+        return '' if self.session is None else self.session.version
+
+    def offer(self, release: str | os.PathLike[str] | Release, manifest_sha256: str = '') -> None:
+        """Queue a release for checking; returns at once.
+
+        :param release: its directory, or an object with ``path``. It is verified again either way.
+        :param manifest_sha256: the announced digest, which the manifest must have; empty: any trusted one.
+        :raises PolicyError: when the slot was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise PolicyError('the policy slot is closed')
+            self._offers.append((release, manifest_sha256))
+            self._lock.notify_all()
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name='policy-check', daemon=True)
+                self._worker.start()
+
+    def at_chunk_edge(self) -> bool:
+        """Swap a checked release in; call between two chunks. Returns True when the policy changed."""
+        with self._lock:
+            ready, self._ready = self._ready, None
+            if ready is None:
+                return False
+            self._previous, self.session = self.session, ready
+            self.swaps += 1
+            return True
+
+    def infer(self, observation: Observation, noise: np.ndarray | None = None,
+              rng: np.random.Generator | None = None) -> np.ndarray:
+        """Swap if a release is ready, then sample a chunk.
+
+        Parameters and errors as :meth:`PolicySession.infer`.
+
+        :raises PolicyError: also when no policy is loaded.
+        """
+        self.at_chunk_edge()
+        if self.session is None:
+            raise PolicyError('no policy is loaded: announce a release'
+                              + (f' (newest refusal: {self.last_refusal})' if self.last_refusal else ''))
+        return self.session.infer(observation, noise, rng)
+
+    def rollback(self) -> str:
+        """Return to the policy served before, at once; the one left is refused when offered again.
+
+        :returns: the version that serves now.
+        :raises PolicyError: when there is none.
+        """
+        with self._lock:
+            if self._previous is None or self.session is None:
+                raise PolicyError('no earlier policy to roll back to')
+            self._rolled_back.add(self.session.manifest_sha256)
+            self._ready = None
+            self.session, self._previous = self._previous, None
+            self.swaps += 1
+            return self.session.version
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until every offer was checked.
+
+        :param timeout: longest wait [s].
+        :returns: False on time-out.
+        """
+        with self._lock:
+            return self._lock.wait_for(lambda: not (self._checking or self._offers), timeout)
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """End the worker thread; offers not checked yet are dropped.
+
+        :param timeout: longest wait for a check under way [s].
+        :returns: False when the thread did not end in time.
+        """
+        with self._lock:
+            self._closed = True
+            self._offers.clear()
+            self._lock.notify_all()
+            worker = self._worker
+        if worker is None:
+            return True
+        worker.join(timeout)
+        return not worker.is_alive()
+
+    # ---- worker thread
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._offers or self._closed)
+                if not self._offers:
+                    return
+                offer, self._checking = self._offers.popleft(), True
+            try:
+                self._consider(*offer)
+            finally:
+                with self._lock:
+                    self._checking = False
+                    self._lock.notify_all()
+
+    def _consider(self, release: Any, manifest_sha256: str) -> None:
+        try:
+            session = self._check(release, manifest_sha256)
+        except Exception as error:  # noqa: BLE001 (whatever a bad release provokes, the old policy keeps serving)
+            reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
+            with self._lock:
+                self.refusals += 1
+                self.last_refusal = reason
+            return
+        with self._lock:
+            if session is not None and session.manifest_sha256 not in self._rolled_back:
+                self._ready = session
+
+    def _check(self, release: Any, manifest_sha256: str) -> PolicySession | None:
+        """Return the checked session, or None when that very release serves (or is about to)."""
+        if not self._trusted_keys:
+            raise PolicyError('no trusted release keys are configured: no release can be verified')
+        path = release if isinstance(release, (str, os.PathLike)) else release.path
+        verified = load_release(path, self._trusted_keys)
+        name = f'release {verified.version}'
+        if manifest_sha256 and verified.manifest_sha256 != manifest_sha256:
+            raise PolicyError(f'{name}: manifest digest is {verified.manifest_sha256[:12]}…, announced was '
+                              f'{manifest_sha256[:12]}…')
+        with self._lock:
+            newest = self._ready or self.session
+            if newest is not None and newest.manifest_sha256 == verified.manifest_sha256:
+                return None
+            if verified.manifest_sha256 in self._rolled_back:
+                raise PolicyError(f'{name} was rolled back here: publish a newer one')
+        problem = self._admit(verified) if self._admit else ''
+        if problem:
+            raise PolicyError(f'{name} is not admitted: {problem}')
+        problem = misfit(self.cell, verified.contract)
+        if problem:
+            raise PolicyError(f'{name} does not fit the cell: {problem}')
+        session = PolicySession.load(verified, self._provider, self._threads)
+        session.verify_vectors()
+        return session

@@ -1,0 +1,53 @@
+"""Names the Interbotix drivers and camera drivers use (interbotix_xs_sdk, aloha_bringup.launch.py)."""
+
+from __future__ import annotations
+
+from fpo_ros.policy.contract import ARM_JOINTS
+
+#: The two arms that are driven, in the order of the 14-vector.
+SIDES = ('left', 'right')
+#: Namespace of each follower's driver.
+FOLLOWERS = {side: f'follower_{side}' for side in SIDES}
+#: Entries of a follower's joint_states, in order: six joints and the gripper motor [rad], two fingers [m].
+JOINT_STATE_NAMES = (*ARM_JOINTS, 'gripper', 'left_finger', 'right_finger')
+#: Motor group and motor that commands address.
+ARM_GROUP = 'arm'
+GRIPPER_NAME = 'gripper'
+
+
+def joint_states_topic(side: str) -> str:
+    """Return the topic of a follower's sensor_msgs/JointState."""
+    return f'{FOLLOWERS[side]}/joint_states'
+
+
+def group_command_topic(side: str) -> str:
+    """Return the topic of a follower's interbotix_xs_msgs/JointGroupCommand."""
+    return f'{FOLLOWERS[side]}/commands/joint_group'
+
+
+def single_command_topic(side: str) -> str:
+    """Return the topic of a follower's interbotix_xs_msgs/JointSingleCommand."""
+    return f'{FOLLOWERS[side]}/commands/joint_single'
+
+
+def camera_topic(camera: str) -> str:
+    """Return the topic on which realsense2_camera publishes a camera's rectified colour images."""
+    return f'{camera}/camera/color/image_rect_raw'
+
+
+def resized_topic(camera: str) -> str:
+    """Return the topic of the same camera's frames at the size of the policy contract."""
+    return f'ingest/{camera}/image'
+
+
+def camera_list(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of camera names; blanks around names are dropped.
+
+    :raises ValueError: for an empty or repeated name.
+    """
+    if not text.strip():
+        return ()
+    names = tuple(part.strip() for part in text.split(','))
+    if '' in names or len(set(names)) != len(names):
+        raise ValueError(f"camera list '{text}' has an empty or repeated name: write it as cam_high,cam_low")
+    return names

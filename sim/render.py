@@ -1,0 +1,93 @@
+"""Camera images of simulated worlds: faithful, or fast enough for learning from pixels.
+
+Fast mode draws the convex hulls of the meshes without shadows or multi-sampling.
+"""
+
+from __future__ import annotations
+
+import os
+
+import mujoco
+import numpy as np
+
+from fpo_ros.sim.model import CAMERAS, load_model
+
+
+class RenderError(RuntimeError):
+    """No picture can be drawn; the message says what is missing."""
+
+
+class WorldRenderer:
+    """Renders one camera at a time from generalised positions.
+
+    Not thread-safe: the GL context belongs to the thread that made it.
+
+    :param task: key of ``TASKS``.
+    :param height: rows [pixels].
+    :param width: columns [pixels].
+    :param fast: no shadows and no multi-sampling, or gym-aloha's own picture.
+    :param hulls: in fast mode, draw the convex hulls of the meshes: many fewer triangles.
+    :raises RenderError: when no GL context can be made.
+    """
+
+    def __init__(self, task: str, height: int, width: int, fast: bool = True,
+                 hulls: bool = True) -> None:
+        model = load_model(task).__copy__()
+        model.vis.global_.offheight, model.vis.global_.offwidth = max(height, 480), max(width, 640)
+        if fast:
+            model.vis.quality.offsamples = 0
+            model.vis.global_.offheight, model.vis.global_.offwidth = height, width
+        self._model, self._data = model, mujoco.MjData(model)
+        try:
+            self._renderer = mujoco.Renderer(model, height, width)
+        except Exception as error:
+            raise RenderError(
+                f"cannot make a GL context with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {error}. Install software "
+                'GL (Debian/Ubuntu: apt-get install libegl1 libgl1-mesa-dri), or set MUJOCO_GL=osmesa with '
+                'libosmesa6 installed. In a program of your own, import fpo_ros.sim before mujoco, which chooses its '
+                'GL when it is imported') from error
+        self._option = mujoco.MjvOption()
+        if fast:
+            self._option.flags[mujoco.mjtVisFlag.mjVIS_CONVEXHULL] = hulls
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+
+    def render(self, qpos: np.ndarray, camera: str) -> np.ndarray:
+        """Return an (H, W, 3) uint8 RGB picture of (nq,) positions.
+
+        :param camera: key of ``CAMERAS``.
+        :raises RenderError: for an unknown camera.
+        """
+        if camera not in CAMERAS:
+            raise RenderError(f"unknown camera '{camera}': known cameras are {', '.join(CAMERAS)}")
+        self._data.qpos[:] = qpos
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+        self._renderer.update_scene(self._data, CAMERAS[camera], self._option)
+        return self._renderer.render().copy()
+
+    def close(self) -> None:
+        """Release the GL context."""
+        self._renderer.close()
+
+    def __enter__(self) -> WorldRenderer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class BatchRenderer(WorldRenderer):
+    """Renders the cameras of a contract for many worlds.
+
+    :param cameras: camera names in the order of the contract.
+    """
+
+    def __init__(self, task: str, cameras: tuple[str, ...], height: int, width: int) -> None:
+        super().__init__(task, height, width)
+        self._cameras = cameras
+
+    def render_all(self, qpos: np.ndarray) -> np.ndarray:
+        """Return (N, cameras, H, W, 3) uint8 pictures of (N, nq) positions."""
+        return np.stack([np.stack([self.render(row, camera) for camera in self._cameras]) for row in qpos])

@@ -1,0 +1,1 @@
+"""The driver twin: what the arms' and cameras' drivers publish, from MuJoCo."""

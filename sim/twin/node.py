@@ -1,0 +1,165 @@
+"""The node that steps the simulated cell in real time and publishes what its drivers would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geometry_msgs.msg import PoseStamped
+from sensor_msgs.msg import Image
+
+from fpo_ros.hardware.gripper import GYM_ALOHA
+from fpo_ros.hardware.names import SIDES, camera_list, camera_topic
+from fpo_ros.msg import TaskReward
+from fpo_ros.nodes import convert, qos
+from fpo_ros.nodes.base import CellNode
+from fpo_ros.nodes.logic.health import OK, WARN, Health
+from fpo_ros.nodes.logic.loop import SteadyLoop
+from fpo_ros.nodes.parameters import param
+from fpo_ros.policy.contract import TASKS
+from fpo_ros.runtime.timing import PeriodStatistics
+from fpo_ros.sim.model import CAMERAS
+from fpo_ros.sim.render import WorldRenderer
+from fpo_ros.sim.twin.driver import XsDriver
+from fpo_ros.sim.twin.physics import TwinPhysics
+from fpo_ros.srv import ResetScene
+
+#: joint_states rate of both drivers (aloha_vx300s.yaml) [Hz].
+JOINT_RATE_HZ = 100
+
+
+@dataclass(frozen=True)
+class DriverTwinParameters:
+    """Parameters of ``driver_twin``."""
+
+    task: str = param('transfer_cube', 'task whose objects lie on the table', choices=tuple(TASKS))
+    seed: int = param(0, 'seed of the first start position [count]', low=0, high=2**31 - 1)
+    cameras: str = param('', 'cameras rendered, comma-separated; empty for none')
+    camera_rate: float = param(25.0, 'frames per camera and second [Hz]', low=0.5, high=120.0)
+    image_height: int = param(96, 'rows of a frame [pixels]', low=8, high=1080)
+    image_width: int = param(96, 'columns of a frame [pixels]', low=8, high=1920)
+    realtime_priority: int = param(
+        10, 'SCHED_FIFO priority of the physics thread, where permitted; 0 for none', low=0, high=99
+    )
+
+
+class DriverTwin(CellNode):
+    """Both followers' drivers, the cameras, a tracker of the object and the judge of the task."""
+
+    NAME = 'driver_twin'
+    PARAMETERS = DriverTwinParameters
+
+    def setup(self) -> None:
+        """Load the model and offer the drivers' interfaces."""
+        p = self.params
+        cameras = camera_list(p.cameras)
+        unknown = [camera for camera in cameras if camera not in CAMERAS]
+        if unknown:
+            raise ValueError(f"unknown camera '{unknown[0]}': the simulated cell has {', '.join(CAMERAS)}")
+        self.physics = TwinPhysics(p.task, p.seed)
+        self.substeps = round(1 / JOINT_RATE_HZ / self.physics.timestep)
+        self.timing = PeriodStatistics(1 / JOINT_RATE_HZ)
+        self.ticks = self.frames = 0
+        self.loops: list[SteadyLoop] = []
+        self.drivers = [XsDriver(side, self.get_namespace(), self.physics, GYM_ALOHA, context=self.context)
+                        for side in SIDES]
+        for driver in self.drivers:
+            self.on_teardown(driver.destroy_node)
+            if self.executor is not None:
+                self.executor.add_node(driver)
+        self.pose_output = self.add_publisher(PoseStamped, 'object_pose', qos.DRIVER)
+        self.reward_output = self.add_publisher(TaskReward, 'task_reward', qos.STATUS)
+        self.camera_outputs = {camera: self.add_publisher(Image, camera_topic(camera), qos.DRIVER)
+                               for camera in cameras}
+        self.add_service(ResetScene, 'reset_scene', self._on_reset)
+
+    def start(self) -> None:
+        """Let time run."""
+        self.loops = [SteadyLoop(1 / JOINT_RATE_HZ, self._tick, self._on_failure, name='physics',
+                                 realtime_priority=self.params.realtime_priority)]
+        if self.camera_outputs:
+            cameras = CameraDrivers(self)
+            self.loops.append(SteadyLoop(1 / self.params.camera_rate, cameras.publish, self._on_failure,
+                                         name='cameras', on_end=cameras.close))
+        for loop in self.loops:
+            loop.start()
+            if loop.priority_refusal:
+                self.get_logger().info(f'{loop.priority_refusal}: simulated time may stutter under load')
+
+    def stop(self) -> None:
+        """Stop time."""
+        for loop in self.loops:
+            loop.stop()
+        self.loops = []
+
+    def _tick(self) -> None:
+        self.timing.tick(self.now_ns())
+        self.physics.step(self.substeps)
+        stamp = self.get_clock().now()
+        for driver in self.drivers:
+            driver.publish(stamp)
+        self.ticks += 1
+        if self.ticks % 2:
+            return
+        pose = PoseStamped(pose=convert.pose_message(self.physics.object_pose()))
+        pose.header.stamp, pose.header.frame_id = stamp.to_msg(), 'world'
+        self.pose_output.publish(pose)
+        stage, success = self.physics.judge()
+        reward = TaskReward(task=self.params.task, stage=stage, success=success)
+        reward.header.stamp = stamp.to_msg()
+        self.reward_output.publish(reward)
+
+    def _on_failure(self, error: Exception) -> None:
+        self.fail(f'simulation failed: {error!r}')
+
+    def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        if request.task != self.params.task:
+            response.message = f"task '{request.task}' is not simulated here, {self.params.task} is"
+            return response
+        pose = self.physics.reset(request.seed)
+        response.success, response.object_poses = True, [convert.pose_message(pose)]
+        return response
+
+    def health(self) -> list[Health]:
+        """Return whether the simulation keeps up with the clock."""
+        timing = self.timing.summary()
+        slow = self.active and timing.rate_hz < 0.95 * JOINT_RATE_HZ
+        return [
+            Health(
+                'simulation',
+                WARN if slow else OK,
+                'slower than real time' if slow else 'real time',
+                {
+                    'rate_hz': round(timing.rate_hz, 2),
+                    'jitter_p99_ms': round(timing.jitter_p99_s * 1e3, 2),
+                    'frames': self.frames,
+                },
+            )
+        ]
+
+
+class CameraDrivers:
+    """Renders and publishes one frame per camera and call, always on the one thread that owns the GL context.
+
+    :param node: the twin.
+    """
+
+    def __init__(self, node: DriverTwin) -> None:
+        self._node = node
+        self._renderer: WorldRenderer | None = None
+
+    def publish(self) -> None:
+        """Render and publish one frame per camera."""
+        node, p = self._node, self._node.params
+        if self._renderer is None:
+            self._renderer = WorldRenderer(p.task, p.image_height, p.image_width)
+        stamp, positions = node.get_clock().now().to_msg(), node.physics.positions()
+        for camera, output in node.camera_outputs.items():
+            image = self._renderer.render(positions, camera)
+            output.publish(convert.image_message(image, stamp, f'{camera}_color_optical_frame'))
+            node.frames += 1
+
+    def close(self) -> None:
+        """Release the GL context."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

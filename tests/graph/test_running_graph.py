@@ -1,0 +1,194 @@
+"""The whole graph over real DDS: episodes, hot swap, refusals, emergency stop, orderly end."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from fpo_ros.episodes.store import EpisodeStore  # noqa: E402
+from fpo_ros.msg import PolicyRelease, TaskReward  # noqa: E402
+from fpo_ros.nodes import qos  # noqa: E402
+from fpo_ros.nodes.client import EpisodeClient  # noqa: E402
+from fpo_ros.nodes.graph import GraphError, GraphOptions  # noqa: E402
+from fpo_ros.nodes.up import running_graph  # noqa: E402
+from fpo_ros.policy.contract import START_JOINTS, PolicyContract  # noqa: E402
+from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
+
+pytestmark = [pytest.mark.ros, pytest.mark.serial]
+
+
+@pytest.fixture(scope='module')
+def cell(releases, tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """The graph with v000001 served, one small camera, and a client."""
+    record_dir = tmp_path_factory.mktemp('episodes') / 'store'
+    options = GraphOptions(
+        policy=str(releases.path / 'v000001'), trusted_keys=str(releases.keys), releases=str(releases.path),
+        record_dir=str(record_dir), cameras='cam_high',
+        parameters={'driver_twin': {'camera_rate': 10.0, 'image_height': 48, 'image_width': 64},
+                    'camera_ingest': {'image_height': 48, 'image_width': 64}})
+    lines: list[str] = []
+    with running_graph(options, sink=lambda node, line: lines.append(f'{node}: {line}')) as graph:
+        with EpisodeClient() as client:
+            yield SimpleNamespace(
+                graph=graph, client=client, releases=releases, store=record_dir, lines=lines, options=options
+            )
+    assert {name: process.popen.returncode for name, process in graph.processes.items()} == dict.fromkeys(
+        graph.processes, 0), 'SIGINT must end every node with exit code 0'
+
+
+def test_episode_runs_to_its_time_out_and_is_stored_as_it_happened(cell) -> None:
+    steps = []
+    outcome = cell.client.run_episode(7, max_steps=50, on_feedback=lambda step, stage: steps.append(step))
+    assert (outcome.success, outcome.reason, outcome.steps) == (False, 'timeout', 50), outcome.message
+    assert outcome.policy_version == 'v000001' and steps[0] == 0
+    episode = EpisodeStore.open(cell.store).read(outcome.episode_id)
+    assert (episode.meta.seed, episode.meta.success, episode.meta.steps) == (7, False, 50)
+    assert episode.meta.policy_version == 'v000001'
+    joints, action = np.array(episode.arrays['joint_positions']), np.array(episode.arrays['action'])
+    np.testing.assert_allclose(action[-1], START_JOINTS, atol=1e-5)
+    assert np.abs(joints - START_JOINTS).max() < 0.05
+    periods = np.diff(np.array(episode.arrays['timestamp']))
+    assert abs(np.median(periods) - 0.02) < 0.002
+    frames, at = episode.images('cam_high')
+    assert np.array(frames).shape[1:] == (48, 64, 3) and list(at)[:3] == [0, 10, 20]
+
+
+def test_same_seed_puts_the_object_at_the_same_place(cell) -> None:
+    poses = []
+    for seed in (11, 12, 11):
+        outcome = cell.client.run_episode(seed, max_steps=5)
+        poses.append(np.array(EpisodeStore.open(cell.store).read(outcome.episode_id).arrays['object_pose'])[0])
+    across = slice(0, 2)  # it falls the last millimetres onto the table while the arms settle
+    np.testing.assert_allclose(poses[0][across], poses[2][across], atol=1e-3)
+    assert np.abs(poses[0] - poses[1])[across].max() > 1e-2
+
+
+def test_success_signal_ends_the_episode(cell) -> None:
+    client = cell.client
+    judge = client.node.create_publisher(TaskReward, 'task_reward', qos.STATUS)
+    handle = client.start_episode(3, max_steps=1000, on_feedback=lambda step, stage: judge.publish(
+        TaskReward(task='transfer_cube', stage=4, success=True)))
+    outcome = client.finish_episode(handle)
+    client.node.destroy_publisher(judge)
+    assert (outcome.success, outcome.reason, outcome.max_stage) == (True, 'success', 4)
+    assert EpisodeStore.open(cell.store).read(outcome.episode_id).meta.success is True
+
+
+def test_cancel_ends_the_episode_and_the_arms_hold(cell) -> None:
+    client = cell.client
+    started = []
+    handle = client.start_episode(3, max_steps=1000, on_feedback=lambda step, stage: started.append(step))
+    client.wait_for(lambda: started, 'the episode to run', 20.0)
+    client.cancel(handle)
+    outcome = client.finish_episode(handle, 5.0)
+    assert outcome.reason == 'canceled' and outcome.episode_id
+    assert client.controller_status().state == ArmState.HOLD
+
+
+def test_second_goal_is_refused_while_an_episode_runs(cell) -> None:
+    handle = cell.client.start_episode(3, max_steps=20)
+    with pytest.raises(GraphError, match='seed 4 was refused'):
+        cell.client.start_episode(4)
+    assert cell.client.finish_episode(handle).reason == 'timeout'
+
+
+def test_announced_release_takes_over_without_stopping_the_graph(cell) -> None:
+    client = cell.client
+    before = client.controller_status().ticks
+    pids = {name: process.popen.pid for name, process in cell.graph.processes.items()}
+    assert client.announce('v000002') == 'v000002'
+    assert client.wait_for_version('v000002').swaps == 2
+    outcome = client.run_episode(5, max_steps=60)
+    assert outcome.policy_version == 'v000002'
+    assert client.controller_status().measured[0] == pytest.approx(0.1, abs=0.01)
+    assert client.controller_status().ticks > before
+    assert {name: process.popen.pid for name, process in cell.graph.processes.items()} == pids
+
+
+def _refused(cell, uri: str, version: str, digest: str = '') -> str:
+    client = cell.client
+    before = client.policy_status()
+    announcer = client.node.create_publisher(PolicyRelease, 'policy_release', qos.LATCHED)
+    announcer.publish(PolicyRelease(version=version, uri=uri, manifest_sha256=digest))
+    status = client.wait_for(
+        lambda: client.policy_status() if client.policy_status().refusals > before.refusals else None,
+        'the policy node to refuse the release', 20.0)
+    client.node.destroy_publisher(announcer)
+    assert status.version == before.version, 'the old policy must keep serving'
+    return status.last_refusal
+
+
+def test_tampered_release_is_refused_and_the_old_policy_serves(cell, releases, tmp_path) -> None:
+    path = Path(shutil.copytree(releases.path / 'v000001', tmp_path / 'store' / 'v000001'))
+    stats = path / 'norm_stats.json'
+    stats.write_text(stats.read_text() + ' ')
+    assert 'norm_stats.json' in _refused(cell, path.as_uri(), path.name)
+
+
+def test_release_of_another_shape_is_refused(cell, releases) -> None:
+    path = releases.publish(START_JOINTS, PolicyContract(horizon=12, execute=10, flow_steps=1))
+    assert 'horizon is 12' in _refused(cell, str(path), path.name)
+
+
+def test_release_that_was_not_promoted_is_refused(cell, releases) -> None:
+    path = releases.publish(START_JOINTS, promote=False)
+    assert 'not promoted' in _refused(cell, str(path), path.name)
+
+
+def test_unknown_release_is_not_announced(cell) -> None:
+    with pytest.raises(GraphError, match='no release v000099'):
+        cell.client.announce('v000099')
+
+
+def test_emergency_stop_latches_until_a_deliberate_reset(cell) -> None:
+    client = cell.client
+    handle = client.start_episode(3, max_steps=1000)
+    client.wait_for_state(ArmState.POLICY, 20.0)
+    client.emergency_stop(True)
+    client.wait_for_state(ArmState.STOPPED, 2.0)
+    outcome = client.finish_episode(handle, 5.0)
+    assert outcome.reason == 'controller' and 'emergency stop' in outcome.message
+    held = np.array(client.controller_status().measured)
+    with pytest.raises(GraphError, match='refused HOMING'):
+        client.set_state(ArmState.HOMING)
+    client.emergency_stop(False)
+    time.sleep(0.3)
+    assert client.controller_status().state == ArmState.STOPPED, 'releasing the button must not end the stop'
+    np.testing.assert_allclose(client.controller_status().measured, held, atol=0.02)
+    with pytest.raises(GraphError, match='refused IDLE'):
+        client.set_state(ArmState.IDLE)
+    client.reset_emergency_stop()
+    client.wait_for_state(ArmState.IDLE, 2.0)
+    assert client.run_episode(3, max_steps=10).reason == 'timeout'
+
+
+def test_second_graph_in_the_same_domain_is_refused(cell) -> None:
+    with pytest.raises(GraphError, match='already has a node /'):
+        with running_graph(cell.options, sink=lambda node, line: None):
+            pytest.fail('two graphs of the same names started in one domain')
+
+
+def test_command_stream_keeps_its_pace(cell) -> None:
+    timing = cell.client.command_timing()
+    assert timing.ticks > 500
+    assert timing.rate_hz == pytest.approx(50.0, rel=0.02)
+
+
+def test_diagnostics_come_from_every_node(cell) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    seen: set[str] = set()
+    subscription = cell.client.node.create_subscription(
+        DiagnosticArray, '/diagnostics', lambda m: seen.update(s.name.split(':')[0] for s in m.status),
+        qos.DIAGNOSTICS)
+    names = {spec.name for spec in cell.graph.description.nodes}
+    cell.client.wait_for(lambda: names <= seen, f'diagnostics of {sorted(names)}', 5.0)
+    cell.client.node.destroy_subscription(subscription)

@@ -1,0 +1,244 @@
+"""Fine-tuning runs: what they train, what they write, and how they continue."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_task
+import torch
+
+from fpo_ros.learning.finetune import RunError, best_of, finetune
+from fpo_ros.learning.fpo import FPO
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ContractError
+
+SCRIPT = Path(__file__).with_name('train_forever.py')
+#: Entries of a history that measure the wall clock.
+CLOCK = {'rollout_s', 'update_s', 'steps_per_s'}
+
+
+def train(run: Path, iterations: int, **options: object):
+    settings = options.pop('settings', tiny_task.config())
+    return finetune(
+        tiny_task.policy(), run, settings, iterations, demonstrations=tiny_task.pairs(), **options
+    )
+
+
+def newest(run: Path) -> Path:
+    return max((run / 'checkpoints').iterdir())
+
+
+def without_clock(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in entry.items() if key not in CLOCK} for entry in history]
+
+
+def progress(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / 'progress.jsonl').read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """Return a run of two iterations without interruption and its history."""
+    run = tmp_path_factory.mktemp('whole')
+    with tiny_task.short_episodes(), tiny_task.waist_reward():
+        _, history = train(run, 2)
+    return run, history
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, waist_task, tmp_path):
+    whole, expected = finished
+    train(tmp_path / 'run', 1)
+    _, history = train(tmp_path / 'run', 2, resume=True)
+    for name in ('policy.safetensors', 'learner.safetensors'):
+        assert (newest(tmp_path / 'run') / name).read_bytes() == (newest(whole) / name).read_bytes(), name
+    assert without_clock(history) == without_clock(expected)
+    assert without_clock(progress(tmp_path / 'run')) == without_clock(expected)
+
+
+def test_progress_agrees_with_the_history(finished):
+    run, history = finished
+    assert progress(run) == history
+    assert [entry['iteration'] for entry in history] == [1, 2]
+    assert 0 < history[0]['control_steps'] < history[1]['control_steps'] <= 2 * 4 * tiny_task.STEPS
+
+
+def test_only_the_action_expert_changes(finished):
+    run, _ = finished
+    before, after = (tiny_task.weights(FlowPolicy.load(path)) for path in (run / 'start', newest(run)))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith(('language_layers', 'embed_tokens')) for name in changed)
+    expert = tiny_task.policy().model
+    trained = {id(p) for p in expert.expert_parameters()}
+    assert changed == {name for name, p in expert.named_parameters() if id(p) in trained}
+
+
+def test_the_start_policy_is_kept_unchanged(finished):
+    run, _ = finished
+    start, kept = tiny_task.weights(tiny_task.policy()), tiny_task.weights(FlowPolicy.load(run / 'start'))
+    assert all(torch.equal(start[name], kept[name]) for name in start)
+
+
+def test_without_a_full_window_the_best_policy_is_the_newest(finished):
+    run, history = finished
+    smoothed = [entry['smoothed_success'] for entry in history]
+    assert smoothed[0] == history[0]['success_rate']
+    assert smoothed[1] == pytest.approx((history[0]['success_rate'] + history[1]['success_rate']) / 2)
+    assert (run / 'best' / 'policy.safetensors').read_bytes() == (newest(run) / 'policy.safetensors').read_bytes()
+
+
+def test_the_first_ratio_of_an_iteration_is_one(finished):
+    errors = [entry['first_ratio_error'] for entry in finished[1]]
+    assert max(errors) < 1e-4, errors
+
+
+def test_losses_that_are_not_computed_alike_stop_the_run(waist_task, tmp_path, monkeypatch):
+    plain = FPO._losses
+    monkeypatch.setattr(FPO, '_losses', lambda *a: plain(*a) + (1e-3 if torch.is_grad_enabled() else 0.0))
+    with pytest.raises(RuntimeError, match='not computed alike'):
+        train(tmp_path, 1)
+
+
+def test_a_best_policy_that_was_being_replaced_is_not_lost(copied, waist_task):
+    kept = (copied / 'best' / 'policy.safetensors').read_bytes()
+    (copied / 'best').rename(copied / '.best.old')
+    train(copied, 2, resume=True)
+    assert (copied / 'best' / 'policy.safetensors').read_bytes() == kept
+
+
+def test_a_run_with_other_seed_differs(finished, waist_task, tmp_path):
+    train(tmp_path, 1, seed=1)
+    first = sorted((finished[0] / 'checkpoints').iterdir())[0]
+    assert (newest(tmp_path) / 'policy.safetensors').read_bytes() != (
+        first / 'policy.safetensors'
+    ).read_bytes()
+
+
+def test_an_existing_run_is_not_overwritten(finished, waist_task):
+    before = newest(finished[0])
+    with pytest.raises(RunError, match='--resume'):
+        train(finished[0], 3)
+    assert newest(finished[0]) == before
+
+
+@pytest.mark.parametrize('options', [{'settings': tiny_task.config(gamma=0.5)}, {'seed': 5}])
+def test_a_run_with_other_settings_is_not_continued(finished, waist_task, options):
+    with pytest.raises(RunError, match='other settings'):
+        train(finished[0], 3, resume=True, **options)
+
+
+def test_a_finished_run_resumes_to_the_same_result_without_work(finished, waist_task):
+    run, history = finished
+    called = []
+    best, again = train(run, 2, resume=True, on_iteration=called.append)
+    assert again == history and not called
+    kept = tiny_task.weights(FlowPolicy.load(run / 'best'))
+    assert all(torch.equal(kept[name], value) for name, value in tiny_task.weights(best).items())
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """Return a copy of the run that a test may damage."""
+    return Path(shutil.copytree(finished[0], tmp_path / 'copy'))
+
+
+@pytest.mark.parametrize('name', ['learner.safetensors', 'learner.json', 'policy.safetensors', 'policy.json'])
+@pytest.mark.parametrize('damage', ['truncate', 'remove'])
+def test_a_damaged_checkpoint_is_one_error_that_names_it(copied, waist_task, name, damage):
+    file = newest(copied) / name
+    if damage == 'truncate':
+        file.write_bytes(file.read_bytes()[:-60])
+    else:
+        file.unlink()
+    with pytest.raises(ContractError) as caught:
+        train(copied, 3, resume=True)
+    assert str(file.parent) in str(caught.value) and name in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_after_removing_a_damaged_checkpoint_the_run_goes_on_from_the_one_before(
+    copied, waist_task, finished
+):
+    shutil.rmtree(newest(copied))
+    _, history = train(copied, 2, resume=True)
+    assert without_clock(history) == without_clock(finished[1])
+    expected = (newest(finished[0]) / 'policy.safetensors').read_bytes()
+    assert (newest(copied) / 'policy.safetensors').read_bytes() == expected
+
+
+@pytest.mark.parametrize('text', ['', '{"fpo": ', '[]'])
+def test_an_unreadable_configuration_is_one_error_that_names_it(copied, waist_task, text):
+    (copied / 'config.json').write_text(text)
+    with pytest.raises(RunError, match='config.json'):
+        train(copied, 3, resume=True)
+
+
+def test_a_run_killed_while_it_wrote_its_start_can_be_resumed(waist_task, tmp_path):
+    """The process may die between any two writes; the next one begins the run anew."""
+    run = tmp_path / 'run'
+    plain = FlowPolicy.save
+
+    def dies(policy, directory):
+        plain(policy, directory)
+        (directory / 'policy.json').unlink()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FlowPolicy, 'save', dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, 1)
+    _, history = train(run, 1, resume=True)
+    assert len(history) == 1
+
+
+def test_a_killed_process_loses_at_most_one_iteration(tmp_path):
+    run = tmp_path / 'run'
+
+    def start(iterations: int, resume: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(run), str(iterations), resume],
+            text=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        )
+
+    process = start(1000, 'new')
+    try:
+        for line in process.stdout:
+            done = int(line)
+            if done == 3:
+                break
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    assert done == 3
+    kept = int(newest_complete(run).name)
+    assert kept >= done, 'an iteration that was reported is on disk'
+    resumed = start(kept + 1, 'resume')
+    try:
+        output, _ = resumed.communicate(timeout=100)
+    finally:
+        resumed.kill()
+    assert resumed.returncode == 0 and output.split() == [str(kept + 1)]
+    entries = progress(run)
+    assert [entry['iteration'] for entry in entries] == list(range(1, kept + 2))
+    assert not [entry.name for entry in (run / 'checkpoints').iterdir() if entry.name.startswith('.')]
+    FlowPolicy.load(run / 'best')
+
+
+def newest_complete(run: Path) -> Path:
+    return max(entry for entry in (run / 'checkpoints').iterdir() if entry.name.isdigit())
+
+
+@pytest.mark.parametrize(('smoothed', 'best'), [
+    ((0.9,), 0), ((0.9, 0.5), 1), ((0.9, 0.5, 0.2), 2),  # a lucky first iteration does not count
+    ((0.9, 0.5, 0.2, 0.2), 3), ((0.9, 0.5, 0.2, 0.1), 2), ((0.1, 0.1, 0.4, 0.6, 0.5), 3)])
+def test_the_best_policy_is_judged_by_full_windows_alone(smoothed, best):
+    history = [{'smoothed_success': value} for value in smoothed]
+    assert best_of(history) is history[best]

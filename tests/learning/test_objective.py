@@ -1,0 +1,193 @@
+"""Ratios and trust regions of Flow Policy Optimization."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import tiny_task
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fpo_ros.learning.objective import ObjectiveConfig, log_ratios, pair_losses, surrogate
+from fpo_ros.policy.flow import squared_error
+
+REGIONS = pytest.mark.parametrize('region', ['ppo', 'aspo'])
+RATIOS = pytest.mark.parametrize('ratio', ['per_sample', 'averaged'])
+
+
+def objective(rho: float, advantage: float, config: ObjectiveConfig) -> tuple[float, float]:
+    """Return value and derivative with respect to the ratio."""
+    log = torch.tensor([[math.log(rho)]], dtype=torch.float64, requires_grad=True)
+    value = surrogate(log, torch.tensor([advantage], dtype=torch.float64), config)
+    value.sum().backward()
+    return value.item(), log.grad.item() / rho
+
+
+class Decision:
+    """One batch of decisions of a small network, with stored pairs."""
+
+    def __init__(self, batch: int = 5, pairs: int = 4) -> None:
+        self.policy = tiny_task.policy()
+        generator = torch.Generator().manual_seed(1)
+        self.pairs = pairs
+        self.states = torch.randn(batch, 21, generator=generator)
+        self.chunks = torch.randn(batch, 4, 14, generator=generator)
+        self.noise = torch.randn(batch * pairs, 4, 14, generator=generator)
+        self.time = torch.rand(batch * pairs, generator=generator)
+
+    def losses(self) -> torch.Tensor:
+        model = self.policy.model
+        cache = model.with_state(self.states, model.prefix(self.policy.tokens)).repeat_interleave(
+            self.pairs, 2
+        )
+        error = squared_error(
+            model, self.chunks.repeat_interleave(self.pairs, 0), self.noise, self.time, cache
+        )
+        return pair_losses(error, self.time, 3).view(-1, self.pairs)
+
+    def gradient(self, config: ObjectiveConfig, advantage: torch.Tensor) -> torch.Tensor:
+        self.policy.model.zero_grad()
+        new = self.losses()
+        log = log_ratios(new.detach(), new, config)
+        (-surrogate(log, advantage, config).mean()).backward()
+        return torch.cat(
+            [p.grad.flatten() for p in self.policy.model.expert_parameters() if p.grad is not None]
+        )
+
+    def moved(self, config: ObjectiveConfig, advantage: float) -> tuple[float, float]:
+        """Return the mean loss before and after one small gradient step on the objective."""
+        before = self.losses().detach()
+        self.gradient(config, torch.full((len(self.states),), advantage))
+        with torch.no_grad():
+            for parameter in self.policy.model.expert_parameters():
+                if parameter.grad is not None:
+                    parameter -= 1e-5 * parameter.grad
+        return float(before.mean()), float(self.losses().detach().mean())
+
+
+@RATIOS
+def test_ratio_is_exactly_one_without_a_change(ratio):
+    losses = Decision().losses().detach()
+    assert (log_ratios(losses, losses.clone(), ObjectiveConfig(ratio=ratio)).exp() == 1).all()
+
+
+@REGIONS
+def test_per_sample_and_averaged_gradients_agree_at_the_old_weights(region):
+    decision, advantage = Decision(), torch.tensor([1.0, -2.0, 0.5, -0.1, 3.0])
+    first, second = (
+        decision.gradient(ObjectiveConfig(ratio=ratio, trust_region=region), advantage)
+        for ratio in ('per_sample', 'averaged')
+    )
+    assert first.norm() > 1e-3
+    torch.testing.assert_close(first, second, atol=1e-5 * float(first.norm()), rtol=1e-4)
+
+
+@given(st.lists(st.floats(-0.02, 0.02), min_size=2, max_size=8))
+def test_mean_of_ratios_is_at_least_the_ratio_of_the_mean(changes):
+    new = torch.tensor([changes], dtype=torch.float64)
+    apart, averaged = (
+        log_ratios(torch.zeros_like(new), new, ObjectiveConfig(ratio=ratio)).exp()
+        for ratio in ('per_sample', 'averaged')
+    )
+    assert apart.shape == new.shape and averaged.shape == (1, 1)
+    assert float(apart.mean()) >= float(averaged) - 1e-12
+
+
+def test_mean_of_ratios_by_hand():
+    # kappa 50, losses change by +0.01 and -0.01: log ratios -0.5 and 0.5.
+    old, new = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.01, 0.99]])
+    log = log_ratios(old, new, ObjectiveConfig())
+    torch.testing.assert_close(log, torch.tensor([[-0.5, 0.5]]), atol=1e-4, rtol=0)
+    assert float(log_ratios(old, new, ObjectiveConfig(ratio='averaged'))) == pytest.approx(0, abs=1e-4)
+
+
+def test_log_ratios_are_clamped_and_then_carry_no_gradient():
+    new = torch.tensor([[0.0, 5.0, -5.0]], requires_grad=True)
+    log = log_ratios(torch.zeros(1, 3), new, ObjectiveConfig(log_ratio_clip=0.7))
+    log.sum().backward()
+    torch.testing.assert_close(log.detach(), torch.tensor([[0.0, -0.7, 0.7]]))
+    assert new.grad.tolist() == [[-50.0, 0.0, 0.0]]
+
+
+@REGIONS
+@RATIOS
+def test_one_small_step_lowers_the_loss_of_good_and_raises_that_of_bad_decisions(region, ratio):
+    config = ObjectiveConfig(ratio=ratio, trust_region=region)
+    before, after = Decision().moved(config, 1.0)
+    assert after < before - 1e-7
+    before, after = Decision().moved(config, -1.0)
+    assert after > before + 1e-7
+
+
+@pytest.mark.parametrize('eps', [0.05, 0.1, 0.3])
+@pytest.mark.parametrize('advantage', [-0.5, -2.0])
+def test_quadratic_penalty_peaks_at_one_minus_eps(eps, advantage):
+    config = ObjectiveConfig(clip=eps)
+    value, slope = objective(1 - eps, advantage, config)
+    assert value == pytest.approx(advantage * (1 - eps / 2)) and slope == pytest.approx(0, abs=1e-9)
+    assert objective(1.0, advantage, config)[1] == pytest.approx(advantage)
+    for rho in (1 - 1.2 * eps, 1 - 0.8 * eps, 1.0, 1 + eps):
+        assert objective(rho, advantage, config)[0] < value
+    assert objective(1 - 2 * eps, advantage, config)[1] > 0, 'beyond the peak the gradient pulls back'
+
+
+@pytest.mark.parametrize(
+    ('rho', 'advantage', 'value', 'slope'),
+    [
+        (1.0, 2.0, 2.0, 2.0),
+        (1.05, 2.0, 2.1, 2.0),
+        (1.3, 2.0, 2.2, 0.0),
+        (0.7, 2.0, 1.4, 2.0),
+        (1.0, -2.0, -2.0, -2.0),
+        (0.95, -2.0, -1.9, -2.0),
+        (0.7, -2.0, -1.8, 0.0),
+        (1.3, -2.0, -2.6, -2.0),
+    ],
+)
+def test_clipping_by_hand(rho, advantage, value, slope):
+    config = ObjectiveConfig(trust_region='ppo', clip=0.1)
+    assert objective(rho, advantage, config) == (pytest.approx(value), pytest.approx(slope, abs=1e-9))
+    if advantage > 0:
+        assert objective(rho, advantage, ObjectiveConfig(clip=0.1)) == objective(rho, advantage, config)
+
+
+@given(rho=st.floats(0.2, 5), advantage=st.floats(-4, 4), eps=st.floats(0.01, 0.5))
+def test_objective_never_exceeds_its_bound(rho, advantage, eps):
+    bound = (1 + eps) * advantage if advantage >= 0 else (1 - eps) * advantage
+    assert objective(rho, advantage, ObjectiveConfig(trust_region='ppo', clip=eps))[0] <= bound + 1e-9
+    bound = bound if advantage >= 0 else (1 - eps / 2) * advantage
+    assert objective(rho, advantage, ObjectiveConfig(clip=eps))[0] <= bound + 1e-9
+
+
+@REGIONS
+def test_a_decision_without_advantage_gives_no_gradient(region):
+    assert objective(1.2, 0.0, ObjectiveConfig(trust_region=region)) == (0, 0)
+
+
+def test_pair_loss_by_hand():
+    error = torch.tensor([[[1.0, 3.0], [5.0, 7.0], [100.0, 100.0]], [[2.0, 2.0], [2.0, 2.0], [9.0, 9.0]]])
+    torch.testing.assert_close(pair_losses(error, torch.tensor([0.5, 1.0]), 2), torch.tensor([2.0, 2.0]))
+
+
+def test_rows_that_are_not_executed_give_no_gradient():
+    error = torch.rand(3, 5, 2, requires_grad=True)
+    pair_losses(error, torch.rand(3) + 0.1, 2).sum().backward()
+    assert (error.grad[:, 2:] == 0).all() and (error.grad[:, :2] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        ({'ratio': 'geometric'}, 'per_sample or averaged'),
+        ({'trust_region': 'moon'}, 'aspo or ppo'),
+        ({'kappa': 0.0}, 'kappa'),
+        ({'clip': -0.1}, 'clip'),
+        ({'log_ratio_clip': 0}, 'log_ratio_clip'),
+        ({'kappa': float('nan')}, 'kappa'),
+    ],
+)
+def test_impossible_settings_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        ObjectiveConfig(**settings)

@@ -1,0 +1,96 @@
+"""A learning problem of a second: a small network, a few control steps, success for turning the waist."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from unittest import mock
+
+import numpy as np
+import torch
+
+from fpo_ros.learning import rollout
+from fpo_ros.learning.demonstrations import Demonstrations
+from fpo_ros.learning.fpo import FPOConfig
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.config import Pi0Config, VisionConfig
+from fpo_ros.policy.contract import START_JOINTS, PolicyContract
+from fpo_ros.policy.normalisation import NormStats
+from fpo_ros.policy.pi0 import Pi0
+from fpo_ros.sim.batch import BatchedWorlds
+from fpo_ros.sim.task import SUCCESS_STAGE
+
+TINY = Pi0Config(
+    width=16,
+    mlp_dim=16,
+    expert_width=16,
+    expert_mlp_dim=32,
+    depth=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    vocabulary_size=259,
+    vision=VisionConfig(patch_size=8, width=16, depth=1, num_heads=2, mlp_dim=16),
+)
+CONTRACT = PolicyContract(horizon=4, execute=3, flow_steps=4)
+#: Control steps of an episode: four decisions, the last of which executes a single row.
+STEPS = 10
+#: The left waist beyond this angle counts as success [rad].
+GOAL = 0.004
+CONFIG = FPOConfig(
+    episodes=4,
+    pairs=2,
+    epochs=2,
+    minibatch=6,
+    microbatch=4,
+    critic_steps=3,
+    warmup=0,
+    bc_batch=4,
+    bc_pairs=2,
+    learning_rate=3e-3,
+)
+
+
+def policy(seed: int = 0, contract: PolicyContract = CONTRACT) -> FlowPolicy:
+    """Return an untrained policy that wanders about the start pose."""
+    torch.manual_seed(seed)
+    size = contract.state_dim
+    mean = np.concatenate([START_JOINTS, [0.1, 0.5, 0.05, 1, 0, 0, 0]])[:size]
+    return FlowPolicy(
+        Pi0(TINY, contract), NormStats(mean, np.full(size, 0.1), START_JOINTS, np.full(14, 0.02))
+    )
+
+
+def pairs(count: int = 6) -> Demonstrations:
+    """Return recorded pairs that turn the waist."""
+    rng = np.random.default_rng(0)
+    states = policy().stats.state_mean + rng.normal(0, 0.05, (count, 21)).astype(np.float32)
+    chunks = np.tile(START_JOINTS, (count, CONTRACT.horizon, 1)).astype(np.float32)
+    chunks[..., 0] += 0.05
+    return Demonstrations(states, chunks, None, np.arange(count), 1)
+
+
+def config(**changes: object) -> FPOConfig:
+    """Return tiny settings with changes."""
+    return replace(CONFIG, **changes)
+
+
+def short_episodes() -> mock._patch:
+    """Cap episodes at ``STEPS``."""
+    return mock.patch.dict(rollout.MAX_STEPS, {'transfer_cube': STEPS})
+
+
+def waist_reward(goal: float = GOAL) -> mock._patch:
+    """Let success depend on the left waist instead of the cube."""
+    plain = BatchedWorlds.step
+
+    def step(worlds: BatchedWorlds, targets: np.ndarray, where: np.ndarray | None = None):
+        outcome = plain(worlds, targets, where)
+        hit = outcome.joints[..., 0] > goal
+        return replace(outcome, stage=np.where(hit, SUCCESS_STAGE, 0).astype(np.int8), held_by_left=hit)
+
+    return mock.patch.object(BatchedWorlds, 'step', step)
+
+
+def weights(trained: FlowPolicy) -> dict[str, torch.Tensor]:
+    """Return a copy of all weights."""
+    return {name: value.clone() for name, value in trained.model.state_dict().items()}

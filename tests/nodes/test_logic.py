@@ -1,0 +1,122 @@
+"""Small parts of the nodes' logic: chunk gate, stream health, steady loop, recorded steps, progress file."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from fpo_ros.nodes.logic.chunk_gate import TRANSIT_NS, ChunkGate
+from fpo_ros.nodes.logic.episode_steps import StepAssembler
+from fpo_ros.nodes.logic.health import ERROR, OK, WARN, StreamMonitor
+from fpo_ros.nodes.logic.loop import SteadyLoop
+from fpo_ros.nodes.logic.trainer_process import newest_progress
+
+MS = 1_000_000
+
+
+def test_gate_admits_one_observation_newer_than_the_last_row() -> None:
+    gate = ChunkGate()
+    assert not gate.admits(10 * MS)
+    gate.on_status(100 * MS, following=True, remaining=1)
+    assert not gate.admits(200 * MS)
+    gate.on_status(120 * MS, following=True, remaining=0)
+    gate.on_status(140 * MS, following=True, remaining=0)
+    assert not gate.admits(119 * MS) and gate.admits(120 * MS)
+    gate.sent(150 * MS)
+    assert not gate.admits(160 * MS)
+    gate.on_status(160 * MS, following=True, remaining=0)  # cannot have seen the chunk yet
+    assert not gate.admits(170 * MS)
+    gate.on_status(150 * MS + TRANSIT_NS, following=True, remaining=0)  # so the chunk was lost or refused
+    assert gate.admits(200 * MS)
+
+
+def test_gate_is_shut_outside_policy() -> None:
+    gate = ChunkGate()
+    gate.on_status(100 * MS, following=True, remaining=0)
+    gate.on_status(120 * MS, following=False, remaining=0)
+    assert not gate.admits(200 * MS)
+
+
+def test_stream_health_tells_silence_slowness_and_rejects() -> None:
+    monitor = StreamMonitor('cam', expected_hz=50.0, max_age_s=0.3)
+    assert monitor.health(0).level == ERROR
+    for tick in range(101):
+        monitor.arrived(tick * 20 * MS)
+    good = monitor.health(2000 * MS)
+    assert good.level == OK and good.values['rate_hz'] == pytest.approx(50.0, abs=0.5)
+    monitor.reject('bad encoding')
+    assert 'bad encoding' in monitor.health(2000 * MS).message
+    assert monitor.health(2400 * MS).level == ERROR
+    slow = StreamMonitor('cam', expected_hz=50.0, max_age_s=0.3)
+    for tick in range(21):
+        slow.arrived(tick * 100 * MS)
+    assert slow.health(2000 * MS).level == WARN
+
+
+def test_loop_keeps_its_grid_and_skips_what_it_missed() -> None:
+    starts = []
+
+    def body() -> None:
+        starts.append(time.monotonic())
+        if len(starts) == 5:
+            time.sleep(0.055)
+
+    loop = SteadyLoop(0.02, body, lambda error: None, name='test')
+    loop.start()
+    time.sleep(0.5)
+    loop.stop()
+    assert starts[5] - starts[4] >= 0.055
+    phases = (np.array(starts) - starts[0] + 0.01) % 0.02 - 0.01
+    assert np.median(np.abs(phases)) < 0.005, 'calls must stay on the grid of the first one'
+    assert len(starts) <= 26, 'missed calls must not be made up for in a burst'
+
+
+def test_loop_ends_at_its_first_failure_and_reports_it() -> None:
+    failures, ended = [], threading.Event()
+
+    def fail(error: Exception) -> None:
+        failures.append(error)
+        ended.set()
+
+    loop = SteadyLoop(0.01, lambda: 1 / 0, fail, name='test')
+    loop.start()
+    assert ended.wait(2.0) and isinstance(failures[0], ZeroDivisionError) and len(failures) == 1
+
+
+def test_loop_ends_what_belongs_to_its_thread_on_its_thread() -> None:
+    threads = []
+    loop = SteadyLoop(0.01, lambda: threads.append(threading.get_ident()), threads.append, name='test',
+                      on_end=lambda: threads.append(threading.get_ident()))
+    loop.start()
+    time.sleep(0.05)
+    loop.stop()
+    assert len(set(threads)) == 1 and threads[0] != threading.get_ident()
+
+
+def test_steps_repeat_a_lost_object_pose_and_count_time_from_the_first() -> None:
+    steps, joints = StepAssembler(), np.zeros(14)
+    first = steps.assemble(5 * MS, joints, joints, np.arange(7.0))
+    steps.reward = 2.0
+    second = steps.assemble(25 * MS, joints, joints, None)
+    assert first['timestamp'] == 0.0 and second['timestamp'] == pytest.approx(0.02)
+    np.testing.assert_array_equal(second['object_pose'], np.arange(7.0))
+    assert second['reward'] == 2.0 and second['action'].dtype == np.float32
+
+
+def test_episode_that_begins_without_object_pose_never_has_one() -> None:
+    steps, joints = StepAssembler(), np.zeros(14)
+    assert 'object_pose' not in steps.assemble(0, joints, joints, None)
+    assert 'object_pose' not in steps.assemble(1, joints, joints, np.arange(7.0))
+
+
+def test_progress_is_the_last_complete_line(tmp_path) -> None:
+    file = tmp_path / 'progress.jsonl'
+    assert newest_progress(file) is None
+    file.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
+    assert newest_progress(file) == {'iteration': 2}
+    file.write_text('nonsense\n')
+    with pytest.raises(ValueError, match='progress.jsonl'):
+        newest_progress(file)

@@ -1,0 +1,126 @@
+"""Exported graphs against torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from fpo_ros.policy.contract import Observation
+from fpo_ros.policy.transforms import image_tensor
+from fpo_ros.runtime.export import VECTOR_ATOL, export
+from fpo_ros.runtime.providers import PolicyError
+from fpo_ros.runtime.session import PolicySession
+
+
+@pytest.fixture(scope='module', params=['state', 'pixels'])
+def exported(request, make_policy, tmp_path_factory):
+    """Return a policy, the directory of its export and the difference that export found."""
+    directory, policy = tmp_path_factory.mktemp(request.param), make_policy(request.param)
+    return policy, directory, export(policy, directory, vectors=3)
+
+
+def observation(policy, seed: int = 0) -> Observation:
+    rng = np.random.default_rng(seed)
+    contract = policy.contract
+    images = {name: rng.integers(0, 256, (16, 24, 3), np.uint8) for name in contract.cameras}
+    return Observation(rng.normal(size=14), images, None if contract.cameras else rng.normal(size=7))
+
+
+def test_export_reproduces_torch_on_its_vectors(exported):
+    policy, directory, difference = exported
+    assert 0 <= difference <= VECTOR_ATOL
+    assert PolicySession.load(directory).verify_vectors() == difference
+    with np.load(directory / 'vectors.npz', allow_pickle=False) as vectors:
+        assert len(vectors['chunk']) == 3 and float(vectors['atol']) == np.float32(VECTOR_ATOL)
+        assert np.ptp(vectors['chunk'], 0).max() > 100 * VECTOR_ATOL, 'vectors tell chunks apart'
+    assert json.loads((directory / 'contract.json').read_text()) == policy.contract.to_dict()
+
+
+def test_a_session_acts_as_the_torch_policy_on_new_observations(exported):
+    policy, directory, _ = exported
+    session, noise = PolicySession.load(directory), np.random.default_rng(1).standard_normal((5, 14))
+    for seed in (5, 6):
+        seen = observation(policy, seed)
+        images = (
+            np.stack([seen.images[name] for name in policy.contract.cameras])[None] if seen.images else None
+        )
+        pose = None if seen.object_pose is None else seen.object_pose[None]
+        expected = policy.to_raw(
+            policy.act(
+                policy.states(seen.joint_positions[None], pose),
+                policy.prefix(images),
+                torch.as_tensor(noise[None], dtype=torch.float32),
+            )
+        )[0]
+        np.testing.assert_allclose(session.infer(seen, noise), expected, atol=VECTOR_ATOL)
+
+
+@pytest.mark.parametrize('batch', [1, 2, 5])
+def test_graphs_take_any_batch_size(exported, batch):
+    policy, directory, _ = exported
+    contract, model, rng = policy.contract, policy.model, np.random.default_rng(0)
+    prefix, denoise = (
+        onnxruntime.InferenceSession(directory / name) for name in ('prefix.onnx', 'denoise.onnx')
+    )
+    tokens = np.repeat(policy.tokens.numpy(), batch, 0)
+    feeds, images = {'tokens': tokens}, None
+    if contract.cameras:
+        images = image_tensor(rng.integers(0, 256, (batch, 2, 16, 24, 3), np.uint8))
+        feeds['images'] = images
+    cache = prefix.run(None, feeds)[0]
+    x, state = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((batch, 5, 14), (batch, contract.state_dim))
+    )
+    time = rng.uniform(0.1, 1, batch).astype(np.float32)
+    with torch.no_grad():
+        expected = model.prefix(torch.as_tensor(tokens), None if images is None else torch.as_tensor(images))
+        velocity = model.denoise(
+            torch.as_tensor(x), torch.as_tensor(time), model.with_state(torch.as_tensor(state), expected)
+        )
+    assert cache.shape == tuple(expected.shape)
+    np.testing.assert_allclose(cache, expected.numpy(), atol=1e-4)
+    found = denoise.run(None, {'x_t': x, 'time': time, 'state': state, 'prefix_kv': cache})[0]
+    np.testing.assert_allclose(found, velocity.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['prefix.onnx', 'denoise.onnx'])
+def test_a_changed_weight_is_noticed(exported, tmp_path, name):
+    copy = shutil.copytree(exported[1], tmp_path / 'copy')
+    graph = onnx.load(copy / name)
+    matrices = [
+        tensor
+        for tensor in graph.graph.initializer
+        if len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT
+    ]
+    for tensor in matrices:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 1.05, tensor.name))
+    assert matrices
+    onnx.save(graph, copy / name)
+    with pytest.raises(PolicyError, match='does not reproduce'):
+        PolicySession.load(copy).verify_vectors()
+
+
+def test_an_export_that_differs_from_torch_fails(make_policy, tmp_path, monkeypatch):
+    policy = make_policy()
+    plain = policy.act
+    monkeypatch.setattr(policy, 'act', lambda *arguments: plain(*arguments) + 0.01)
+    with pytest.raises(PolicyError, match='does not reproduce'):
+        export(policy, tmp_path)
+
+
+def test_graphs_hold_every_weight_that_acts_and_no_sampler_state(exported):
+    policy, directory, _ = exported
+    names = {value.name for value in onnxruntime.InferenceSession(directory / 'denoise.onnx').get_inputs()}
+    assert names == {'x_t', 'time', 'state', 'prefix_kv'}
+    graph = onnx.load(directory / 'denoise.onnx')
+    held = sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
+    weights = sum(parameter.numel() for parameter in policy.model.expert_parameters())
+    assert held > 0.9 * weights

@@ -1,0 +1,71 @@
+"""The emergency stop latches from every state until a deliberate reset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from controller_rig import AWAY, Rig, near
+
+from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.runtime.controller import ArmControllerCore
+from fpo_ros.runtime.controller_config import ArmState
+
+
+@pytest.fixture
+def rig():
+    rig = Rig()
+    rig.tick()
+    return rig
+
+
+@pytest.mark.parametrize('state', [ArmState.IDLE, ArmState.HOMING, ArmState.POLICY, ArmState.HOLD])
+def test_the_emergency_stop_latches_from_every_state(rig, state):
+    rig.enter(state)
+    rig.chunk(near(0.5))
+    rig.core.emergency_stop(True)
+    assert rig.tick(10) is None
+    for wanted in (ArmState.IDLE, ArmState.HOMING, ArmState.POLICY, ArmState.HOLD):
+        granted, why = rig.core.request(wanted)
+        assert not granted and 'emergency stop is latched' in why
+    assert rig.core.reset_emergency_stop() == (False, 'emergency stop is still pressed: release it first')
+    rig.core.emergency_stop(False)
+    assert rig.core.state is ArmState.STOPPED and rig.tick() is None
+    assert rig.core.reset_emergency_stop() == (True, '')
+    assert rig.core.state is ArmState.IDLE and rig.tick() is None
+    assert rig.core.reset_emergency_stop() == (False, 'emergency stop is not latched')
+
+
+def test_a_requested_stop_does_not_release_a_pressed_button(rig):
+    rig.core.emergency_stop(True, 'button')
+    assert rig.core.request(ArmState.STOPPED) == (True, '')
+    assert rig.core.reason == 'button'
+    assert not rig.core.reset_emergency_stop()[0]
+
+
+def test_after_a_reset_the_arms_are_taken_over_where_they_fell(rig):
+    rig.enter(ArmState.HOLD)
+    rig.core.request(ArmState.STOPPED, 'operator')
+    rig.tick()
+    rig.core.reset_emergency_stop()
+    rig.joints = np.array(AWAY)
+    rig.tick()
+    np.testing.assert_array_equal(rig.enter(ArmState.HOLD), AWAY)
+
+
+def test_a_new_core_takes_over_a_latched_stop_and_the_pressed_button(rig):
+    rig.tick()
+    rig.core.emergency_stop(True)
+    rig.tick()
+    fresh = ArmControllerCore(PolicyContract())
+    fresh.inherit_emergency_stop(rig.core)
+    assert fresh.state is ArmState.STOPPED and 'pressed' in fresh.reason
+    assert fresh.reset_emergency_stop() == (False, 'emergency stop is still pressed: release it first')
+    fresh.emergency_stop(False)
+    assert fresh.reset_emergency_stop() == (True, '')
+
+
+def test_a_new_core_does_not_stop_without_reason(rig):
+    rig.tick()
+    fresh = ArmControllerCore(PolicyContract())
+    fresh.inherit_emergency_stop(rig.core)
+    assert fresh.state is ArmState.IDLE

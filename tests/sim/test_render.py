@@ -1,0 +1,105 @@
+"""Pictures of the simulated cell."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fpo_ros.sim.model import CAMERAS, start_qpos
+from fpo_ros.sim.render import BatchRenderer, RenderError, WorldRenderer
+from fpo_ros.sim.task import sample_object_pose
+from fpo_ros.sim.world import World
+
+
+@pytest.fixture(scope='module')
+def renderer():
+    with WorldRenderer('transfer_cube', 48, 64) as one:
+        yield one
+
+
+def scene(x: float, y: float) -> np.ndarray:
+    return start_qpos(np.array([x, y, 0.02, 1, 0, 0, 0]))
+
+
+def red(picture: np.ndarray) -> np.ndarray:
+    """Return the mean row and column of the red pixels."""
+    wide = picture.astype(int)
+    mask = (wide[..., 0] > 90) & (wide[..., 0] > 2 * wide[..., 1]) & (wide[..., 0] > 2 * wide[..., 2])
+    assert mask.any(), 'the cube is not in the picture'
+    return np.argwhere(mask).mean(0)
+
+
+def test_the_cube_moves_in_the_picture_with_its_pose(renderer):
+    near, far, right = (
+        red(renderer.render(scene(*place), 'cam_high')) for place in ((0.1, 0.45), (0.1, 0.6), (0.2, 0.45))
+    )
+    assert np.abs(far - near).max() > 2 and np.abs(right - near).max() > 2
+    assert np.abs((far - near) @ (right - near)) < 0.3 * np.linalg.norm(far - near) * np.linalg.norm(
+        right - near
+    )
+
+
+def test_pictures_repeat_and_show_the_arms(renderer):
+    first = renderer.render(scene(0.1, 0.5), 'cam_high')
+    assert first.shape == (48, 64, 3) and first.dtype == np.uint8
+    moved = scene(0.1, 0.5)
+    moved[1] += 0.5
+    assert not np.array_equal(renderer.render(moved, 'cam_high'), first)
+    assert np.array_equal(renderer.render(scene(0.1, 0.5), 'cam_high'), first)
+
+
+def test_every_camera_of_the_cell_has_its_own_picture(renderer):
+    pictures = [renderer.render(scene(0.1, 0.5), camera) for camera in CAMERAS]
+    assert all(picture.std() > 5 for picture in pictures)
+    for index, one in enumerate(pictures):
+        assert not any(np.array_equal(one, other) for other in pictures[index + 1 :])
+
+
+def test_an_unknown_camera_is_refused_with_the_known_ones(renderer):
+    with pytest.raises(RenderError, match="unknown camera 'cam_moon': known cameras are cam_high"):
+        renderer.render(scene(0.1, 0.5), 'cam_moon')
+
+
+def test_a_batch_holds_worlds_by_cameras_in_order(renderer):
+    qpos = np.stack([start_qpos(sample_object_pose('transfer_cube', seed)) for seed in (1, 2)])
+    with BatchRenderer('transfer_cube', ('cam_angle', 'cam_high'), 48, 64) as batch:
+        seen = batch.render_all(qpos)
+    assert seen.shape == (2, 2, 48, 64, 3)
+    assert np.array_equal(seen[1, 0], renderer.render(qpos[1], 'cam_angle'))
+    assert np.array_equal(seen[0, 1], renderer.render(qpos[0], 'cam_high'))
+
+
+def test_rendering_does_not_disturb_the_physics(renderer):
+    world = World('transfer_cube', seed=2)
+    before = world.data.qpos.copy()
+    renderer.render(world.data.qpos, 'cam_high')
+    assert np.array_equal(world.data.qpos, before)
+
+
+def test_without_gl_the_error_says_what_to_install():
+    code = (
+        'from fpo_ros.sim.render import RenderError, WorldRenderer\n'
+        'try:\n    WorldRenderer("transfer_cube", 8, 8)\n'
+        'except RenderError as error:\n    print(error)\n'
+    )
+    environment = {**os.environ, 'MUJOCO_GL': 'disabled'}
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, timeout=100, env=environment
+    )
+    assert 'apt-get install' in done.stdout and 'MUJOCO_GL=disabled' in done.stdout, done
+
+
+def test_a_bogus_gl_backend_is_one_line_that_names_it():
+    code = 'from fpo_ros.sim.render import WorldRenderer\nWorldRenderer("transfer_cube", 8, 8)\n'
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, 'MUJOCO_GL': 'crayons'},
+    )
+    assert done.returncode == 1 and 'crayons' in done.stderr.splitlines()[-1]

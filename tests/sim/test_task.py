@@ -1,0 +1,85 @@
+"""Reward, start positions and conversions of the simulated task."""
+
+from __future__ import annotations
+
+import gym_aloha.constants as aloha
+import mujoco
+import numpy as np
+import pytest
+from gym_aloha.utils import sample_box_pose
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fpo_ros.policy.contract import START_JOINTS
+from fpo_ros.sim.batch import BatchedWorlds, hold_targets
+from fpo_ros.sim.model import UnknownTaskError, controls_of, joints_of, load_model, start_qpos, task_xml
+from fpo_ros.sim.task import held_by_left_alone, sample_object_pose, stages_of
+from fpo_ros.sim.world import World
+
+
+@pytest.mark.parametrize(('left', 'right', 'table', 'stage', 'alone'), [
+    (0, 0, 0, 0, False), (0, 0, 1, 0, False), (0, 1, 1, 1, False), (0, 1, 0, 2, False),
+    (1, 0, 1, 3, False), (1, 1, 1, 3, False), (1, 1, 0, 4, False), (1, 0, 0, 4, True)])
+def test_stage_of_every_combination_of_contacts(left, right, table, stage, alone):
+    sensors = np.array([left, right, table], float)
+    assert stages_of(sensors) == stage and held_by_left_alone(sensors) == alone
+    assert stages_of(np.stack([sensors * 3, sensors])).tolist() == [stage, stage], (
+        'several contacts count as one'
+    )
+
+
+@pytest.mark.parametrize('seed', [0, 1, 7, 900_000, 1_000_199, 2**32 - 1])
+def test_object_starts_where_gym_aloha_puts_it(seed):
+    np.testing.assert_array_equal(sample_object_pose('transfer_cube', seed), sample_box_pose(seed))
+
+
+def test_start_positions_are_those_of_gym_aloha():
+    pose = sample_object_pose('transfer_cube', 3)
+    np.testing.assert_allclose(start_qpos(pose), [*aloha.START_ARM_POSE, *pose], atol=1e-4)
+    np.testing.assert_allclose(joints_of(start_qpos(pose)), START_JOINTS, atol=1e-9)
+
+
+@given(arrays(np.float64, (3, 14), elements=st.floats(-3, 3)))
+def test_controls_and_joints_are_inverse_and_fingers_mirror(targets):
+    controls = controls_of(targets)
+    np.testing.assert_allclose(joints_of(np.concatenate([controls, np.zeros((3, 7))], 1)), targets, atol=1e-9)
+    np.testing.assert_array_equal(controls[:, [6, 14]], -controls[:, [7, 15]])
+    np.testing.assert_allclose(
+        controls[:, 6], aloha.unnormalize_puppet_gripper_position(targets[:, 6]), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    'use',
+    [
+        load_model,
+        task_xml,
+        World,
+        lambda task: sample_object_pose(task, 0),
+        lambda task: BatchedWorlds(task, 1),
+    ],
+)
+def test_unknown_tasks_are_refused_with_the_known_ones(use):
+    with pytest.raises(UnknownTaskError, match="unknown task 'juggle': known tasks are transfer_cube"):
+        use('juggle')
+
+
+def test_model_has_a_contact_sensor_per_part_and_a_tool_site_per_arm():
+    model = load_model('transfer_cube')
+    assert model.opt.timestep == pytest.approx(0.002) and model.nu == 16
+    data = mujoco.MjData(model)
+    data.qpos[:] = start_qpos(sample_object_pose('transfer_cube', 0))
+    mujoco.mj_forward(model, data)
+    for side in ('left', 'right'):
+        tool = data.site(f'{side}/tool').xpos
+        fingers = [
+            data.geom(f'vx300s_{side}/10_{finger}_gripper_finger').xpos for finger in ('left', 'right')
+        ]
+        assert np.linalg.norm(tool - np.mean(fingers, 0)) < 0.06, 'the tool point lies between the fingers'
+
+
+def test_held_targets_repeat_the_last_one():
+    last = np.arange(28.0).reshape(2, 14)
+    held = hold_targets(last, 3)
+    assert held.shape == (2, 3, 14) and all(np.array_equal(held[:, row], last) for row in range(3))
