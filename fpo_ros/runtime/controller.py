@@ -103,8 +103,9 @@ class ArmControllerCore:
                      policy_version: str = '', control_period_s: float | None = None) -> bool:
         """Offer a chunk; parameters as :meth:`ChunkExecutor.accept`. Refused, too, outside POLICY."""
         if self.state is not ArmState.POLICY or self._takeover_due:
+            why = 'it has not taken the arms over yet' if self._takeover_due else f'state {self.state.name}'
             return self.chunks.refuse(f'chunk {sequence} came while the controller is not following a policy '
-                                      f'(state {self.state.name})')
+                                      f'({why})')
         return self.chunks.accept(chunk, sequence, observation_stamp_ns, now_ns,
                                   policy_version=policy_version, control_period_s=control_period_s)
 

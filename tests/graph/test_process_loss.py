@@ -42,6 +42,15 @@ def cell(releases, tmp_path_factory) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(graph=graph, client=client, releases=releases)
 
 
+@pytest.fixture(autouse=True)
+def whole_cell(cell) -> Iterator[None]:
+    """A test that fails half-way must not leave the next one without a node."""
+    yield
+    for name, process in cell.graph.processes.items():
+        if not process.running:
+            cell.graph.restart(name, 30.0)
+
+
 def _running_episode(cell):
     """Start a long episode and return its handle once the policy drives."""
     handle = cell.client.start_episode(3, max_steps=5000)
@@ -147,9 +156,9 @@ def test_chunks_that_are_not_fit_are_refused_and_the_arms_hold(cell) -> None:
     cases = [(bad, 0, 'not finite: row 4, left_elbow is nan'), (good[:9], 0, 'shape (9, 14)'),
              (good, 2_000_000_000, 'observation 2.0')]
     for sequence, (rows, age_ns, why) in enumerate(cases, 1000):
-        client.set_state(ArmState.HOLD)
-        client.set_state(ArmState.POLICY)
-        client.wait_for_state(ArmState.POLICY, 2.0)
+        for state in (ArmState.HOLD, ArmState.POLICY):
+            client.set_state(state)
+            client.wait_for_state(state, 2.0)  # seen in a status, so its first tick has been
         before = client.controller_status()
         known = before.refused_inputs
         sender.publish(

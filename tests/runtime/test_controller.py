@@ -116,6 +116,7 @@ def test_a_distant_target_is_approached_at_limited_speed_after_a_ramp(rig):
 def test_chunks_before_the_takeover_tick_are_refused(rig):
     rig.core.request(ArmState.POLICY)
     assert not rig.chunk(near(0.1))
+    assert 'has not taken the arms over yet' in rig.core.chunks.last_refusal
     rig.tick()
     assert rig.chunk(near(0.1))
 
