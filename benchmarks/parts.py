@@ -31,33 +31,43 @@ from fpo_ros.sim.batch import BatchedWorlds, hold_targets  # noqa: E402
 from fpo_ros.sim.model import SUBSTEPS, controls_of, load_model  # noqa: E402
 from fpo_ros.sim.render import WorldRenderer  # noqa: E402
 
-WORLDS, HORIZON, REPEATS = 64, 20, 5
+WORLDS, HORIZON, REPEATS = 64, 20, 10
+CORES = len(os.sched_getaffinity(0))
 POSE = np.array([0.1, 0.5, 0.02, 1, 0, 0, 0])
 
 
-def best(work: Callable[[], object], repeats: int = REPEATS) -> float:
+def timed(work: Callable[[], object]) -> float:
+    """Return the duration of one call [s]."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def best(work: Callable[[], object], repeats: int) -> float:
     """Return the shortest of several durations [s]."""
-    durations = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        durations.append(time.perf_counter() - started)
-    return min(durations)
+    return min(timed(work) for _ in range(repeats))
 
 
 def physics() -> dict[str, float]:
-    """Control steps per second, against bare ``mujoco.rollout`` on the same states and controls."""
+    """Control steps per second, against bare ``mujoco.rollout`` on the same states, controls and threads."""
     model = load_model('transfer_cube')
-    with BatchedWorlds('transfer_cube', WORLDS) as worlds, rollout.Rollout(nthread=os.cpu_count()) as bare:
+    with BatchedWorlds('transfer_cube', WORLDS, CORES) as worlds, rollout.Rollout(nthread=CORES) as bare:
         worlds.reset(np.arange(WORLDS))
-        targets = hold_targets(worlds.last_target, HORIZON)
-        ours = best(lambda: worlds.step(targets))
-        states = np.concatenate([np.zeros((WORLDS, 1)), worlds.qpos, np.zeros((WORLDS, model.nv))], 1)
         size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        states = np.pad(states, ((0, 0), (0, size - states.shape[1])))
+        states = np.zeros((WORLDS, size))
+        states[:, 1:1 + model.nq] = worlds.qpos
+        targets = hold_targets(worlds.last_target, HORIZON)
         controls = np.repeat(controls_of(targets), SUBSTEPS, 1)
-        data = [mujoco.MjData(model) for _ in range(os.cpu_count())]
-        limit = best(lambda: bare.rollout([model] * WORLDS, data, states, controls))
+        data = [mujoco.MjData(model) for _ in range(CORES)]
+        durations = []
+        for _ in range(REPEATS):  # in turns, so that what else runs slows both
+            worlds.reset(np.arange(WORLDS))
+            durations.append((timed(lambda: worlds.step(targets)),
+                              timed(lambda: bare.rollout([model] * WORLDS, data, states, controls))))
+        ours, limit = map(min, zip(*durations, strict=True))
+        after, _ = bare.rollout([model] * WORLDS, data, states, controls)
+        if not np.array_equal(after[:, -1, 1:1 + model.nq], worlds.qpos):
+            raise RuntimeError('both did not simulate the same: the comparison means nothing')
     steps = WORLDS * HORIZON
     return {'control_steps_per_s': steps / ours, 'bare_rollout_control_steps_per_s': steps / limit,
             'share_of_bare_rollout': limit / ours}
@@ -97,7 +107,7 @@ def inference() -> dict[str, float]:
 
 if __name__ == '__main__':
     print(json.dumps({
-        'machine': {'cores': os.cpu_count(), 'processor': platform.processor() or platform.machine(),
+        'machine': {'cores': CORES, 'processor': platform.processor() or platform.machine(),
                     'python': platform.python_version(), 'mujoco': mujoco.__version__, 'torch': torch.__version__,
                     'onnxruntime': onnxruntime.__version__},
         'physics': physics(), 'rendering': rendering(), 'inference': inference()}, indent=2))

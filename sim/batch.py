@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import mujoco
@@ -32,30 +34,41 @@ class ChunkOutcome:
     held_by_left: np.ndarray
 
 
+class _Stepper(threading.local):
+    """MuJoCo's data and rollout of one thread."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self.data = mujoco.MjData(model)
+        self.rollout = rollout.Rollout(nthread=0)  # on the calling thread
+
+
 class BatchedWorlds:
     """A batch of independent worlds of one task.
 
-    The same seeds and targets give the same trajectories for any number of worlds and threads.
+    The same seeds and targets give the same trajectories for any number of worlds and threads and for chunks of
+    any length, and those of a world stepped by ``mj_step``: between chunks every world keeps, beside its state,
+    the solver's warm start. ``mujoco.rollout`` takes warm starts and returns none; the data of its thread hold
+    it after a rollout, so each world is a rollout of its own.
 
     :param task: key of ``TASKS``.
     :param worlds: number of worlds N.
-    :param threads: rollout threads; all cores by default.
+    :param threads: threads that step worlds; by default one per core that this process may use.
     """
 
     def __init__(self, task: str, worlds: int, threads: int | None = None) -> None:
         self.task = task
         self.model = load_model(task)
         self.worlds = worlds
-        self._threads = max(1, threads or os.cpu_count() or 1)
-        self._data = [mujoco.MjData(self.model) for _ in range(self._threads)]
-        self._rollout = rollout.Rollout(nthread=self._threads)
+        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)))
+        self._stepper = _Stepper(self.model)
         size = mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         self._state = np.zeros((worlds, size))
+        self._warm_start = np.zeros((worlds, self.model.nv))
         self.last_target = np.tile(START_JOINTS, (worlds, 1))
 
     def close(self) -> None:
-        """Stop the rollout threads."""
-        self._rollout.close()
+        """Stop the threads."""
+        self._pool.shutdown()
 
     def __enter__(self) -> BatchedWorlds:
         return self
@@ -73,6 +86,7 @@ class BatchedWorlds:
         poses = np.stack([sample_object_pose(self.task, int(seed)) for seed in seeds])
         self._state[where] = 0.0
         self._state[where, 1:1 + self.model.nq] = start_qpos(poses)
+        self._warm_start[where] = 0.0
         self.last_target[where] = START_JOINTS
 
     @property
@@ -91,15 +105,25 @@ class BatchedWorlds:
     def step(self, targets: np.ndarray, where: np.ndarray | None = None) -> ChunkOutcome:
         """Execute (M, H, 14) joint targets, one per control step, in the worlds ``where``.
 
-        Contacts are read at the state that ends each control step: one substep more than needed is
-        rolled and dropped, since MuJoCo evaluates sensors at the start of a step.
+        Contacts are read at the state that ends each control step.
         """
         where = np.arange(self.worlds) if where is None else where
         count, horizon = targets.shape[:2]
         controls = np.repeat(controls_of(targets), SUBSTEPS, axis=1)
-        controls = np.concatenate([controls, controls[:, -1:]], axis=1)
-        state, sensors = self._rollout.rollout(
-            [self.model] * count, self._data, self._state[where], controls)
+        state = np.empty((count, horizon * SUBSTEPS, self._state.shape[1]))
+        sensors = np.empty((count, horizon * SUBSTEPS + 1, self.model.nsensordata))
+
+        def roll(row: int) -> None:
+            stepper, one, world = self._stepper, slice(row, row + 1), where[row]
+            stepper.rollout.rollout(
+                self.model, stepper.data, self._state[world], controls[one], state=state[one],
+                sensordata=sensors[one, :-1], initial_warmstart=self._warm_start[world])
+            self._warm_start[world] = stepper.data.qacc_warmstart
+            # MuJoCo evaluates sensors at the start of a step: those of the last state are still to come.
+            mujoco.mj_forward(self.model, stepper.data)
+            sensors[row, -1] = stepper.data.sensordata
+
+        list(self._pool.map(roll, range(count)))
         ends = np.arange(1, horizon + 1) * SUBSTEPS
         after = state[:, ends - 1]
         self._state[where] = after[:, -1]

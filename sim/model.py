@@ -23,8 +23,12 @@ CAMERAS = {'cam_high': 'top', 'cam_low': 'front_close', 'cam_angle': 'angle',
 #: Distance of the point between the fingertips ahead of gripper_link [m].
 TOOL_OFFSET_M = 0.1347
 
-SENSORS = ('box_left_finger', 'box_right_finger', 'box_table')
-_SENSOR_GEOMS = ('vx300s_left/10_left_gripper_finger', 'vx300s_right/10_right_gripper_finger', 'table')
+#: Contact sensors of the cube: with the left arm's left finger, the right arm's right finger and the table, which
+#: gym-aloha's reward looks at, and with any part of the right arm.
+SENSORS = ('box_left_finger', 'box_right_finger', 'box_table', 'box_right_arm')
+_GEOM, _SUBTREE = mujoco.mjtObj.mjOBJ_GEOM, mujoco.mjtObj.mjOBJ_XBODY
+_SENSOR_PARTS = ((_GEOM, 'vx300s_left/10_left_gripper_finger'), (_GEOM, 'vx300s_right/10_right_gripper_finger'),
+                 (_GEOM, 'table'), (_SUBTREE, 'vx300s_right'))
 _XML = {'transfer_cube': 'bimanual_viperx_transfer_cube.xml'}
 
 # Columns of qpos: each arm has six joints and two mirrored fingers, then the free joint of the box.
@@ -60,10 +64,9 @@ def load_model(task: str = 'transfer_cube') -> mujoco.MjModel:
     :raises UnknownTaskError: if there is no such task.
     """
     spec = mujoco.MjSpec.from_file(str(task_xml(task)))
-    for name, geom in zip(SENSORS, _SENSOR_GEOMS, strict=True):
+    for name, (kind, part) in zip(SENSORS, _SENSOR_PARTS, strict=True):
         spec.add_sensor(name=name, type=mujoco.mjtSensor.mjSENS_CONTACT,
-                        objtype=mujoco.mjtObj.mjOBJ_GEOM, objname='red_box',
-                        reftype=mujoco.mjtObj.mjOBJ_GEOM, refname=geom,
+                        objtype=_GEOM, objname='red_box', reftype=kind, refname=part,
                         intprm=[1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND), 0, 1])
     for side in ('left', 'right'):
         spec.body(f'vx300s_{side}/gripper_link').add_site(name=f'{side}/tool', pos=[TOOL_OFFSET_M, 0, 0])

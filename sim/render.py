@@ -10,11 +10,24 @@ import os
 import mujoco
 import numpy as np
 
+from fpo_ros.policy.transforms import fitted_size, resize_with_pad
 from fpo_ros.sim.model import CAMERAS, load_model
+
+#: Rows and columns of a frame of the cell's cameras and of gym-aloha's [pixels].
+CAMERA_SIZE = (480, 640)
 
 
 class RenderError(RuntimeError):
     """No picture can be drawn; the message says what is missing."""
+
+
+def check_camera(camera: str) -> None:
+    """Refuse a camera that the simulated cell lacks.
+
+    :raises RenderError: naming the known ones.
+    """
+    if camera not in CAMERAS:
+        raise RenderError(f"unknown camera '{camera}': known cameras are {', '.join(CAMERAS)}")
 
 
 class WorldRenderer:
@@ -58,8 +71,7 @@ class WorldRenderer:
         :param camera: key of ``CAMERAS``.
         :raises RenderError: for an unknown camera.
         """
-        if camera not in CAMERAS:
-            raise RenderError(f"unknown camera '{camera}': known cameras are {', '.join(CAMERAS)}")
+        check_camera(camera)
         self._data.qpos[:] = qpos
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
@@ -79,15 +91,20 @@ class WorldRenderer:
 
 
 class BatchRenderer(WorldRenderer):
-    """Renders the cameras of a contract for many worlds.
+    """Renders the cameras of a contract for many worlds, as the contract's pictures of real cameras look.
+
+    The cameras' own aspect ratio is drawn, as large as it fits, and goes through the transform of real pictures.
 
     :param cameras: camera names in the order of the contract.
+    :param height: rows of the contract [pixels].
+    :param width: columns of the contract [pixels].
     """
 
     def __init__(self, task: str, cameras: tuple[str, ...], height: int, width: int) -> None:
-        super().__init__(task, height, width)
-        self._cameras = cameras
+        super().__init__(task, *fitted_size(CAMERA_SIZE, height, width))
+        self._cameras, self._size = cameras, (height, width)
 
     def render_all(self, qpos: np.ndarray) -> np.ndarray:
         """Return (N, cameras, H, W, 3) uint8 pictures of (N, nq) positions."""
-        return np.stack([np.stack([self.render(row, camera) for camera in self._cameras]) for row in qpos])
+        return np.stack([np.stack([resize_with_pad(self.render(row, camera), *self._size)
+                                   for camera in self._cameras]) for row in qpos])

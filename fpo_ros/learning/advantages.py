@@ -5,26 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 
-def gae(reward: np.ndarray, value: np.ndarray, valid: np.ndarray, terminated: np.ndarray, gamma: float,
+def gae(reward: np.ndarray, value: np.ndarray, valid: np.ndarray, gamma: float,
         lam: float) -> tuple[np.ndarray, np.ndarray]:
     """Return (N, K) advantages and value targets.
 
-    delta_k = R_k + gamma (1 - term_k) V_{k+1} - V_k, A_k = delta_k + gamma lam (1 - last_k) A_{k+1}.
-    Success ends an episode without bootstrap; at the cap the last value is bootstrapped.
+    delta_k = R_k + gamma V_{k+1} - V_k, A_k = delta_k + gamma lam A_{k+1}; behind the last decision both are 0.
+    An episode ends for good at success and at the cap: the value function sees the elapsed time, so the cap is
+    part of what it predicts (Pardo et al. 2018, arXiv 1712.00378).
 
     :param reward: (N, K) reward of each decision.
-    :param value: (N, K + 1) values, the last used only for bootstrapping.
+    :param value: (N, K) values of the states in which the decisions were taken.
     :param valid: (N, K) bool, decisions taken; a prefix of each row.
-    :param terminated: (N, K) bool, the task succeeded during the decision.
     """
     advantage = np.zeros(reward.shape)
-    carried = np.zeros(len(reward))
+    following, carried = np.zeros(len(reward)), np.zeros(len(reward))
     for k in reversed(range(reward.shape[1])):
-        follows = valid[:, k + 1] if k + 1 < reward.shape[1] else np.zeros(len(reward), bool)
-        delta = reward[:, k] + gamma * ~terminated[:, k] * value[:, k + 1] - value[:, k]
-        carried = np.where(valid[:, k], delta + gamma * lam * follows * carried, 0.0)
+        delta = reward[:, k] + gamma * following - value[:, k]
+        carried = np.where(valid[:, k], delta + gamma * lam * carried, 0.0)
+        following = np.where(valid[:, k], value[:, k], 0.0)
         advantage[:, k] = carried
-    return advantage, np.where(valid, advantage + value[:, :-1], 0.0)
+    return advantage, np.where(valid, advantage + value, 0.0)
 
 
 def standardise(advantage: np.ndarray, limit: float = 4.0) -> np.ndarray:

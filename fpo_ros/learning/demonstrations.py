@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from fpo_ros.episodes.store import EpisodeStore
+from fpo_ros.episodes.errors import EpisodeStoreError
+from fpo_ros.episodes.layout import REQUIRED
+from fpo_ros.episodes.store import Episode, EpisodeStore
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.transforms import resize_with_pad, state_vector
+from fpo_ros.sim.task import is_held_out
+
+NOT_SUCCESSFUL = 'not successful'
+
+
+class NoDemonstrationsError(ContractError):
+    """A store holds no usable episode; the message says why.
+
+    :param reasons: why episodes were left out → how many.
+    """
+
+    def __init__(self, message: str, reasons: Counter[str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,8 @@ class Demonstrations:
     :param images: (F, cameras, H, W, 3) uint8 frames, or None.
     :param frame: (M,) row of ``images`` that belongs to each pair.
     :param episodes: number of episodes read.
+    :param origin: the store they were read from; empty if none.
+    :param left_out: one line about episodes that were not used and why; empty if all were.
     """
 
     states: np.ndarray
@@ -28,10 +47,32 @@ class Demonstrations:
     images: np.ndarray | None
     frame: np.ndarray
     episodes: int
+    origin: str = ''
+    left_out: str = ''
 
     def stats(self) -> NormStats:
         """Return the normalisation statistics of these pairs."""
         return NormStats.of(self.states, self.chunks.reshape(-1, self.chunks.shape[-1]))
+
+
+def usable(episode: Episode, contract: PolicyContract, *, source: str | None = None,
+           successes_only: bool = False) -> str:
+    """Return why an episode cannot train a policy of a contract; empty when it can.
+
+    :param source: ``'expert'``, ``'teleop'`` or ``'policy'``; all by default.
+    """
+    meta = episode.meta
+    needed = (*REQUIRED, *(('object_pose',) if contract.observation == 'state' else ()))
+    checks = [
+        (meta.task != contract.task, 'of another task'),
+        (source is not None and meta.source != source, f'of another source than {source}'),
+        (successes_only and not meta.success, NOT_SUCCESSFUL),
+        (meta.seed is not None and is_held_out(meta.seed), 'of held-out scenes'),
+        (not np.isclose(meta.control_rate_hz, contract.control_rate_hz), 'of another control rate'),
+        *((name not in episode.arrays, f'without {name}') for name in needed),
+        *((name not in episode.cameras, f'without camera {name}') for name in contract.cameras),
+    ]
+    return next((reason for fails, reason in checks if fails), '')
 
 
 def chunks_of(actions: np.ndarray, steps: np.ndarray, horizon: int) -> np.ndarray:
@@ -40,43 +81,79 @@ def chunks_of(actions: np.ndarray, steps: np.ndarray, horizon: int) -> np.ndarra
     return actions[index]
 
 
+def chunk_starts(actions: np.ndarray, execute: int) -> np.ndarray:
+    """Return the steps at which the chunks of a recorded policy began.
+
+    Until the next chunk comes, the arm controller repeats its target; a chunk begins with the first new one.
+
+    :param actions: (T, 14) targets as commanded.
+    :param execute: rows executed of a chunk.
+    """
+    new = np.flatnonzero((np.diff(actions, axis=0) != 0).any(1)) + 1
+    starts: list[int] = []
+    while len(new):
+        starts.append(int(new[0]))
+        new = new[new >= starts[-1] + execute]
+    return np.array(starts, np.int64)
+
+
+def _pairs(episode: Episode, contract: PolicyContract) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return states, chunks and pictures of an episode: its decisions, with cameras those that have all frames."""
+    joints, actions = episode.arrays['joint_positions'], episode.arrays['action']
+    pose = episode.arrays['object_pose'] if contract.observation == 'state' else None
+    steps = np.arange(len(actions))
+    if episode.meta.source == 'policy':
+        steps = chunk_starts(actions, contract.execute)
+    seen = [episode.images(name) for name in contract.cameras]
+    for _, at in seen:
+        steps = np.intersect1d(steps, at)
+    pictures = None
+    if seen:
+        pictures = np.empty((len(steps), len(seen), contract.image_height, contract.image_width, 3), np.uint8)
+        for camera, (frames, at) in enumerate(seen):
+            for row, frame in enumerate(frames[np.searchsorted(at, steps)]):
+                pictures[row, camera] = resize_with_pad(frame, contract.image_height, contract.image_width)
+    return (state_vector(joints[steps], None if pose is None else pose[steps], contract),
+            chunks_of(actions, steps, contract.horizon), pictures)
+
+
 def load_demonstrations(store: EpisodeStore, contract: PolicyContract, *, source: str | None = None,
                         successes_only: bool = False) -> Demonstrations:
-    """Read the training pairs of every matching episode.
+    """Read the training pairs of every usable episode; the others are counted in ``left_out``.
 
-    With cameras, pairs start at the steps that have a frame of every camera; otherwise at every step.
+    Pairs start at every step, those of a recorded policy where its chunks began; with cameras, at those of them
+    that have a frame of every camera.
 
     :param source: ``'expert'``, ``'teleop'`` or ``'policy'``; all by default.
-    :raises ContractError: when the store holds no usable episode, saying why.
+    :raises NoDemonstrationsError: when the store holds no usable episode, saying why.
     """
-    states, chunks, images, frames, episodes, rows = [], [], [], [], 0, 0
-    for episode in store.iter():
-        meta = episode.meta
-        if meta.task != contract.task or (source and meta.source != source):
+    states, chunks, images, reasons, damaged = [], [], [], Counter(), []
+    for episode_id in store.ids():
+        try:
+            episode = store.read(episode_id)
+            reason = usable(episode, contract, source=source, successes_only=successes_only)
+            parts = None if reason else _pairs(episode, contract)
+        except (EpisodeStoreError, ContractError) as error:
+            reason, parts = 'damaged', None
+            damaged.append(f'{episode_id}: {error}')
+        if parts is not None and not len(parts[0]):
+            reason = 'without a frame of every camera at a decision' if contract.cameras else 'without a decision'
+        if reason:
+            reasons[reason] += 1
             continue
-        if successes_only and not meta.success:
-            continue
-        arrays = {name: np.asarray(episode.arrays[name]) for name in episode.arrays}
-        joints, actions = arrays['joint_positions'], arrays['action']
-        pose = arrays.get('object_pose') if contract.observation == 'state' else None
-        if contract.observation == 'state' and pose is None:
-            continue
-        steps = np.arange(len(actions))
-        if contract.cameras:
-            seen = {name: episode.images(name) for name in contract.cameras}
-            steps = np.asarray(seen[contract.cameras[0]][1])
-            if any(not np.array_equal(steps, other[1]) for other in seen.values()):
-                raise ContractError(f'episode {episode.id}: cameras were not recorded at the same steps')
-            stack = np.stack([[resize_with_pad(image, contract.image_height, contract.image_width)
-                               for image in np.asarray(seen[name][0])] for name in contract.cameras], 1)
-            images.append(stack)
-        states.append(state_vector(joints[steps], None if pose is None else pose[steps], contract))
-        chunks.append(chunks_of(actions, steps, contract.horizon))
-        frames.append(rows + np.arange(len(steps)))
-        rows += len(steps)
-        episodes += 1
-    if not episodes:
-        raise ContractError(f'{store.path} holds no episode of task {contract.task} with what the contract '
-                            f'needs ({contract.observation}); record demonstrations first')
-    return Demonstrations(np.concatenate(states), np.concatenate(chunks).astype(np.float32),
-                          np.concatenate(images) if images else None, np.concatenate(frames), episodes)
+        states.append(parts[0])
+        chunks.append(parts[1])
+        images.append(parts[2])
+    words = ', '.join(f'{count} {reason}' for reason, count in reasons.items()) + ''.join(
+        f' ({text})' for text in damaged)
+    if not states:
+        raise NoDemonstrationsError(
+            f'{store.path} holds no episode to learn {contract.task} from {contract.observation} from '
+            f'({words or "it is empty"}): record demonstrations first', reasons)
+    total = sum(map(len, states))
+    return Demonstrations(
+        np.concatenate(states), np.concatenate(chunks).astype(np.float32),
+        np.concatenate(images) if contract.cameras else None, np.arange(total), len(states),
+        str(store.path.resolve()),
+        f'{sum(reasons.values())} of {len(states) + sum(reasons.values())} episodes are not used: {words}'
+        if reasons else '')

@@ -1,4 +1,4 @@
-"""Success of a policy on fixed held-out seeds."""
+"""Success of a policy on fixed held-out scenes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.releases.wilson import wilson_interval
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.render import BatchRenderer
-from fpo_ros.sim.task import HELD_OUT_SEED
+from fpo_ros.sim.task import Scenes, scene_seeds
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,25 @@ class Evaluation:
         }
 
 
-def held_out_seeds(episodes: int, seed: int = 0) -> np.ndarray:
-    """Return scene seeds that no training run draws: training seeds stay below ``HELD_OUT_SEED``."""
-    return HELD_OUT_SEED + seed * 100_000 + np.arange(episodes)
-
-
 def evaluate(policy: FlowPolicy, episodes: int, seed: int = 0, sampling: str = 'random', batch: int = 100,
-             progress: Callable[[int], None] | None = None) -> Evaluation:
-    """Run a policy on held-out seeds.
+             progress: Callable[[int], None] | None = None, threads: int | None = None) -> Evaluation:
+    """Run a policy on held-out scenes.
 
+    :param seed: which scenes, and the noise.
     :param sampling: ``'random'`` starts flows from N(0, I), ``'zero'`` from zero.
     :param batch: episodes side by side.
     :param progress: called with the number of episodes done.
+    :param threads: of the physics; by default one per core that this process may use.
+    :raises SeedError: for a seed or a number of episodes out of bounds.
     """
     if sampling not in ('random', 'zero'):
         raise ValueError(f"unknown sampling '{sampling}': use random or zero")
     started = time.monotonic()
-    seeds = held_out_seeds(episodes, seed)
+    seeds = scene_seeds(Scenes.EVALUATION, seed, episodes)
     generator = torch.Generator().manual_seed(seed)
     success, strict, steps = [], [], 0
     batch = min(batch, episodes)
-    with BatchedWorlds(policy.contract.task, batch) as worlds, renderer_of(policy.contract) as renderer:
+    with BatchedWorlds(policy.contract.task, batch, threads) as worlds, renderer_of(policy.contract) as renderer:
         for start in range(0, episodes, batch):
             rollout = collect(policy, worlds, seeds[start:start + batch], generator, renderer=renderer,
                               noise_scale=1.0 if sampling == 'random' else 0.0, continue_to_strict=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import shutil
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,17 +11,16 @@ import numpy as np
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.evaluate import renderer_of
 from fpo_ros.learning.fpo import FPO, FPOConfig
+from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, read_settings
 from fpo_ros.learning.training_state import CheckpointDirectory, load_state
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.contract import ContractError
 from fpo_ros.sim.batch import BatchedWorlds
+from fpo_ros.sim.task import Scenes, scene_seeds
 
 #: The best policy is judged by the mean training success of this many iterations in a row.
 SMOOTHING = 3
-
-
-class RunError(ValueError):
-    """A run directory does not fit the request; the message says what to do."""
+#: Success of a start policy below which fine-tuning rarely takes off.
+LOW_SUCCESS = 0.1
 
 
 def smoothed_success(history: list[dict]) -> float:
@@ -40,98 +37,81 @@ def best_of(history: list[dict]) -> dict:
     return max(reversed(judged), key=lambda entry: entry['smoothed_success'])
 
 
-def finetune(start: FlowPolicy, run: Path, config: FPOConfig, iterations: int, *, seed: int = 0,
-             resume: bool = False, demonstrations: Demonstrations | None = None,
-             on_iteration: Callable[[dict], None] | None = None,
-             on_phase: Callable[[str], None] | None = None) -> tuple[FlowPolicy, list[dict]]:
+def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations: int, *, seed: int = 0,
+             resume: bool = False, demonstrations: Demonstrations | None = None, threads: int | None = None,
+             on_iteration: Callable[[dict], None] | None = None, on_restored: Callable[[dict], None] | None = None,
+             on_phase: Callable[[str], None] | None = None,
+             on_warning: Callable[[str], None] | None = None) -> tuple[FlowPolicy, list[dict]]:
     """Fine-tune a policy by FPO and return the best policy of the run with its history.
 
-    ``<run>`` receives ``config.json``, ``progress.jsonl`` (one object per iteration), ``checkpoints/``
-    and ``best/``.
+    ``<run>`` receives ``config.json``, ``start/``, ``demonstrations.safetensors``, ``progress.jsonl`` (one object
+    per iteration), ``checkpoints/`` and ``best/``: the policy that made the rollouts of the best iteration.
 
-    :param start: the SFT policy; used only where the run does not resume.
+    :param start: the SFT policy; a run that is resumed has its own and needs none.
     :param iterations: total number of iterations, those of an interrupted run included.
-    :param resume: continue from the newest checkpoint.
-    :param demonstrations: successful recorded pairs, imitated beside the policy's own successes.
+    :param resume: continue from the newest checkpoint; a directory without a whole run is begun anew.
+    :param demonstrations: successful recorded pairs, imitated beside the policy's own successes. A run keeps
+        those it began with; resumed, it goes on with them whatever is given.
+    :param threads: of the physics; by default one per core that this process may use.
     :param on_iteration: called with the metrics of each iteration.
-    :raises RunError: when the directory holds a run and ``resume`` is off, or one of another configuration.
+    :param on_restored: called, when a run is resumed, with the metrics of each iteration done before.
+    :param on_warning: called with a line when the start policy hardly succeeds; by default it is logged.
+    :raises RunError: when the directory holds a run and ``resume`` is off, or one of other settings or of another
+        start policy, or another process trains in it.
+    :raises SeedError: for a seed or a number of episodes out of bounds.
+    :raises SaveError: when the disk refuses; the newest complete checkpoint stands.
+    :raises NotFiniteError: when training diverges; nothing of that iteration is saved.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    settings = json.loads(json.dumps({'fpo': dataclasses.asdict(config), 'seed': seed,
-                                      'contract': start.contract.to_dict()}))
-    config_file = run / 'config.json'
-    if config_file.exists():
-        if not resume:
-            raise RunError(f'{run} already holds a run: pass --resume to continue it, or choose another --run')
-        if _read_settings(config_file) != settings:
-            raise RunError(f'{run} was started with other settings (see {config_file}): resume with those, '
-                           'or choose another --run')
-    else:
-        # The configuration is written last: a run that has one has a whole start policy.
-        start.save(_fresh(run / 'start'))
-        _write(config_file, json.dumps(settings, indent=2) + '\n')
-    _recover(run / 'best')
-    checkpoints = CheckpointDirectory(run / 'checkpoints')
-    learner = FPO(FlowPolicy.load(run / 'start'), config, seed, demonstrations)
-    newest = checkpoints.newest()
-    history = load_state(learner, newest) if newest else []
-    # The progress file agrees with the checkpoint that the run continues from.
-    _write(run / 'progress.jsonl', ''.join(json.dumps(entry) + '\n' for entry in history))
-    with BatchedWorlds(start.contract.task, config.episodes) as worlds, renderer_of(start.contract) as renderer:
-        while learner.iteration < iterations:
-            metrics = learner.run_iteration(worlds, renderer, on_phase)
-            history.append(metrics)
-            metrics['smoothed_success'] = smoothed_success(history)
-            if best_of(history) is metrics:
-                _replace(run / 'best', learner.policy)
-            checkpoints.save(learner, history)
-            with open(run / 'progress.jsonl', 'a', encoding='utf-8') as progress:
-                progress.write(json.dumps(metrics) + '\n')
-            if on_iteration:
-                on_iteration(metrics)
-    if not (run / 'best' / 'policy.json').exists():
-        raise ContractError(f'{run}/best is missing: the run did not complete an iteration')
-    return FlowPolicy.load(run / 'best'), history
+    with RunDirectory(run) as directory:
+        settings = _begin_or_check(directory, start, config, seed, resume, demonstrations)
+        directory.recover_best()
+        checkpoints = CheckpointDirectory(run / 'checkpoints')
+        learner = FPO(directory.start(), config, seed, directory.demonstrations(settings))
+        newest = checkpoints.newest()
+        history = load_state(learner, newest) if newest else []
+        # The progress file agrees with the checkpoint that the run continues from.
+        directory.write_progress(history)
+        if on_restored:
+            for entry in history:
+                on_restored(entry)
+        contract = settings.contract
+        with BatchedWorlds(contract.task, config.episodes, threads) as worlds, renderer_of(contract) as renderer:
+            while learner.iteration < iterations:
+                metrics = learner.run_iteration(worlds, renderer, on_phase)
+                history.append(metrics)
+                metrics['smoothed_success'] = smoothed_success(history)
+                if best_of(history) is metrics:
+                    directory.keep_best(learner.rolled_out)
+                checkpoints.save(learner, history)
+                directory.append_progress(metrics)
+                if on_iteration:
+                    on_iteration(metrics)
+                if learner.iteration == 1 and metrics['success_rate'] < LOW_SUCCESS:
+                    (on_warning or logging.getLogger(__name__).warning)(
+                        f'the start policy succeeded in {metrics["success_rate"]:.1%} of {config.episodes} episodes: '
+                        f'below {LOW_SUCCESS:.0%} fine-tuning rarely takes off. Train it longer or on more '
+                        'demonstrations first')
+        return directory.best(), history
 
 
-def _fresh(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _replace(path: Path, policy: FlowPolicy) -> None:
-    """Write a policy beside ``path`` and move it into place."""
-    staging, old = path.with_name(f'.{path.name}.new'), path.with_name(f'.{path.name}.old')
-    shutil.rmtree(staging, ignore_errors=True)
-    policy.save(_fresh(staging))
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    staging.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(path: Path) -> None:
-    """Bring back the policy that :func:`_replace` had moved aside when its process was killed."""
-    old = path.with_name(f'.{path.name}.old')
-    if old.exists() and not path.exists():
-        old.rename(path)
-
-
-def _read_settings(path: Path) -> dict:
-    """
-    Return the settings a run was started with.
-
-    :raises RunError: when the file cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise RunError(f'{path} is not the configuration of a run ({error}): choose another --run') from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file beside ``path`` and move it into place."""
-    staging = path.with_name(f'.{path.name}.new')
-    staging.write_text(text, encoding='utf-8')
-    staging.replace(path)
+def _begin_or_check(directory: RunDirectory, start: FlowPolicy | None, config: FPOConfig, seed: int, resume: bool,
+                    demonstrations: Demonstrations | None) -> RunSettings:
+    """Return the settings of the run, which begins here unless it is resumed."""
+    run, settings = directory.path, read_settings(directory.path)
+    if settings is None:
+        if start is None:
+            raise RunError(f'{run} is no run to resume: name the policy to start from with --policy')
+        scene_seeds(Scenes.TRAINING, seed, config.episodes)  # a seed out of bounds begins no run
+        about = None if demonstrations is None else {
+            'origin': demonstrations.origin, 'episodes': demonstrations.episodes, 'pairs': len(demonstrations.states)}
+        settings = RunSettings(config, seed, start.contract, start.digest(), about)
+        directory.begin(settings, start, demonstrations)
+        return settings
+    if not resume:
+        raise RunError(f'{run} already holds a run: pass --resume to continue it, or choose another --run')
+    if (config, seed) != (settings.config, settings.seed):
+        raise RunError(f'{run} was started with other settings (see {run / "config.json"}): resume with those, or '
+                       'choose another --run')
+    if start is not None and start.digest() != settings.start:
+        raise RunError(f'{run} was started from another policy: resume without --policy, or choose another --run')
+    return settings

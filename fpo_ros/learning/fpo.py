@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from torch import Tensor
 
 from fpo_ros.learning.advantages import explained_variance, gae, standardise
 from fpo_ros.learning.critic import Critic, fit
+from fpo_ros.learning.decisions import Decisions, flatten, joined, recorded_decisions
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.objective import ObjectiveConfig, log_ratios, pair_losses, surrogate
-from fpo_ros.learning.rollout import Rollout, collect
+from fpo_ros.learning.rollout import PRIVILEGED_DIM, Rollout, collect
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.finite import NotFiniteError, check_finite
 from fpo_ros.policy.flow import squared_error
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import HELD_OUT_SEED
+from fpo_ros.sim.task import Scenes, scene_seeds
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class FPOConfig:
     :param critic_steps: optimiser steps of the value function per iteration.
     :param critic_history: iterations whose returns train the value function.
     :param warmup: iterations that train the value function alone.
-    :param bc_coefficient: weight of flow matching on the policy's own recent successes.
+    :param bc_coefficient: weight of flow matching on successes: the policy's own recent ones and recorded ones.
     :param bc_history: iterations whose successes are kept.
-    :param bc_batch: successful decisions per minibatch.
+    :param bc_batch: successful decisions per minibatch, half of them recorded where there are both kinds.
     :param bc_pairs: fresh pairs per successful decision.
     :param max_grad_norm: gradient clipping.
     :param objective: ratio and trust region.
@@ -66,50 +69,12 @@ class FPOConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
 
-@dataclass
-class Decisions:
-    """Flattened decisions: what an update needs.
-
-    :param states: (M, state_dim). :param prefix_kv: batch axis M or 1. :param chunks: (M, H, action_dim).
-    """
-
-    states: Tensor
-    prefix_kv: Tensor
-    chunks: Tensor
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def cache(self, policy: FlowPolicy, rows: Tensor) -> Tensor:
-        """Return the attention cache of some decisions."""
-        prefix = self.prefix_kv if self.prefix_kv.shape[2] == 1 else self.prefix_kv[:, :, rows]
-        return policy.model.with_state(self.states[rows], prefix)
-
-
-def flatten(rollout: Rollout, where: np.ndarray) -> Decisions:
-    """Return the decisions at (N, K) bool ``where``."""
-    mask = torch.as_tensor(where)
-    prefix = rollout.prefix_kv
-    if prefix.shape[2] > 1:
-        prefix = prefix[:, :, mask.flatten()]
-    return Decisions(rollout.states[:, :-1][mask], prefix, rollout.chunks[mask])
-
-
-def decisions_of(demonstrations: Demonstrations, policy: FlowPolicy) -> Decisions:
-    """Return recorded pairs as decisions, their prefix computed once."""
-    stats, images = policy.stats, demonstrations.images
-    with torch.no_grad():
-        prefix = policy.prefix(None if images is None else images[demonstrations.frame])
-    return Decisions(torch.as_tensor(stats.normalise_state(demonstrations.states), dtype=torch.float32), prefix,
-                     torch.as_tensor(stats.normalise_action(demonstrations.chunks), dtype=torch.float32))
-
-
 class FPO:
     """The learner: policy, critic, optimisers, buffers and random state.
 
     :param policy: start policy; its prefix stays frozen, its action expert is trained in place.
     :param config: settings.
-    :param seed: of scenes, noise and minibatches.
+    :param seed: of scenes, noise, minibatches and the value function.
     :param demonstrations: recorded pairs of successful episodes, imitated beside the policy's own successes.
     """
 
@@ -120,7 +85,9 @@ class FPO:
         trained = {id(parameter) for parameter in self.parameters}
         for parameter in policy.model.parameters():
             parameter.requires_grad_(id(parameter) in trained)
-        self.critic = Critic(22)
+        #: The policy that made the newest rollout: the one whose success its metrics are.
+        self.rolled_out = copy.deepcopy(policy)
+        self.critic = Critic(PRIVILEGED_DIM, seed=seed)
         self.actor_optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
@@ -128,27 +95,35 @@ class FPO:
         self.control_steps = 0
         self.value_data: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.critic_history)
         self.successes: deque[Decisions] = deque(maxlen=config.bc_history)
-        self.demonstrations = None if demonstrations is None else decisions_of(demonstrations, policy)
+        self.demonstrations = None if demonstrations is None else recorded_decisions(demonstrations, policy)
 
     def seeds(self) -> np.ndarray:
-        """Return this iteration's scene seeds, all below the held-out range."""
+        """Return this iteration's scenes."""
         count = self.config.episodes
-        first = (self.seed * 100_003 + self.iteration * count) % (HELD_OUT_SEED - count)
-        return first + np.arange(count)
+        return scene_seeds(Scenes.TRAINING, self.seed, count, first=self.iteration * count)
 
     def run_iteration(self, worlds: BatchedWorlds, renderer: object | None = None,
                       on_phase: Callable[[str], None] | None = None) -> dict[str, float]:
-        """Collect episodes and update once; return the metrics of the iteration."""
+        """Collect episodes and update once; return the metrics of the iteration.
+
+        Where all episodes have the same return there is nothing to prefer: then successes alone are imitated.
+
+        :raises NotFiniteError: for actions, losses, gradients or weights that are not finite.
+        """
         phase = on_phase or (lambda _: None)
         started = time.monotonic()
         phase('rolling out')
+        self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
         rollout = collect(self.policy, worlds, self.seeds(), self.generator, renderer=renderer)
         rolled = time.monotonic()
         advantage, metrics = self._advantages(rollout)
         self.successes.append(flatten(rollout, rollout.valid & rollout.success[:, None]))
+        returns = rollout.success * self.config.gamma ** (rollout.valid.sum(1) - 1)
         if self.iteration >= self.config.warmup:
             phase('updating')
-            metrics |= self._update(flatten(rollout, rollout.valid), advantage)
+            metrics |= self._update(flatten(rollout, rollout.valid), advantage, prefer=bool(np.ptp(returns) > 0))
+        for name, module in (('policy', self.policy.model), ('value function', self.critic)):
+            check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
         self.iteration += 1
         self.control_steps += rollout.control_steps
         wall = time.monotonic() - started
@@ -156,10 +131,13 @@ class FPO:
             'iteration': self.iteration, 'control_steps': self.control_steps,
             'success_rate': float(rollout.success.mean()), 'strict_rate': float(rollout.strict.mean()),
             'touched_rate': float((rollout.max_stage > 0).mean()),
-            'mean_return': float((rollout.success * self.config.gamma ** (rollout.valid.sum(1) - 1)).mean()),
+            'mean_return': float(returns.mean()),
             **metrics, 'rollout_s': rolled - started, 'update_s': wall - (rolled - started),
             'steps_per_s': rollout.control_steps / wall,
         }
+
+    def _advice(self) -> str:
+        return f'begin another run from the best policy with a lower learning rate than {self.config.learning_rate:g}'
 
     def _advantages(self, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
         """Fit the critic and return standardised (M,) advantages of the valid decisions."""
@@ -168,15 +146,13 @@ class FPO:
         last = valid.sum(1) - 1
         reward = np.zeros(valid.shape)
         reward[np.arange(len(last)), last] = rollout.success
-        terminated = reward > 0
         if self.iteration == 0:
-            self.critic.set_normalisation(rollout.privileged[:, :-1][valid])
-            torch.nn.init.constant_(self.critic.net[-1].bias, float(rollout.success.mean()))
+            self.critic.begin(rollout.privileged[valid], float(rollout.success.mean()))
         with torch.no_grad():
             value = self.critic(privileged).numpy().astype(np.float64)
-        advantage, target = gae(reward, value, valid, terminated, config.gamma, config.lam)
-        explained = explained_variance(target[valid], value[:, :-1][valid])
-        self.value_data.append((privileged[:, :-1][torch.as_tensor(valid)],
+        advantage, target = gae(reward, value, valid, config.gamma, config.lam)
+        explained = explained_variance(target[valid], value[valid])
+        self.value_data.append((privileged[torch.as_tensor(valid)],
                                 torch.as_tensor(target[valid], dtype=torch.float32)))
         states, targets = (torch.cat(parts) for parts in zip(*self.value_data, strict=True))
         error = fit(self.critic, self.critic_optimizer, states, targets, config.critic_steps, 256, self.generator)
@@ -200,71 +176,93 @@ class FPO:
         error = squared_error(self.policy.model, actions, noise.flatten(0, 1), time_.flatten(), cache)
         return pair_losses(error, time_.flatten(), self.policy.contract.execute).view(len(rows), pairs)
 
-    def _update(self, decisions: Decisions, advantage: Tensor) -> dict[str, float]:
-        """Run the epochs of one iteration; return ratio, clip fraction and drift."""
-        config, objective, count = self.config, self.config.objective, len(decisions)
+    def _update(self, decisions: Decisions, advantage: Tensor, prefer: bool) -> dict[str, float]:
+        """Run the epochs of one iteration; return ratio, clip fraction and drift.
+
+        :param prefer: follow the advantages; otherwise imitate successes alone.
+        """
+        config, count = self.config, len(decisions)
         time_ = self._pairs(count, config.pairs, stratified=True)
         noise = torch.randn(count, config.pairs, *decisions.chunks.shape[1:], generator=self.generator)
         with torch.no_grad():
             old = torch.cat([self._losses(decisions, rows, time_[rows], noise[rows])
                              for rows in torch.arange(count).split(config.microbatch)])
-        good = self._success_pool()
-        minibatches = -(-count // config.minibatch)
-        total, done = config.epochs * minibatches, 0
-        seen: dict[str, list[float]] = {'ratio': [], 'clip_fraction': [], 'log_ratio_std': [], 'bc_loss': [],
-                                        'grad_norm': []}
-        first_ratio_error = None
+        check_finite({'flow losses': old}, f'iteration {self.iteration + 1}', self._advice())
+        metrics = {'flow_loss': float(old.mean())}
+        good = self._success_sources() if config.bc_coefficient else []
+        if not (prefer or good):
+            return metrics
+        seen: dict[str, list[float]] = {}
+        total, done = config.epochs * -(-count // config.minibatch), 0
         for epoch in range(config.epochs):
             order = torch.randperm(count, generator=self.generator)
             for batch in order.split(config.minibatch):
                 for group in self.actor_optimizer.param_groups:
                     group['lr'] = config.learning_rate * (1 - done / total)
                 self.actor_optimizer.zero_grad(set_to_none=True)
-                logs = []
-                for rows in batch.split(config.microbatch):
-                    new = self._losses(decisions, rows, time_[rows], noise[rows])
-                    log_ratio = log_ratios(old[rows], new, objective)
-                    loss = -surrogate(log_ratio, advantage[rows], objective).sum()
-                    (loss / (len(batch) * log_ratio.shape[1])).backward()
-                    logs.append(log_ratio.detach())
-                log_ratio = torch.cat(logs)
-                if first_ratio_error is None:
-                    first_ratio_error = float((log_ratio.exp() - 1).abs().max())
-                    if first_ratio_error > 1e-4:
-                        raise RuntimeError(
-                            f'the ratio before the first step is off by {first_ratio_error:.1e}: old and new '
-                            'losses are not computed alike')
-                if good is not None and config.bc_coefficient:
-                    seen['bc_loss'].append(self._imitate(good))
-                seen['grad_norm'].append(float(torch.nn.utils.clip_grad_norm_(self.parameters,
-                                                                              config.max_grad_norm)))
-                self.actor_optimizer.step()
+                entry = {}
+                if prefer:
+                    log_ratio = self._prefer(decisions, batch, time_, noise, old, advantage)
+                    if not done:
+                        metrics['first_ratio_error'] = self._first_ratio_error(log_ratio)
+                    if epoch + 1 == config.epochs:
+                        entry |= self._ratio_metrics(log_ratio)
+                if good:
+                    entry['bc_loss'] = self._imitate(good)
+                entry['grad_norm'] = self._step()
                 done += 1
-                if epoch + 1 == config.epochs:
-                    ratio = log_ratio.exp()
-                    seen['ratio'].append(float(ratio.mean()))
-                    seen['clip_fraction'].append(float(((ratio - 1).abs() > objective.clip).float().mean()))
-                    seen['log_ratio_std'].append(float(log_ratio.std()))
-        metrics = {name: float(np.mean(values)) for name, values in seen.items() if values}
-        return metrics | {'flow_loss': float(old.mean()), 'first_ratio_error': first_ratio_error or 0.0}
+                for name, value in entry.items():
+                    seen.setdefault(name, []).append(value)
+        return metrics | {name: float(np.mean(values)) for name, values in seen.items()}
 
-    def _success_pool(self) -> Decisions | None:
-        """Return the successful decisions of the newest iterations, or None if there are none."""
-        parts = [part for part in (*self.successes, self.demonstrations) if part is not None and len(part)]
-        if not parts:
-            return None
-        prefix = parts[0].prefix_kv  # of the prompt alone, the same for all
-        if self.policy.contract.cameras:
-            prefix = torch.cat([part.prefix_kv for part in parts], 2)
-        return Decisions(torch.cat([part.states for part in parts]), prefix,
-                         torch.cat([part.chunks for part in parts]))
+    def _prefer(self, decisions: Decisions, batch: Tensor, time_: Tensor, noise: Tensor, old: Tensor,
+                advantage: Tensor) -> Tensor:
+        """Add the gradient of the FPO objective on some decisions; return their log ratios."""
+        objective, logs = self.config.objective, []
+        for rows in batch.split(self.config.microbatch):
+            new = self._losses(decisions, rows, time_[rows], noise[rows])
+            log_ratio = log_ratios(old[rows], new, objective)
+            loss = -surrogate(log_ratio, advantage[rows], objective).sum()
+            (loss / (len(batch) * log_ratio.shape[1])).backward()
+            logs.append(log_ratio.detach())
+        return torch.cat(logs)
 
-    def _imitate(self, good: Decisions) -> float:
-        """Add the gradient of flow matching on successful decisions; return its loss."""
-        config = self.config
-        rows = torch.randint(len(good), (config.bc_batch,), generator=self.generator)
-        time_ = self._pairs(config.bc_batch, config.bc_pairs, stratified=False)
-        noise = torch.randn(config.bc_batch, config.bc_pairs, *good.chunks.shape[1:], generator=self.generator)
-        loss = self._losses(good, rows, time_, noise).mean()
-        (config.bc_coefficient * config.objective.kappa * loss).backward()
-        return loss.item()
+    def _first_ratio_error(self, log_ratio: Tensor) -> float:
+        """Return how far ratios are from 1 before the first step, where they must not be."""
+        error = float((log_ratio.exp() - 1).abs().max())
+        if not error <= 1e-4:  # not a number is an error too
+            raise RuntimeError(f'the ratio before the first step is off by {error:.1e}: old and new losses are not '
+                               'computed alike')
+        return error
+
+    def _ratio_metrics(self, log_ratio: Tensor) -> dict[str, float]:
+        ratio = log_ratio.exp()
+        outside = (ratio - 1).abs() > self.config.objective.clip
+        return {'ratio': float(ratio.mean()), 'clip_fraction': float(outside.float().mean()),
+                'log_ratio_std': float(log_ratio.std(correction=0))}
+
+    def _success_sources(self) -> list[Decisions]:
+        """Return what is imitated: the policy's own successes of the newest iterations, and recorded ones."""
+        own = joined(list(self.successes), pictures=bool(self.policy.contract.cameras))
+        return [source for source in (own, self.demonstrations) if source is not None and len(source)]
+
+    def _imitate(self, sources: list[Decisions]) -> float:
+        """Add the gradient of flow matching on successful decisions, as many of each source; return its loss."""
+        config, total = self.config, 0.0
+        for index, source in enumerate(sources):
+            count = (config.bc_batch + index) // len(sources)
+            rows = torch.randint(len(source), (count,), generator=self.generator)
+            time_ = self._pairs(count, config.bc_pairs, stratified=False)
+            noise = torch.randn(count, config.bc_pairs, *source.chunks.shape[1:], generator=self.generator)
+            loss = self._losses(source, rows, time_, noise).sum() / (config.bc_batch * config.bc_pairs)
+            (config.bc_coefficient * config.objective.kappa * loss).backward()
+            total += loss.item()
+        return total
+
+    def _step(self) -> float:
+        """Take an optimiser step; return the norm of the gradient before clipping."""
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        if not np.isfinite(norm):
+            raise NotFiniteError(f'the gradient of iteration {self.iteration + 1} is not finite: {self._advice()}')
+        self.actor_optimizer.step()
+        return norm

@@ -7,62 +7,103 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fpo_ros.episodes.errors import EpisodeStoreError
 from fpo_ros.episodes.store import EpisodeStore
 from fpo_ros.learning.evaluate import renderer_of
 from fpo_ros.policy.contract import CONTROL_RATE_HZ, PolicyContract
-from fpo_ros.sim.batch import BatchedWorlds
+from fpo_ros.sim.batch import BatchedWorlds, ChunkOutcome
 from fpo_ros.sim.expert import TransferCubeExpert
-from fpo_ros.sim.task import SUCCESS_STAGE, sample_object_pose
+from fpo_ros.sim.render import BatchRenderer
+from fpo_ros.sim.task import SUCCESS_STAGE, Scenes, sample_object_pose, scene_seeds
 
-#: Scene seeds of demonstrations start here, apart from those of fine-tuning and of evaluation.
-DEMONSTRATION_SEED = 900_000
+_NOISE = 'waypoint_noise_std_m'
+
+
+def recorded_scenes(store: EpisodeStore, contract: PolicyContract, noise_std: float) -> dict[int, bool]:
+    """Return scene → success of the expert's episodes that a store holds for a contract; damaged ones do not count.
+
+    :param noise_std: error of every waypoint coordinate of the demonstrator [m].
+    """
+    found = {}
+    for episode_id in store.ids():
+        try:
+            episode = store.read(episode_id)
+        except EpisodeStoreError:
+            continue
+        meta = episode.meta
+        alike = (meta.source == 'expert' and meta.task == contract.task and meta.observation == contract.observation
+                 and set(contract.cameras) <= set(episode.cameras) and meta.extra.get(_NOISE) == noise_std)
+        if alike and meta.seed is not None:
+            found[meta.seed] = bool(meta.success)
+    return found
 
 
 def record_demonstrations(store: EpisodeStore, contract: PolicyContract, episodes: int, noise_std: float,
                           seed: int = 0, frame_every: int = 5,
                           progress: Callable[[int, int], None] | None = None) -> int:
-    """Record episodes of the scripted expert; return how many succeeded.
+    """Record the scripted expert in scenes the store does not hold yet; return how many of all scenes succeeded.
 
     Each episode holds what the policy would have seen before each control step and the target sent then.
 
+    :param episodes: scenes in all, those that :func:`recorded_scenes` finds in the store included.
     :param noise_std: error of every waypoint coordinate of the demonstrator [m].
+    :param seed: which scenes, and the errors.
     :param frame_every: control steps between camera frames, for a contract with cameras.
     :param progress: called with (episodes done, successes).
+    :raises SeedError: for a seed or a number of episodes out of bounds.
     """
+    scenes = scene_seeds(Scenes.DEMONSTRATIONS, seed, episodes)
+    known = recorded_scenes(store, contract, noise_std)
+    successes = sum(known.get(int(scene), False) for scene in scenes)
+    missing = [int(scene) for scene in scenes if int(scene) not in known]
+    done = episodes - len(missing)
+    if not missing:
+        return successes
     expert = TransferCubeExpert()
-    successes, batch = 0, min(32, episodes)
+    batch = min(32, len(missing))
     with BatchedWorlds(contract.task, batch) as worlds, renderer_of(contract) as renderer:
-        for start in range(0, episodes, batch):
-            seeds = DEMONSTRATION_SEED + seed * 10_000 + np.arange(start, min(episodes, start + batch))
-            where = np.arange(len(seeds))
-            plans = np.stack([expert.plan(sample_object_pose(contract.task, int(scene)),
-                                          np.random.default_rng(scene), noise_std) for scene in seeds])
-            worlds.reset(seeds, where)
+        for start in range(0, len(missing), batch):
+            some = missing[start:start + batch]
+            where = np.arange(len(some))
+            plans = np.stack([expert.plan(sample_object_pose(contract.task, scene), np.random.default_rng(scene),
+                                          noise_std) for scene in some])
+            worlds.reset(np.array(some), where)
             first = worlds.qpos[where].copy()
-            before_joints, before_pose = worlds.joints()[where], worlds.object_pose()[where]
+            before = worlds.joints()[where], worlds.object_pose()[where]
             outcome = worlds.step(plans, where)
-            joints = np.concatenate([before_joints[:, None], outcome.joints[:, :-1]], 1)
-            poses = np.concatenate([before_pose[:, None], outcome.object_pose[:, :-1]], 1)
-            frames_at = np.arange(0, plans.shape[1], frame_every)
-            for row, scene in enumerate(seeds):
-                success = bool((outcome.stage[row] == SUCCESS_STAGE).any())
-                successes += success
-                arrays = {'joint_positions': joints[row].astype(np.float32), 'action': plans[row].astype(np.float32),
-                          'reward': outcome.stage[row].astype(np.float32),
-                          'timestamp': np.arange(plans.shape[1]) / CONTROL_RATE_HZ}
-                images = None
+            for row, scene in enumerate(some):
+                arrays = _arrays(plans[row], outcome, row, before)
                 if contract.cameras:
-                    qpos = np.concatenate([first[row:row + 1], outcome.qpos[row, :-1]])[frames_at]
-                    seen = renderer.render_all(qpos)
-                    images = {name: (seen[:, index], frames_at.astype(np.int32))
-                              for index, name in enumerate(contract.cameras)}
-                else:
-                    arrays['object_pose'] = poses[row].astype(np.float32)
+                    del arrays['object_pose']
+                success = bool((outcome.stage[row] == SUCCESS_STAGE).any())
+                qpos = np.concatenate([first[row:row + 1], outcome.qpos[row, :-1]])
                 store.write(arrays, {
                     'task': contract.task, 'prompt': contract.prompt, 'observation': contract.observation,
-                    'source': 'expert', 'seed': int(scene), 'success': success,
+                    'source': 'expert', 'seed': scene, 'success': success,
                     'created': datetime.datetime.now(datetime.timezone.utc).isoformat(),
-                    'extra': {'waypoint_noise_std_m': noise_std}}, images)
+                    'extra': {_NOISE: noise_std}}, _frames(contract, renderer, qpos, frame_every))
+                successes += success
+                done += 1
                 if progress:
-                    progress(start + row + 1, successes)
+                    progress(done, successes)
     return successes
+
+
+def _arrays(plan: np.ndarray, outcome: ChunkOutcome, row: int,
+            before: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays of an episode: what was measured before each control step, and the target sent then."""
+    joints, pose = (np.concatenate([start[row:row + 1], after[row, :-1]])
+                    for start, after in zip(before, (outcome.joints, outcome.object_pose), strict=True))
+    return {'joint_positions': joints.astype(np.float32), 'object_pose': pose.astype(np.float32),
+            'action': plan.astype(np.float32), 'reward': outcome.stage[row].astype(np.float32),
+            'timestamp': np.arange(len(plan)) / CONTROL_RATE_HZ}
+
+
+def _frames(contract: PolicyContract, renderer: BatchRenderer | None, qpos: np.ndarray,
+            every: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the contract's pictures of (T, nq) positions, camera → (frames, steps)."""
+    if renderer is None:
+        return {}
+    steps = np.arange(0, len(qpos), every)
+    seen = renderer.render_all(qpos[steps])
+    return {name: (seen[:, index], steps.astype(np.int32)) for index, name in enumerate(contract.cameras)}

@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.task import MAX_STEPS, SUCCESS_STAGE
 
 #: Control steps in a row that the stricter rule must hold.
 STRICT_STEPS = 10
+#: Length of the privileged state: 14 joints, object pose, elapsed share.
+PRIVILEGED_DIM = 22
 
 
 @dataclass
 class Rollout:
     """Episodes of one policy; N episodes of at most K decisions, padded.
 
-    :param states: (N, K + 1, state_dim) normalised states at each decision and at the end.
-    :param privileged: (N, K + 1, 22) joints, object pose and elapsed share of the cap, for the critic.
+    :param states: (N, K, state_dim) normalised states at each decision.
+    :param privileged: (N, K, PRIVILEGED_DIM) joints, object pose and elapsed share of the cap, for the critic.
     :param prefix_kv: (layers, 2, N * K or 1, kv_heads, n_prefix, head_dim) prefix of each decision.
     :param chunks: (N, K, H, action_dim) normalised chunks, as drawn from the flow.
     :param valid: (N, K) bool, the decision was taken.
@@ -61,14 +64,15 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
     :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
     :param continue_to_strict: go on after the first success until the stricter rule is decided.
     :param on_decision: called with (decision, episodes still running).
+    :raises NotFiniteError: for actions that are not finite; the worlds are left as they were.
     """
     contract, limits = policy.contract, limits or JointLimits()
     cap = max_steps or MAX_STEPS[contract.task]
     decisions = -(-cap // contract.execute)
     count, horizon = len(seeds), contract.horizon
     worlds.reset(seeds, np.arange(count))
-    states = torch.zeros(count, decisions + 1, contract.state_dim)
-    privileged = np.zeros((count, decisions + 1, 22), np.float32)
+    states = torch.zeros(count, decisions, contract.state_dim)
+    privileged = np.zeros((count, decisions, PRIVILEGED_DIM), np.float32)
     chunks = torch.zeros(count, decisions, horizon, contract.action_dim)
     valid = np.zeros((count, decisions), bool)
     success, strict = np.zeros(count, bool), np.zeros(count, bool)
@@ -98,8 +102,11 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
             prefixes[:, :, running * decisions + decision] = prefix
         else:
             prefix = shared_prefix
-        noise = noise_scale * torch.randn(len(running), horizon, contract.action_dim, generator=generator)
+        # Drawn for all: the noise of an episode does not depend on which others have ended.
+        noise = noise_scale * torch.randn(count, horizon, contract.action_dim, generator=generator)[running]
         drawn = policy.act(seen, prefix, noise)
+        check_finite({'actions': drawn}, f'decision {decision + 1} of {decisions} in {len(running)} episodes',
+                     'the policy is damaged, use another one or an earlier checkpoint')
         fresh = ~success[running]
         chunks[running, decision] = drawn
         valid[running, decision] = fresh
@@ -118,7 +125,6 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
         if on_decision:
             on_decision(decision, len(running))
         ended = strict[running] if continue_to_strict else success[running]
-        look(decision + 1, running)
         running = running[~ended]
         if not len(running):
             break

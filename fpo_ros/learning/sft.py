@@ -12,6 +12,7 @@ from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.flow import sample_time, squared_error
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.transforms import image_tensor
@@ -48,6 +49,7 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
     """Train a policy from scratch.
 
     :param progress: called with (steps done, mean loss of the newest steps) about fifty times.
+    :raises NotFiniteError: when the loss stops being finite.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -72,6 +74,8 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
         time = sample_time((config.batch,), generator)
         cache = policy.model.with_state(states[pick], prefix)
         loss = squared_error(policy.model, actions, noise, time, cache).mean()
+        check_finite({'the loss': loss.detach()}, f'step {step + 1} of {config.steps}',
+                     f'check the demonstrations, or train with a lower learning rate than {config.learning_rate:g}')
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)

@@ -1,23 +1,31 @@
 """The full state of a fine-tuning run on disk: resumable after kill -9, at most one iteration lost.
 
-A checkpoint is a directory of safetensors and JSON, written beside the older one and renamed into place.
+A checkpoint is a directory of safetensors and JSON, written beside the older one and renamed into place. The
+successes of an iteration are written once: later checkpoints hold a hard link to the same file.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from fpo_ros.learning.fpo import FPO, Decisions
+from fpo_ros.files import replace_file, sync_dir
+from fpo_ros.learning.decisions import Decisions
+from fpo_ros.learning.fpo import FPO
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
+from fpo_ros.policy.saving import saving, write_tensors
+
+_COMPLETE = re.compile(r'\d+')
+_STAGING = re.compile(r'\.\d+\.\d+')
 
 
 def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -34,8 +42,16 @@ def _load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: dict[s
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})
 
 
-def save_state(learner: FPO, directory: Path, history: list[dict]) -> None:
-    """Write everything a run needs to continue bit-equally."""
+def _success_file(iteration: int) -> str:
+    return f'successes-{iteration:06d}.safetensors'
+
+
+def save_state(learner: FPO, directory: Path, history: list[dict], older: Path | None = None) -> None:
+    """Write everything a run needs to continue bit-equally into an empty directory.
+
+    :param older: checkpoint of an earlier iteration of the same run.
+    :raises OSError: as the system reports it; SafetensorError or SaveError alike.
+    """
     learner.policy.save(directory)
     tensors = {f'critic/{name}': value for name, value in learner.critic.state_dict().items()}
     tensors |= _optimizer_tensors('actor_optimizer', learner.actor_optimizer)
@@ -43,14 +59,24 @@ def save_state(learner: FPO, directory: Path, history: list[dict]) -> None:
     tensors['generator'] = learner.generator.get_state()
     for index, (states, targets) in enumerate(learner.value_data):
         tensors |= {f'value/{index}/states': states, f'value/{index}/targets': targets}
-    for index, part in enumerate(learner.successes):
-        tensors |= {f'success/{index}/states': part.states, f'success/{index}/chunks': part.chunks,
-                    f'success/{index}/prefix_kv': part.prefix_kv}
-    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()},
-              directory / 'learner.safetensors')
     document = {'iteration': learner.iteration, 'control_steps': learner.control_steps, 'history': history,
-                'value': len(learner.value_data), 'success': len(learner.successes)}
-    (directory / 'learner.json').write_text(json.dumps(document) + '\n')
+                'value': len(learner.value_data)}
+    for back, part in enumerate(reversed(learner.successes)):
+        name = _success_file(learner.iteration - back)
+        if older is None or not _link(older / name, directory / name):
+            write_tensors(directory / name, {'states': part.states, 'chunks': part.chunks,
+                                             'prefix_kv': part.prefix_kv})
+    write_tensors(directory / 'learner.safetensors', tensors)
+    replace_file(directory / 'learner.json', (json.dumps(document, allow_nan=False) + '\n').encode())
+
+
+def _link(old: Path, new: Path) -> bool:
+    """Give a file a second name; returns False where there is none or the file system has no links."""
+    try:
+        os.link(old, new)
+    except OSError:
+        return False
+    return True
 
 
 def load_state(learner: FPO, directory: Path) -> list[dict]:
@@ -72,9 +98,11 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         learner.generator.set_state(tensors['generator'])
         learner.value_data.extend((tensors[f'value/{i}/states'], tensors[f'value/{i}/targets'])
                                   for i in range(document['value']))
-        learner.successes.extend(Decisions(tensors[f'success/{i}/states'], tensors[f'success/{i}/prefix_kv'],
-                                           tensors[f'success/{i}/chunks']) for i in range(document['success']))
         learner.iteration, learner.control_steps = document['iteration'], document['control_steps']
+        for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):
+            path = directory / _success_file(iteration + 1)
+            part = load_file(path)
+            learner.successes.append(Decisions(part['states'], part['prefix_kv'], part['chunks']))
         return document['history']
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = ' '.join(str(error).split())
@@ -85,35 +113,51 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
 class CheckpointDirectory:
     """``<run>/checkpoints/000012`` and so on; only complete ones carry such a name.
 
+    Anything else in the directory is left alone.
+
     :param path: the directory that holds them.
     :param keep: how many of the newest are kept.
     """
 
     def __init__(self, path: Path, keep: int = 2) -> None:
         self.path, self.keep = path, keep
-        path.mkdir(parents=True, exist_ok=True)
+        with saving(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def _complete(self) -> list[Path]:
+        """Return the complete checkpoints, oldest first."""
+        return sorted((entry for entry in self.path.iterdir() if _COMPLETE.fullmatch(entry.name)),
+                      key=lambda entry: int(entry.name))
 
     def newest(self) -> Path | None:
         """Return the newest complete checkpoint, or None."""
-        found = sorted(entry for entry in self.path.iterdir() if entry.name.isdigit())
-        return found[-1] if found else None
+        return next(reversed(self._complete()), None)
 
     def save(self, learner: FPO, history: list[dict]) -> Path:
-        """Write a checkpoint of the learner's iteration and drop the oldest."""
+        """Write a checkpoint of the learner's iteration and drop the oldest.
+
+        :raises SaveError: when the disk refuses; the older checkpoints stand then.
+        """
+        older = self.newest()
         final = self.path / f'{learner.iteration:06d}'
         staging = self.path / f'.{final.name}.{os.getpid()}'
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        save_state(learner, staging, history)
-        for file in staging.iterdir():
-            with open(file, 'rb') as handle:
-                os.fsync(handle.fileno())
-        if final.exists():
-            shutil.rmtree(final)
-        staging.rename(final)
-        for entry in self.path.iterdir():
-            if entry.name.startswith('.'):
-                shutil.rmtree(entry)
-        for old in sorted(entry for entry in self.path.iterdir())[:-self.keep]:
-            shutil.rmtree(old)
+        with saving(final, 'the checkpoints before it stand: go on from them with --resume'):
+            self._remove_stale()
+            staging.mkdir()
+            try:
+                save_state(learner, staging, history, older)
+                sync_dir(staging)
+                staging.rename(final)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+            sync_dir(self.path)
+            for old in self._complete()[:-self.keep]:
+                shutil.rmtree(old)
         return final
+
+    def _remove_stale(self) -> None:
+        """Remove what killed processes left half written."""
+        for entry in self.path.iterdir():
+            if _STAGING.fullmatch(entry.name):
+                shutil.rmtree(entry)

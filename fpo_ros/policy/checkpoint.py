@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from fpo_ros.files import replace_file
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import ContractError, PolicyContract
+from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.flow import sample
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
+from fpo_ros.policy.saving import saving, write_tensors
 from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.policy.transforms import image_tensor, state_vector
 
@@ -55,18 +59,33 @@ class FlowPolicy:
         return self.stats.unnormalise_action(chunks.detach().numpy()).astype(np.float32)
 
     def save(self, directory: Path) -> None:
-        """Write ``policy.safetensors`` and ``policy.json`` into an existing directory."""
-        save_file({name: value.contiguous() for name, value in self.model.state_dict().items()},
-                  directory / 'policy.safetensors')
+        """Write ``policy.safetensors`` and ``policy.json`` into an existing directory.
+
+        :raises NotFiniteError: for weights that are not finite; nothing is written then.
+        :raises SaveError: when the disk refuses.
+        """
+        weights = self.model.state_dict()
+        check_finite(weights, f'{directory}: policy not saved', 'train again from the last good policy, '
+                     'with a lower learning rate')
         document = {'model': self.model.config.to_dict(), 'contract': self.contract.to_dict(),
                     **json.loads(self.stats.to_json())}
-        (directory / 'policy.json').write_text(json.dumps(document, indent=2) + '\n')
+        with saving(directory):
+            write_tensors(directory / 'policy.safetensors', weights)
+            replace_file(directory / 'policy.json', (json.dumps(document, indent=2) + '\n').encode())
+
+    def digest(self) -> str:
+        """Return the SHA-256 of weights, contract and statistics, in hexadecimal."""
+        sha = hashlib.sha256(f'{self.contract.to_json()}{self.stats.to_json()}'.encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            sha.update(f'{name}{tuple(value.shape)}{value.dtype}'.encode())
+            sha.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        return sha.hexdigest()
 
     @classmethod
     def load(cls, directory: Path) -> FlowPolicy:
         """Read what :meth:`save` wrote.
 
-        :raises ContractError: naming the file that is missing, truncated or does not fit.
+        :raises ContractError: naming the file that is missing, truncated, not finite or does not fit.
         """
         path = Path(directory) / 'policy.json'
         try:
@@ -77,6 +96,7 @@ class FlowPolicy:
             stats.check(model.contract)
             path = path.with_name('policy.safetensors')
             model.load_state_dict(load_file(path))
+            check_finite(model.state_dict(), 'weights', 'use another policy or an earlier checkpoint')
         except FileNotFoundError as error:
             raise ContractError(f'{path} does not exist: is this the directory of a policy?') from error
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:

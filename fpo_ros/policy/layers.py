@@ -121,9 +121,11 @@ def time_embedding(time: Tensor, width: int, min_period: float = 4e-3, max_perio
     """Return (B, width) sines then cosines of (B,) flow times.
 
     period_k = min_period (max_period / min_period)^(k / (width/2 - 1)), angle 2 pi t / period_k
-    (openpi models_pytorch/pi0_pytorch.py ``create_sinusoidal_pos_embedding``).
+    (openpi models_pytorch/pi0_pytorch.py ``create_sinusoidal_pos_embedding``). Whole turns are dropped in double
+    precision; sine and cosine are single, for ONNX Runtime has no others in all versions.
     """
     fraction = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float64, device=time.device)
     period = min_period * (max_period / min_period) ** fraction
-    angle = (2 * math.pi * time.double()[:, None] / period)
-    return torch.cat([angle.sin(), angle.cos()], -1).float()
+    turns = time.double()[:, None] / period
+    angle = (2 * math.pi * (turns - turns.floor())).float()
+    return torch.cat([angle.sin(), angle.cos()], -1)

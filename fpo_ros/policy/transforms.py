@@ -9,15 +9,21 @@ from fpo_ros.policy.contract import ACTION_DIM, OBJECT_POSE_DIM, ContractError, 
 from fpo_ros.policy.normalisation import NormStats
 
 
+def fitted_size(shape: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Return the rows and columns that a picture of ``shape`` fills of (height, width), its aspect ratio kept."""
+    scale = min(height / shape[0], width / shape[1])
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
 def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an (h, w, 3) uint8 image into (height, width, 3), keeping its aspect ratio, black around it."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ContractError(f'image must be (h, w, 3) uint8, got {image.shape} {image.dtype}')
     if image.shape[:2] == (height, width):
         return image
-    scale = min(height / image.shape[0], width / image.shape[1])
-    size = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
-    small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    size = fitted_size(image.shape[:2], height, width)
+    shrinks = size[0] < image.shape[0] or size[1] < image.shape[1]
+    small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     out = np.zeros((height, width, 3), np.uint8)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     out[top:top + size[0], left:left + size[1]] = small

@@ -12,36 +12,31 @@ from fpo_ros.learning.advantages import explained_variance, gae, standardise
 from fpo_ros.learning.critic import Critic, fit
 
 VALID = np.array([[True, True, True]])
-NEVER = np.zeros((1, 3), bool)
 
 
 def test_three_decisions_that_end_in_success():
     # gamma 0.9, lambda 0.5: delta = 0.9*0.4-0.2, 0.9*0.6-0.4, 1-0.6 = 0.16, 0.14, 0.4.
-    value = np.array([[0.2, 0.4, 0.6, 0.8]])
-    success = np.array([[False, False, True]])
-    advantage, target = gae(np.array([[0.0, 0.0, 1.0]]), value, VALID, success, 0.9, 0.5)
+    advantage, target = gae(np.array([[0.0, 0.0, 1.0]]), np.array([[0.2, 0.4, 0.6]]), VALID, 0.9, 0.5)
     # A2 = 0.4; A1 = 0.14 + 0.45 * 0.4 = 0.32; A0 = 0.16 + 0.45 * 0.32 = 0.304
     np.testing.assert_allclose(advantage, [[0.304, 0.32, 0.4]])
     np.testing.assert_allclose(target, [[0.504, 0.72, 1.0]])
 
 
-def test_a_time_out_bootstraps_the_last_value_and_success_does_not():
-    value = np.array([[0.2, 0.4, 0.6, 0.8]])
-    late, _ = gae(np.zeros((1, 3)), value, VALID, NEVER, 0.9, 0.5)
-    assert late[0, 2] == pytest.approx(0.9 * 0.8 - 0.6)
-    ended, _ = gae(np.zeros((1, 3)), value, VALID, np.array([[False, False, True]]), 0.9, 0.5)
-    assert ended[0, 2] == pytest.approx(-0.6)
-    value[0, 3] = 1e6
-    again, _ = gae(np.zeros((1, 3)), value, VALID, np.array([[False, False, True]]), 0.9, 0.5)
-    np.testing.assert_array_equal(again, ended)
+def test_nothing_is_expected_behind_the_cap():
+    # delta = 0.16, 0.14, -0.6: whatever the value function says of the state at the cap, a failure is worth 0.
+    advantage, target = gae(np.zeros((1, 3)), np.array([[0.2, 0.4, 0.6]]), VALID, 0.9, 0.5)
+    np.testing.assert_allclose(advantage, [[0.16 + 0.45 * -0.13, 0.14 + 0.45 * -0.6, -0.6]], atol=1e-12)
+    np.testing.assert_allclose(target[0, 2], 0.0, atol=1e-12)
+    _, target = gae(np.zeros((1, 3)), np.array([[0.2, 0.4, 0.6]]), VALID, 0.9, 1.0)
+    np.testing.assert_allclose(target, 0.0, atol=1e-12)
 
 
 def test_padding_after_the_end_is_ignored_and_gets_nothing():
-    reward, value = np.array([[0.0, 1.0, 0.0]]), np.array([[0.2, 0.4, 0.6, 0.8]])
-    valid, success = np.array([[True, True, False]]), np.array([[False, True, False]])
-    short = gae(reward[:, :2], value[:, :3], valid[:, :2], success[:, :2], 0.9, 0.5)
-    reward[0, 2], value[0, 2:] = 77.0, -1e6
-    advantage, target = gae(reward, value, valid, success, 0.9, 0.5)
+    reward, value = np.array([[0.0, 1.0, 0.0]]), np.array([[0.2, 0.4, 0.6]])
+    valid = np.array([[True, True, False]])
+    short = gae(reward[:, :2], value[:, :2], valid[:, :2], 0.9, 0.5)
+    reward[0, 2], value[0, 2] = 77.0, -1e6
+    advantage, target = gae(reward, value, valid, 0.9, 0.5)
     np.testing.assert_allclose(advantage[:, :2], short[0])
     np.testing.assert_allclose(target[:, :2], short[1])
     assert advantage[0, 2] == target[0, 2] == 0
@@ -49,16 +44,15 @@ def test_padding_after_the_end_is_ignored_and_gets_nothing():
 
 def test_with_lambda_one_the_target_is_the_discounted_return():
     rng = np.random.default_rng(0)
-    reward, value = rng.normal(size=(1, 3)), rng.normal(size=(1, 4))
-    _, target = gae(reward, value, VALID, np.array([[False, False, True]]), 0.7, 1.0)
+    reward, value = rng.normal(size=(1, 3)), rng.normal(size=(1, 3))
+    _, target = gae(reward, value, VALID, 0.7, 1.0)
     np.testing.assert_allclose(
         target[0], [reward[0] @ [1, 0.7, 0.49], reward[0, 1:] @ [1, 0.7], reward[0, 2]]
     )
 
 
 def test_exact_values_leave_no_advantage():
-    value = np.array([[0.81, 0.9, 1.0, 5.0]])
-    advantage, _ = gae(np.array([[0.0, 0.0, 1.0]]), value, VALID, np.array([[False, False, True]]), 0.9, 0.95)
+    advantage, _ = gae(np.array([[0.0, 0.0, 1.0]]), np.array([[0.81, 0.9, 1.0]]), VALID, 0.9, 0.95)
     np.testing.assert_allclose(advantage, 0, atol=1e-12)
 
 
@@ -84,13 +78,30 @@ def test_explained_variance_by_hand():
     assert explained_variance(np.ones(4), target) == 0.0
 
 
-def test_value_function_starts_at_its_initial_value_and_learns_a_target():
-    torch.manual_seed(0)
-    critic, generator = Critic(3, width=32, initial_value=0.4), torch.Generator().manual_seed(0)
+def test_value_function_begins_with_one_value_and_learns_a_target():
+    critic, generator = Critic(3, width=32), torch.Generator().manual_seed(0)
     states = torch.randn(200, 3, generator=generator) * 5 + 2
-    critic.set_normalisation(states.numpy())
+    critic.begin(states.numpy(), 0.4)
     assert torch.allclose(critic(states), torch.tensor(0.4))
     targets = (states[:, 0] > 2).float()
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
     fit(critic, optimizer, states, targets, 150, 64, generator)
     assert explained_variance(targets.numpy(), critic(states).detach().numpy()) > 0.8
+
+
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_random_state():
+    torch.manual_seed(5)
+    first, drawn = Critic(3, seed=1), torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+    again, other = Critic(3, seed=1), Critic(3, seed=2)
+    assert torch.equal(first.net[0].weight, again.net[0].weight)
+    assert not torch.equal(first.net[0].weight, other.net[0].weight)
+
+
+def test_a_cube_thrown_away_is_worth_no_more_and_no_less_than_one_out_of_reach():
+    critic, states = Critic(3, width=32), torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    critic.begin(states.numpy(), 0.4)
+    torch.nn.init.normal_(critic.net[-1].weight, generator=torch.Generator().manual_seed(0))
+    near, far = (critic(torch.tensor([0.0, 0.0, distance])) for distance in (10.0, 1e6))
+    assert torch.equal(near, far) and not torch.equal(near, critic(torch.zeros(3)))

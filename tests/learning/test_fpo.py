@@ -9,10 +9,12 @@ import torch
 
 from fpo_ros.learning import fpo
 from fpo_ros.learning.advantages import standardise
+from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
-from fpo_ros.learning.rollout import Rollout
+from fpo_ros.learning.rollout import Rollout, collect
+from fpo_ros.policy.finite import NotFiniteError
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import HELD_OUT_SEED
+from fpo_ros.sim.task import SeedError, is_held_out
 
 
 def test_training_scenes_are_never_held_out_ones():
@@ -20,7 +22,9 @@ def test_training_scenes_are_never_held_out_ones():
     for iteration in (0, 1, 10, 12345, 999_999):
         learner.iteration = iteration
         seeds = learner.seeds()
-        assert len(set(seeds)) == 4 and seeds.min() >= 0 and seeds.max() < HELD_OUT_SEED
+        assert len(set(seeds)) == 4 and not any(is_held_out(int(scene)) for scene in seeds)
+    with pytest.raises(SeedError, match='out of bounds'):
+        FPO(tiny_task.policy(), tiny_task.config(), seed=-1).seeds()
 
 
 def test_iterations_draw_other_scenes():
@@ -75,24 +79,30 @@ def test_policy_optimization_unlearns_what_is_punished(monkeypatch):
     assert np.mean(rates[-2:]) < np.mean(rates[:2]) - 0.05, rates
 
 
+def hand_made(valid: np.ndarray, success: np.ndarray) -> Rollout:
+    """Return a rollout of which only what advantages need is filled in."""
+    count, decisions = valid.shape
+    return Rollout(
+        torch.zeros(count, decisions, 21),
+        np.random.default_rng(0).normal(size=(count, decisions, 22)).astype(np.float32),
+        torch.zeros(1),
+        torch.zeros(count, decisions, 4, 14),
+        valid,
+        success,
+        np.zeros(count, bool),
+        np.zeros(count, np.int8),
+        np.full(count, 6),
+    )
+
+
 def test_returns_are_credited_to_the_decision_that_succeeded():
     # All values start at the mean success, 0.5; gamma 0.9, lambda 0.5. The first episode succeeds in its second
-    # decision: A1 = 1 - 0.5, A0 = 0.45 - 0.5 + 0.45 A1. The second times out: each delta is 0.45 - 0.5.
+    # decision: A1 = 1 - 0.5, A0 = 0.45 - 0.5 + 0.45 A1. The second times out: nothing follows its last decision,
+    # A2 = -0.5, before it each delta is 0.45 - 0.5.
     learner = FPO(tiny_task.policy(), tiny_task.config(gamma=0.9, lam=0.5))
-    valid, rng = np.array([[True, True, False], [True, True, True]]), np.random.default_rng(0)
-    rollout = Rollout(
-        torch.zeros(2, 4, 21),
-        rng.normal(size=(2, 4, 22)).astype(np.float32),
-        torch.zeros(1),
-        torch.zeros(2, 3, 4, 14),
-        valid,
-        np.array([True, False]),
-        np.zeros(2, bool),
-        np.zeros(2, np.int8),
-        np.array([6, 9]),
-    )
-    advantage, metrics = learner._advantages(rollout)
-    expected = np.array([0.175, 0.5, -0.082625, -0.0725, -0.05])
+    valid = np.array([[True, True, False], [True, True, True]])
+    advantage, metrics = learner._advantages(hand_made(valid, np.array([True, False])))
+    expected = np.array([0.175, 0.5, -0.17375, -0.275, -0.5])
     targets = learner.value_data[0][1].numpy()
     np.testing.assert_allclose(targets, expected + 0.5, atol=1e-6)
     np.testing.assert_allclose(advantage.numpy(), (expected - expected.mean()) / expected.std(), atol=1e-5)
@@ -135,4 +145,89 @@ def test_own_successes_are_imitated_as_long_as_they_are_kept(waist_task):
             learner.run_iteration(worlds)
             kept.append([len(part) for part in learner.successes])
     assert [len(counts) for counts in kept] == [1, 2, 2] and kept[2][0] == kept[1][1] and sum(kept[0]) > 0
-    assert len(learner._success_pool()) == sum(kept[2])
+    assert [len(source) for source in learner._success_sources()] == [sum(kept[2])]
+
+
+@pytest.mark.parametrize(('recorded', 'own', 'expected'), [
+    (6, 0, [5]), (0, 40, [5]), (6, 40, [2, 3]), (6000, 40, [2, 3])])
+def test_recorded_pairs_and_own_successes_have_fixed_shares_of_a_batch(monkeypatch, recorded, own, expected):
+    learner = FPO(tiny_task.policy(), tiny_task.config(bc_batch=5),
+                  demonstrations=tiny_task.pairs(recorded) if recorded else None)
+    part = Decisions(torch.zeros(own, 21), learner.policy.prefix(None).detach(), torch.zeros(own, 4, 14))
+    learner.successes.append(part)
+    drawn = []
+    plain = FPO._losses
+    monkeypatch.setattr(FPO, '_losses', lambda *a: drawn.append((len(a[1]), len(a[2]))) or plain(*a))
+    learner._imitate(learner._success_sources())
+    assert drawn == [(size, share) for size, share in zip([n for n in (own, recorded) if n], expected, strict=True)]
+
+
+def noisy(learner: FPO) -> None:
+    """Give the value function opinions that nothing supports."""
+    with torch.no_grad():
+        learner.critic.net[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(('goal', 'rate'), [(9.0, 0.0), (-9.0, 1.0)])
+def test_episodes_that_all_end_alike_do_not_move_the_policy(goal, rate):
+    policy = tiny_task.policy()
+    learner = FPO(policy, tiny_task.config(bc_coefficient=0.0))
+    noisy(learner)
+    before = tiny_task.weights(policy)
+    with tiny_task.short_episodes(), tiny_task.waist_reward(goal), BatchedWorlds('transfer_cube', 4) as worlds:
+        metrics = learner.run_iteration(worlds)
+    assert metrics['success_rate'] == rate and metrics['advantage_std'] > 0 and 'ratio' not in metrics
+    assert all(torch.equal(before[name], value) for name, value in tiny_task.weights(policy).items())
+
+
+def test_episodes_that_all_end_alike_are_imitated_where_they_succeed():
+    learner = FPO(tiny_task.policy(), tiny_task.config())
+    noisy(learner)
+    before = tiny_task.weights(learner.policy)
+    with tiny_task.short_episodes(), tiny_task.waist_reward(-9.0), BatchedWorlds('transfer_cube', 4) as worlds:
+        metrics = learner.run_iteration(worlds)
+    assert 'ratio' not in metrics and metrics['bc_loss'] > 0
+    assert any(not torch.equal(before[name], value) for name, value in tiny_task.weights(learner.policy).items())
+
+
+def spoil(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        next(module.parameters()).view(-1)[0] = float('nan')
+
+
+def test_actions_that_are_not_finite_stop_before_anything_moves():
+    policy = tiny_task.policy()
+    spoil(policy.model.action_out_proj)
+    with BatchedWorlds('transfer_cube', 4) as worlds:
+        worlds.reset(np.arange(4))
+        before = worlds.qpos.copy()
+        with pytest.raises(NotFiniteError, match='decision 1 of .* actions are not finite: the policy is damaged'):
+            collect(policy, worlds, np.arange(4), torch.Generator())
+        assert np.array_equal(worlds.qpos, before)
+
+
+@pytest.mark.parametrize(('part', 'words'), [
+    ('_prefer', 'gradient of iteration 1'), ('_step', 'policy after iteration 1'), ('_losses', 'iteration 1'),
+    ('fit', 'value function after iteration 1')])
+def test_training_that_diverges_is_one_error_that_says_where(waist_task, monkeypatch, part, words):
+    learner = FPO(tiny_task.policy(), tiny_task.config(epochs=1, minibatch=1000))
+    if part == 'fit':
+        plain_fit = fpo.fit
+        monkeypatch.setattr(fpo, 'fit', lambda critic, *a: plain_fit(critic, *a) + (spoil(critic) or 0.0))
+    else:
+        plain = getattr(FPO, part)
+
+        def diverges(self, *arguments):
+            result = plain(self, *arguments)
+            if part == '_losses':
+                return result * float('nan')
+            if part == '_prefer':
+                self.parameters[0].grad.fill_(float('inf'))
+            else:
+                spoil(self.policy.model.action_out_proj)
+            return result
+
+        monkeypatch.setattr(FPO, part, diverges)
+    with BatchedWorlds('transfer_cube', 4) as worlds, pytest.raises(NotFiniteError, match=words) as caught:
+        learner.run_iteration(worlds)
+    assert 'lower learning rate' in str(caught.value) and '\n' not in str(caught.value)

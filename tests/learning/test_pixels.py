@@ -10,10 +10,10 @@ import tiny_task
 import torch
 
 from fpo_ros.episodes.store import EpisodeStore
+from fpo_ros.learning.decisions import flatten
 from fpo_ros.learning.demonstrations import load_demonstrations
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.finetune import finetune
-from fpo_ros.learning.fpo import flatten
 from fpo_ros.learning.record import record_demonstrations
 from fpo_ros.learning.rollout import collect
 from fpo_ros.sim.batch import BatchedWorlds
@@ -83,11 +83,12 @@ def test_recorded_frames_are_what_the_policy_would_have_seen(tmp_path):
 
 def test_fine_tuning_and_evaluation_from_pixels(waist_task, tmp_path):
     start = tiny_task.policy(contract=CONTRACT)
-    policy, history = finetune(start, tmp_path, tiny_task.config(episodes=3), 2)
-    assert all(entry['first_ratio_error'] < 1e-4 for entry in history)
+    policy, history = finetune(start, tmp_path, tiny_task.config(episodes=6), 2)
+    errors = [entry['first_ratio_error'] for entry in history if 'first_ratio_error' in entry]
+    assert errors and max(errors) < 1e-4
     changed = {name for name, value in tiny_task.weights(policy).items()
                if not torch.equal(value, start.model.state_dict()[name])}
     assert not any(name.startswith(('vision_tower', 'language_layers')) for name in changed)
     assert evaluate(policy, 2, sampling='zero').episodes == 2
-    _, resumed = finetune(start, tmp_path, tiny_task.config(episodes=3), 3, resume=True)
+    _, resumed = finetune(start, tmp_path, tiny_task.config(episodes=6), 3, resume=True)
     assert [entry['iteration'] for entry in resumed] == [1, 2, 3]

@@ -51,13 +51,14 @@ CONFIG = FPOConfig(
 
 
 def policy(seed: int = 0, contract: PolicyContract = CONTRACT) -> FlowPolicy:
-    """Return an untrained policy that wanders about the start pose."""
-    torch.manual_seed(seed)
+    """Return an untrained policy that wanders about the start pose; the global random state is left alone."""
     size = contract.state_dim
     mean = np.concatenate([START_JOINTS, [0.1, 0.5, 0.05, 1, 0, 0, 0]])[:size]
-    return FlowPolicy(
-        Pi0(TINY, contract), NormStats(mean, np.full(size, 0.1), START_JOINTS, np.full(14, 0.02))
-    )
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return FlowPolicy(
+            Pi0(TINY, contract), NormStats(mean, np.full(size, 0.1), START_JOINTS, np.full(14, 0.02))
+        )
 
 
 def pairs(count: int = 6) -> Demonstrations:

@@ -82,6 +82,30 @@ def test_a_damaged_policy_is_one_error_that_names_the_file(make_policy, tmp_path
     assert str(tmp_path / file) in str(caught.value)
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(make_policy, tmp_path, monkeypatch):
+    policy = make_policy()
+    with torch.no_grad():
+        policy.model.action_out_proj.weight[0, 0] = float('nan')
+    with monkeypatch.context() as patch:
+        patch.setattr('fpo_ros.policy.checkpoint.check_finite', lambda *_: None)
+        policy.save(tmp_path)
+    with pytest.raises(ContractError, match='1 of .* values of action_out_proj.weight are not finite') as caught:
+        FlowPolicy.load(tmp_path)
+    assert str(tmp_path / 'policy.safetensors') in str(caught.value) and 'earlier checkpoint' in str(caught.value)
+
+
+def test_a_digest_tells_weights_contracts_and_statistics_apart(make_policy, tmp_path):
+    policy = make_policy()
+    policy.save(tmp_path)
+    assert FlowPolicy.load(tmp_path).digest() == policy.digest()
+    others = [make_policy(seed=1), make_policy(execute=2), FlowPolicy(policy.model, make_policy(seed=1).stats)]
+    with torch.no_grad():
+        nudged = make_policy()
+        nudged.model.action_out_proj.bias[3] += 1e-6
+    digests = {one.digest() for one in (policy, nudged, *others)}
+    assert len(digests) == 5
+
+
 def test_a_directory_without_a_policy_is_refused(tmp_path):
     with pytest.raises(ContractError, match='does not exist'):
         FlowPolicy.load(tmp_path / 'nowhere')

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from fpo_ros.policy.contract import ContractError, Observation, PolicyContract, check_chunk
 from fpo_ros.policy.normalisation import MIN_STD, NormStats
 from fpo_ros.policy.tokenizer import VOCABULARY_SIZE, tokenize
-from fpo_ros.policy.transforms import image_tensor, model_inputs, resize_with_pad, state_vector
+from fpo_ros.policy.transforms import fitted_size, image_tensor, model_inputs, resize_with_pad, state_vector
 
 PIXELS = PolicyContract(
     observation='pixels', cameras=('cam_high', 'cam_low'), image_height=16, image_width=24
@@ -50,6 +50,15 @@ def test_a_white_picture_touches_two_opposite_edges_and_covers_its_share(height,
     assert rows == size[0] or columns == size[1]
     scale = min(size[0] / height, size[1] / width)
     assert abs(rows - max(1, height * scale)) <= 1 and abs(columns - max(1, width * scale)) <= 1
+
+
+@given(shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), size=st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_a_picture_of_the_fitted_size_is_padded_only(shape, size):
+    fitted = fitted_size(shape, *size)
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 256, (*fitted, 3), np.uint8)
+    out = resize_with_pad(image, *size)
+    assert np.array_equal(out[out.any(2)].reshape(image.shape), image)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from fpo_ros.policy.transforms import resize_with_pad
 from fpo_ros.sim.model import CAMERAS, start_qpos
-from fpo_ros.sim.render import BatchRenderer, RenderError, WorldRenderer
+from fpo_ros.sim.render import CAMERA_SIZE, BatchRenderer, RenderError, WorldRenderer
 from fpo_ros.sim.task import sample_object_pose
 from fpo_ros.sim.world import World
 
@@ -71,6 +72,20 @@ def test_a_batch_holds_worlds_by_cameras_in_order(renderer):
     assert seen.shape == (2, 2, 48, 64, 3)
     assert np.array_equal(seen[1, 0], renderer.render(qpos[1], 'cam_angle'))
     assert np.array_equal(seen[0, 1], renderer.render(qpos[0], 'cam_high'))
+
+
+@pytest.mark.parametrize('size', [(96, 96), (48, 64), (120, 80)])
+def test_a_batch_shows_what_the_robot_makes_of_a_camera_frame(size):
+    qpos = np.stack([start_qpos(sample_object_pose('transfer_cube', seed)) for seed in (1, 2)])
+    with WorldRenderer('transfer_cube', *CAMERA_SIZE) as camera:
+        frames = [[camera.render(row, name) for name in CAMERAS] for row in qpos]
+    expected = np.array([[resize_with_pad(frame, *size) for frame in row] for row in frames])
+    with BatchRenderer('transfer_cube', tuple(CAMERAS), *size) as batch:
+        seen = batch.render_all(qpos)
+    assert seen.shape == expected.shape == (2, len(CAMERAS), *size, 3)
+    difference = np.abs(seen.astype(int) - expected)
+    assert difference.mean((0, 2, 3, 4)).max() < 4, 'only the smoothing of edges differs'
+    assert np.array_equal((seen == 0).all((0, 1, 3, 4)), (expected == 0).all((0, 1, 3, 4))), 'the same rows are black'
 
 
 def test_rendering_does_not_disturb_the_physics(renderer):

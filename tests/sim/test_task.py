@@ -13,16 +13,27 @@ from hypothesis.extra.numpy import arrays
 
 from fpo_ros.policy.contract import START_JOINTS
 from fpo_ros.sim.batch import BatchedWorlds, hold_targets
-from fpo_ros.sim.model import UnknownTaskError, controls_of, joints_of, load_model, start_qpos, task_xml
+from fpo_ros.sim.model import (
+    OBJECT_QPOS,
+    SENSORS,
+    UnknownTaskError,
+    controls_of,
+    joints_of,
+    load_model,
+    start_qpos,
+    task_xml,
+)
 from fpo_ros.sim.task import held_by_left_alone, sample_object_pose, stages_of
 from fpo_ros.sim.world import World
 
 
-@pytest.mark.parametrize(('left', 'right', 'table', 'stage', 'alone'), [
-    (0, 0, 0, 0, False), (0, 0, 1, 0, False), (0, 1, 1, 1, False), (0, 1, 0, 2, False),
-    (1, 0, 1, 3, False), (1, 1, 1, 3, False), (1, 1, 0, 4, False), (1, 0, 0, 4, True)])
-def test_stage_of_every_combination_of_contacts(left, right, table, stage, alone):
-    sensors = np.array([left, right, table], float)
+@pytest.mark.parametrize(('left', 'right', 'table', 'arm', 'stage', 'alone'), [
+    (0, 0, 0, 0, 0, False), (0, 0, 1, 0, 0, False), (0, 1, 1, 1, 1, False), (0, 1, 0, 1, 2, False),
+    (1, 0, 1, 0, 3, False), (1, 1, 1, 1, 3, False), (1, 1, 0, 1, 4, False), (1, 0, 0, 0, 4, True),
+    # The right arm touches with something else than the finger that gym-aloha looks at.
+    (0, 0, 0, 1, 0, False), (0, 0, 1, 1, 0, False), (1, 0, 1, 1, 3, False), (1, 0, 0, 1, 4, False)])
+def test_stage_of_every_combination_of_contacts(left, right, table, arm, stage, alone):
+    sensors = np.array([left, right, table, arm], float)
     assert stages_of(sensors) == stage and held_by_left_alone(sensors) == alone
     assert stages_of(np.stack([sensors * 3, sensors])).tolist() == [stage, stage], (
         'several contacts count as one'
@@ -77,6 +88,21 @@ def test_model_has_a_contact_sensor_per_part_and_a_tool_site_per_arm():
             data.geom(f'vx300s_{side}/10_{finger}_gripper_finger').xpos for finger in ('left', 'right')
         ]
         assert np.linalg.norm(tool - np.mean(fingers, 0)) < 0.06, 'the tool point lies between the fingers'
+
+
+@pytest.mark.parametrize('part', ['10_left_gripper_finger', '9_gripper_bar', '7_gripper', '4_upper_forearm'])
+def test_every_part_of_the_right_arm_is_felt_apart_from_the_finger_of_the_reward(part):
+    world = World('transfer_cube', seed=0)
+    world.set_targets(np.where(np.arange(14) % 7 == 6, 1.0, START_JOINTS))
+    world.step(300)
+    fingers = [world.data.geom(f'vx300s_right/10_{side}_gripper_finger').xpos for side in ('left', 'right')]
+    outward = (fingers[0] - fingers[1]) / np.linalg.norm(fingers[0] - fingers[1])
+    away = 0.03 if 'finger' in part else 0.0
+    world.data.qpos[OBJECT_QPOS][:3] = world.data.geom(f'vx300s_right/{part}').xpos + away * outward
+    mujoco.mj_forward(world.model, world.data)
+    touched = dict(zip(SENSORS, world.data.sensordata > 0, strict=True))
+    assert touched == {
+        'box_left_finger': False, 'box_right_finger': False, 'box_table': False, 'box_right_arm': True}
 
 
 def test_held_targets_repeat_the_last_one():

@@ -1,0 +1,32 @@
+"""Fine-tuning runs of the tiny task, and what they wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import tiny_task
+
+from fpo_ros.learning.finetune import finetune
+
+#: Entries of a history that measure the wall clock.
+CLOCK = {'rollout_s', 'update_s', 'steps_per_s'}
+
+
+def train(run: Path, iterations: int, **options: object):
+    settings = options.pop('settings', tiny_task.config())
+    return finetune(
+        tiny_task.policy(), run, settings, iterations, demonstrations=tiny_task.pairs(), **options
+    )
+
+
+def newest(run: Path) -> Path:
+    return max((run / 'checkpoints').iterdir())
+
+
+def without_clock(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in entry.items() if key not in CLOCK} for entry in history]
+
+
+def progress(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / 'progress.jsonl').read_text().splitlines()]
