@@ -15,6 +15,14 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class NotConfirmed(OSError):
+    """A change is made and visible, but the disk did not confirm that it survives a power cut."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        reason = error.strerror or error
+        super().__init__(error.errno, f'written, but the disk did not confirm it ({reason})', str(path))
+
+
 def write_file(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
     """Write a new file and wait until the disk has it.
 
@@ -43,9 +51,25 @@ def sync_dir(path: Path) -> None:
         os.close(fd)
 
 
+def make_dirs(path: Path, mode: int = 0o777) -> None:
+    """Make a directory and its missing ancestors and wait until the disk has their entries.
+
+    :param mode: permission bits of what is made, before the umask.
+    :raises OSError: as the system reports it; some of the ancestors may have been made.
+    """
+    path, missing = Path(path), []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        directory.mkdir(mode, exist_ok=True)
+        sync_dir(directory.parent)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Set the contents of a file so that a reader sees the old or the new ones, never a mixture.
 
+    :raises NotConfirmed: when the new contents stand, but may not survive a power cut.
     :raises OSError: as the system reports it; the old contents stand then.
     """
     temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
@@ -55,7 +79,10 @@ def replace_file(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_dir(path.parent)
+    try:
+        sync_dir(path.parent)
+    except OSError as error:
+        raise NotConfirmed(path, error) from error
 
 
 def try_lock(path: Path) -> int | None:
@@ -74,6 +101,24 @@ def try_lock(path: Path) -> int | None:
     return fd
 
 
+def is_locked(path: Path) -> bool:
+    """Say whether some process holds the exclusive lock of a file. Changes nothing; works on read-only media.
+
+    :raises OSError: when that cannot be told, because the file must not be read or cannot be locked.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the exclusive lock of a file, waiting for another holder to finish."""
@@ -87,6 +132,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def explain(error: OSError, path: Path) -> str:
     """Return one line that says what failed on which path and, for a full disk, what to do."""
+    if isinstance(error, NotConfirmed):
+        return f'{path}: {error.strerror}'
     if error.errno in FULL:
         free = shutil.disk_usage(_existing(path)).free
         return f'{path}: disk full ({free / 1e6:.1f} MB free): free some space or choose another disk'

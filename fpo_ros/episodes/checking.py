@@ -22,8 +22,9 @@ def problems(path: Path) -> list[str]:
     for check in (_check_arrays, _check_cameras, _check_files):
         try:
             check(episode)
-        except EpisodeStoreError as error:
-            found.append(str(error) if str(path) in str(error) else f'{path}: {error}')
+        except (EpisodeStoreError, OSError, MemoryError) as error:
+            text = str(error) or type(error).__name__
+            found.append(text if str(path) in text else f'{path}: {text}')
     return found
 
 
@@ -45,7 +46,7 @@ def _check_files(episode: Episode) -> None:
         file = episode.path / name / zarr3.METADATA
         try:
             own = json.loads(file.read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError, MemoryError) as error:
             raise EpisodeStoreError(f'{file} is missing or damaged: restore it from a copy') from error
         if own != metadata:
             raise EpisodeStoreError(f'{file} differs from what {episode.path / zarr3.METADATA} says of it')

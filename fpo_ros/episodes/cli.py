@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,9 +45,9 @@ def list_(store: StorePath,
 
     opened = EpisodeStore.open(store)
     found = [(episode.id, episode.meta) for episode in opened.iter(keep)]
-    leftovers = len(opened.leftovers())
+    unfinished, note = _unfinished(opened)
     if as_json:
-        _print_json({'store': str(store), 'unfinished': leftovers,
+        _print_json({'store': str(store), 'unfinished': unfinished,
                      'episodes': [{'id': name, **meta.to_dict()} for name, meta in found]})
         return
     for name, meta in found:
@@ -54,9 +55,7 @@ def list_(store: StorePath,
         typer.echo(f'{name}  {meta.created}  {meta.task}  {meta.source:<7} {_outcome(meta):<8} '
                    f'{meta.steps:>5} steps  seed {seed}  {meta.policy_version or "-"}')
     done = sum(bool(meta.success) for _, meta in found)
-    typer.echo(f'{len(found)} episodes, {done} succeeded, {sum(meta.steps for _, meta in found)} steps'
-               + (f'; {leftovers} unfinished: "fpo-ros episodes salvage {store} --dry-run" tells more'
-                  if leftovers else ''))
+    typer.echo(f'{len(found)} episodes, {done} succeeded, {sum(meta.steps for _, meta in found)} steps{note}')
 
 
 @app.command()
@@ -138,7 +137,9 @@ def salvage(store: StorePath,
         raise EpisodeStoreError(f'{store} has no unfinished episode {unknown[0]!r}: it has '
                                 f'{", ".join(found) or "none"}')
     results = [_treat(opened, found[name], dry_run, discard) for name in names or found]
-    failed = [entry for entry in results if entry['result'] == 'nothing to save']
+    if not dry_run:
+        opened.tidy()
+    failed = [entry for entry in results if entry['result'] in ('nothing to save', 'failed')]
     if as_json:
         _print_json({'store': str(store), 'unfinished': results})
     else:
@@ -150,6 +151,16 @@ def salvage(store: StorePath,
         raise typer.Exit(1)
 
 
+def _unfinished(store: EpisodeStore) -> tuple[int | None, str]:
+    """Return how many episodes are unfinished, None if that cannot be told, and what to say of them."""
+    try:
+        count = len(store.leftovers())
+    except EpisodeStoreError as error:
+        return None, f'; {error}'
+    command = shlex.join(['fpo-ros', 'episodes', 'salvage', str(store.path), '--dry-run'])
+    return count, f'; {count} unfinished: "{command}" tells more' if count else ''
+
+
 def _treat(store: EpisodeStore, leftover: Leftover, dry_run: bool, discard: bool) -> dict[str, Any]:
     """Save or remove one unfinished episode and say what was done."""
     entry: dict[str, Any] = {'name': leftover.name, 'steps': leftover.steps, 'episode': None}
@@ -159,14 +170,19 @@ def _treat(store: EpisodeStore, leftover: Leftover, dry_run: bool, discard: bool
         text = f'{leftover.steps} steps can be saved'
         if leftover.problem:
             text = f'nothing to save: {leftover.problem}'
+        if leftover.doubt:
+            text += f' (it cannot be told whether it is still being recorded: {leftover.doubt})'
         return entry | {'result': 'dry run', 'text': text}
-    if discard:
-        store.discard(leftover.name)
-        return entry | {'result': 'discarded', 'text': 'removed'}
-    if leftover.problem:
+    if leftover.problem and not discard:
         return entry | {'result': 'nothing to save',
                         'text': f'nothing to save: {leftover.problem}; remove it with --discard'}
-    episode_id = store.salvage(leftover.name)
+    try:
+        if discard:
+            store.discard(leftover.name)
+            return entry | {'result': 'discarded', 'text': 'removed'}
+        episode_id = store.salvage(leftover.name)
+    except EpisodeStoreError as error:
+        return entry | {'result': 'failed', 'text': str(error)}
     return entry | {'result': 'saved', 'episode': episode_id,
                     'text': f'{leftover.steps} steps saved as {episode_id}'}
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fpo_ros.episodes import zarr3
-from fpo_ros.episodes.errors import EpisodeStoreError
+from fpo_ros.episodes.errors import EpisodeStoreError, UnconfirmedEpisode
 from fpo_ros.episodes.meta import EpisodeMeta
 from fpo_ros.files import explain, replace_file, sync_dir, try_lock, write_file
 
@@ -24,7 +24,8 @@ INCOMING = '.incoming'
 LOCK_SUFFIX = '.lock'
 FORMAT_VERSION = 1
 EPISODE_ATTRIBUTE = 'fpo_ros_episode'
-EPISODE_ID = re.compile(r'ep_(\d{6,12})')
+#: Numbers have six digits, and more only where six do not suffice: each number has one name.
+EPISODE_ID = re.compile(r'ep_([0-9]{6}|[1-9][0-9]{6,11})')
 
 
 @contextlib.contextmanager
@@ -97,9 +98,12 @@ class Incoming:
         self.root, self.meta = root, meta
         self.path = root / INCOMING
         self.arrays: dict[str, _GrowingArray] = {}
+        #: Steps that a salvage would find if this process died now.
+        self.safe_steps = 0
         self._lock: int | None = None
         with system_errors(self.path, 'the episode was not begun'):
             self.path.mkdir(exist_ok=True)
+            sync_dir(root)
             while self._lock is None:
                 self.path = root / INCOMING / uuid.uuid4().hex
                 self._lock = _begin_lock(lock_path(self.path))
@@ -107,6 +111,7 @@ class Incoming:
             with system_errors(self.path, 'the episode was not begun'):
                 self.path.mkdir()
                 write_file(self.path / zarr3.METADATA, episode_metadata(meta, {}))
+                sync_dir(self.path.parent)
         except BaseException:
             self.discard()
             raise
@@ -130,40 +135,57 @@ class Incoming:
         replace_file(self.path / zarr3.METADATA, episode_metadata(
             self.meta.replace(steps=steps), {name: array.metadata() for name, array in self.arrays.items()
                                              if array.written}))
+        self.safe_steps = steps
 
     def commit(self, meta: EpisodeMeta) -> str:
         """Write what is left and make the episode visible, durably.
 
         :returns: the id of the episode.
         :raises OSError: as the system reports it; nothing became visible then.
+        :raises UnconfirmedEpisode: when the episode is visible, but may not survive a power cut.
         """
         for array in self.arrays.values():
             array.finish()
         replace_file(self.path / zarr3.METADATA, episode_metadata(
             meta, {name: array.metadata() for name, array in self.arrays.items()}))
-        episode_id = publish(self.root, self.path)
-        self._release()
+        self.safe_steps = meta.steps
+        try:
+            episode_id = publish(self.root, self.path)
+        except UnconfirmedEpisode:
+            self.leave()
+            raise
+        self.leave()
         return episode_id
 
     def discard(self) -> None:
         """Remove everything written so far."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self._release()
+        self.leave()
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            lock_path(self.path).unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+    def leave(self) -> None:
+        """Let go of the directory: what is in it belongs to whoever salvages it."""
+        held, self._lock = self._lock, None
+        if held is not None:
+            release_lock(lock_path(self.path), held)
 
 
 def _begin_lock(path: Path) -> int | None:
-    """Take the lock of a new name; None if a process that lists unfinished episodes got in between."""
+    """Take the lock of a new name; None if a process that looks at unfinished episodes got in between."""
     held = try_lock(path)
-    if held is not None and (not path.exists() or not os.path.samestat(os.stat(path), os.fstat(held))):
+    if held is None:
+        path.unlink(missing_ok=True)
+    elif not path.exists() or not os.path.samestat(os.stat(path), os.fstat(held)):
         os.close(held)
         held = None
     return held
+
+
+def release_lock(path: Path, held: int) -> None:
+    """Remove a lock file and let go of it. Never fails: a lock file that nobody holds does no harm."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        os.close(held)
 
 
 def lock_path(path: Path) -> Path:
@@ -174,7 +196,8 @@ def lock_path(path: Path) -> Path:
 def publish(root: Path, path: Path) -> str:
     """Move a finished incoming directory to the next free episode id, atomically and durably.
 
-    :raises OSError: as the system reports it.
+    :raises OSError: as the system reports it; the directory was not moved then.
+    :raises UnconfirmedEpisode: when it was moved, but may not survive a power cut.
     """
     while True:
         numbers = episode_numbers(root)
@@ -185,6 +208,9 @@ def publish(root: Path, path: Path) -> str:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 continue  # another writer took that id in the meantime
             raise
-        sync_dir(root)
-        sync_dir(path.parent)
+        try:
+            sync_dir(root)
+            sync_dir(path.parent)
+        except OSError as error:
+            raise UnconfirmedEpisode(root, episode_id, error) from error
         return episode_id

@@ -38,19 +38,20 @@ def check_camera(name: str) -> str:
     return name
 
 
-def check_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def check_steps(arrays: Mapping[str, np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
     """Return per-step arrays (T, ...) in the types of the store.
 
     Numbers of :data:`STANDARD` arrays must be finite and time must not run backwards; arrays of other
-    names keep their type and may hold anything numeric.
+    names keep their type and may hold any numbers of the types :data:`zarr3.DTYPES`.
 
+    :param first: step of the first row, for messages.
     :raises EpisodeStoreError: naming the array and what is wrong with it.
     """
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise EpisodeStoreError(f'episode lacks the array {missing[0]}: '
                                 f'every episode has {", ".join(REQUIRED)}')
-    checked = {check_name(name): _check_array(name, value) for name, value in arrays.items()}
+    checked = {check_name(name): _check_array(name, value, first) for name, value in arrays.items()}
     lengths = {name: len(value) for name, value in checked.items()}
     if len(set(lengths.values())) > 1:
         raise EpisodeStoreError(f'arrays of an episode must have one row per step, got {lengths}')
@@ -58,11 +59,11 @@ def check_steps(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise EpisodeStoreError('episode has no steps: record at least one')
     backwards = np.flatnonzero(np.diff(checked['timestamp']) < 0)
     if len(backwards):
-        raise EpisodeStoreError(f'timestamp runs backwards after step {backwards[0]}')
+        raise EpisodeStoreError(f'timestamp runs backwards after step {first + backwards[0]}')
     return checked
 
 
-def _check_array(name: str, value: np.ndarray) -> np.ndarray:
+def _check_array(name: str, value: np.ndarray, first: int) -> np.ndarray:
     value = np.asarray(value)
     if name.startswith((FRAMES, FRAME_STEPS)):
         raise EpisodeStoreError(f"array name {name!r} is reserved: give camera frames as 'images'")
@@ -82,7 +83,7 @@ def _check_array(name: str, value: np.ndarray) -> np.ndarray:
     finite = np.isfinite(value)
     if not finite.all():
         row = np.argwhere(~finite)[0][0]
-        raise EpisodeStoreError(f'array {name} is not finite at step {row}: {value[row]}')
+        raise EpisodeStoreError(f'array {name} is not finite at step {first + row}: {value[row]}')
     return value
 
 

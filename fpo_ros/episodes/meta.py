@@ -15,6 +15,8 @@ from fpo_ros.episodes.errors import EpisodeStoreError
 from fpo_ros.policy.contract import CONTROL_RATE_HZ, OBSERVATION_KINDS
 
 SOURCES = ('expert', 'policy', 'teleop')
+#: Levels of lists and objects in ``extra``; each JSON library gives up at some depth.
+EXTRA_DEPTH = 32
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,10 @@ class EpisodeMeta:
             raise EpisodeStoreError(f'episode meta extra must be a dict, got {type(self.extra).__name__}')
         try:
             json.dumps(self.extra, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise EpisodeStoreError(f'episode meta extra holds what JSON cannot: {error}') from error
+        if _deeper(self.extra, EXTRA_DEPTH):
+            raise EpisodeStoreError(f'episode meta extra is nested deeper than {EXTRA_DEPTH} levels')
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; :meth:`from_dict` reads them back."""
@@ -106,6 +110,14 @@ class EpisodeMeta:
             raise EpisodeStoreError(f'episode meta entries missing: {sorted(required - set(data))}, '
                                     f"unknown (put them under 'extra'): {sorted(set(data) - known)}")
         return cls(**data)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Say whether JSON values are nested deeper than so many levels."""
+    if not isinstance(value, (dict, list, tuple)):
+        return False
+    return not levels or any(_deeper(entry, levels - 1)
+                             for entry in (value.values() if isinstance(value, dict) else value))
 
 
 def _check_created(created: str) -> None:

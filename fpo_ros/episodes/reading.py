@@ -89,11 +89,25 @@ def read_episode(path: Path) -> Episode:
         if len(node) != meta.steps:
             raise EpisodeStoreError(f'{node.path} has {len(node)} rows, the episode has {meta.steps} steps; '
                                     'restore it from a copy')
-    cameras = tuple(name[len(FRAMES):] for name in nodes if name.startswith(FRAMES))
-    for camera in cameras:
-        if FRAME_STEPS + camera not in nodes:
-            raise EpisodeStoreError(f'{path} lacks the array {FRAME_STEPS + camera}; restore it from a copy')
-    return Episode(path.name, meta, LazyArrays(steps), cameras, path, nodes)
+    return Episode(path.name, meta, LazyArrays(steps), check_cameras(path, nodes), path, nodes)
+
+
+def check_cameras(path: Path, nodes: Mapping[str, ZarrArray]) -> tuple[str, ...]:
+    """Return the cameras of an episode, after checking that each has as many frames as steps of frames.
+
+    :raises EpisodeStoreError: naming what is missing or differs.
+    """
+    cameras = tuple(name.removeprefix(FRAMES) for name in nodes if name.startswith(FRAMES))
+    stepped = tuple(name.removeprefix(FRAME_STEPS) for name in nodes if name.startswith(FRAME_STEPS))
+    for camera in dict.fromkeys(cameras + stepped):
+        for name in (FRAMES + camera, FRAME_STEPS + camera):
+            if name not in nodes:
+                raise EpisodeStoreError(f'{path} lacks the array {name}; restore it from a copy')
+        frames, steps = nodes[FRAMES + camera], nodes[FRAME_STEPS + camera]
+        if len(frames) != len(steps):
+            raise EpisodeStoreError(f'{frames.path} has {len(frames)} frames, {steps.path} names {len(steps)} steps; '
+                                    'restore the episode from a copy')
+    return cameras
 
 
 def read_nodes(path: Path) -> tuple[EpisodeMeta, dict[str, ZarrArray]]:

@@ -25,9 +25,9 @@ from fpo_ros.episodes.incoming import (
 from fpo_ros.episodes.layout import FRAME_STEPS, FRAMES, check_frames, check_steps
 from fpo_ros.episodes.meta import EpisodeMeta
 from fpo_ros.episodes.reading import Episode, read_episode
-from fpo_ros.episodes.salvage import Leftover, discard, leftovers, salvage
+from fpo_ros.episodes.salvage import Leftover, discard, leftovers, salvage, tidy
 from fpo_ros.episodes.writer import FRAME_CHUNK, EpisodeWriter
-from fpo_ros.files import replace_file, sync_dir
+from fpo_ros.files import NotConfirmed, explain, make_dirs, replace_file
 
 STORE_ATTRIBUTE = 'fpo_ros_episode_store'
 _WHAT = 'an episode store'
@@ -52,13 +52,14 @@ class EpisodeStore:
         """
         path = Path(path)
         with system_errors(path, 'no store was made'):
-            if not path.exists():
-                path.mkdir(parents=True, exist_ok=True)
-                sync_dir(path.parent)
+            make_dirs(path)
             temporary = f'.{zarr3.METADATA}.'  # of another process that makes the store right now
             if path.is_dir() and all(entry.name.startswith(temporary) for entry in path.iterdir()):
                 attributes = {STORE_ATTRIBUTE: {'format_version': FORMAT_VERSION}}
-                replace_file(path / zarr3.METADATA, zarr3.dumps(zarr3.group_metadata(attributes)))
+                try:
+                    replace_file(path / zarr3.METADATA, zarr3.dumps(zarr3.group_metadata(attributes)))
+                except NotConfirmed as error:
+                    raise EpisodeStoreError(explain(error, path / zarr3.METADATA)) from error
         return cls.open(path)
 
     @classmethod
@@ -119,7 +120,7 @@ class EpisodeStore:
                 yield episode
 
     def leftovers(self) -> list[Leftover]:
-        """Return the episodes that were begun and not committed, their writers alive or dead.
+        """Return the episodes that were begun and not committed, their writers alive or dead. Changes nothing.
 
         :raises EpisodeStoreError: when the disk refuses.
         """
@@ -139,6 +140,10 @@ class EpisodeStore:
         """
         discard(self.path, name)
 
+    def tidy(self) -> None:
+        """Remove stale lock files; see :func:`salvage.tidy`."""
+        tidy(self.path)
+
     def verify(self, episode_id: str) -> list[str]:
         """Read every byte of an episode; return one line for everything wrong with it.
 
@@ -155,6 +160,7 @@ class EpisodeStore:
         :param images: camera → (frames (F, H, W, 3) uint8 RGB, steps (F,) at which they were new).
         :returns: the id of the episode.
         :raises EpisodeStoreError: for data that do not fit or a disk that refuses; nothing is added then.
+        :raises UnconfirmedEpisode: when it is added, but may not survive a power cut; do not write it again.
         """
         checked = check_steps(arrays)
         total = len(checked['timestamp'])

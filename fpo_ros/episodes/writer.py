@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -9,23 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from fpo_ros.episodes.errors import EpisodeStoreError
-from fpo_ros.episodes.incoming import Incoming, system_errors
+from fpo_ros.episodes.errors import EpisodeStoreError, UnconfirmedEpisode
+from fpo_ros.episodes.incoming import Incoming
 from fpo_ros.episodes.layout import FRAME_STEPS, FRAMES, check_frames, check_steps
 from fpo_ros.episodes.meta import EpisodeMeta
+from fpo_ros.files import explain
 
 #: Steps per chunk of a recorded episode: what a killed writer can lose at most.
 FLUSH_STEPS = 50
 #: Frames per chunk.
 FRAME_CHUNK = 16
-_LOST = 'this episode was dropped, every committed one is safe'
 
 
 class EpisodeWriter:
     """Writes one episode; made by :meth:`EpisodeStore.writer`. One thread at a time.
 
-    Every :data:`FLUSH_STEPS` steps go to disk at once. If the process dies, ``fpo-ros episodes salvage``
-    recovers the flushed steps. Used as a context manager, it drops the episode unless it was committed.
+    Every :data:`FLUSH_STEPS` steps go to disk at once. If the process dies or the disk refuses, ``fpo-ros
+    episodes salvage`` recovers the flushed steps. Used as a context manager, it drops an episode that is
+    neither committed nor left.
     """
 
     def __init__(self, root: Path, meta: EpisodeMeta) -> None:
@@ -36,6 +38,11 @@ class EpisodeWriter:
         self._frame_shapes: dict[str, tuple[int, ...]] = {}
         self._last_time = -np.inf
 
+    @property
+    def closed(self) -> bool:
+        """Whether the episode was committed, left or aborted; the writer takes no steps then."""
+        return self._incoming is None
+
     def append(self, step: Mapping[str, Any], images: Mapping[str, np.ndarray] | None = None) -> None:
         """Add one step.
 
@@ -43,24 +50,25 @@ class EpisodeWriter:
             arrays there are, and their shapes.
         :param images: camera → (H, W, 3) uint8 RGB frame that is new at this step; a camera may skip steps.
         :raises EpisodeStoreError: for data that do not fit (nothing is added then, and the episode goes on),
-            or when the disk refuses (the episode is dropped then).
+            or when the disk refuses (the writer is closed then, and the message says which steps are safe).
         """
         incoming = self._open()
-        rows = check_steps({name: np.array(value)[None] for name, value in step.items()})
+        rows = check_steps({name: np.array(value)[None] for name, value in step.items()}, self.steps)
         self._check_form(rows)
         frames = {camera: self._check_frame(camera, frame) for camera, frame in (images or {}).items()}
         try:
-            with system_errors(incoming.path, _LOST):
-                for name, value in rows.items():
-                    incoming.extend(name, value, FLUSH_STEPS)
-                for camera, (frame, index) in frames.items():
-                    incoming.extend(FRAMES + camera, frame, FRAME_CHUNK)
-                    incoming.extend(FRAME_STEPS + camera, index, FRAME_CHUNK)
-                self.steps += 1
-                if self.steps % FLUSH_STEPS == 0:
-                    incoming.publish_progress(self.steps)
+            for name, value in rows.items():
+                incoming.extend(name, value, FLUSH_STEPS)
+            for camera, (frame, index) in frames.items():
+                incoming.extend(FRAMES + camera, frame, FRAME_CHUNK)
+                incoming.extend(FRAME_STEPS + camera, index, FRAME_CHUNK)
+            self.steps += 1
+            if self.steps % FLUSH_STEPS == 0:
+                incoming.publish_progress(self.steps)
+        except Exception as error:
+            raise self._ended(incoming, error) from error
         except BaseException:
-            self.abort()
+            self.leave()
             raise
         self._form = {name: (value.shape, value.dtype) for name, value in rows.items()}
         self._frame_shapes |= {camera: frame.shape for camera, (frame, _) in frames.items()}
@@ -72,23 +80,45 @@ class EpisodeWriter:
         :param final_meta: entries of :class:`EpisodeMeta` known only now, such as ``success``.
         :returns: the id of the episode.
         :raises EpisodeStoreError: for wrong entries or no steps (the writer stays open then), or when the
-            disk refuses (the episode is dropped then).
+            disk refuses (the writer is closed then, and the message says which steps are safe).
+        :raises UnconfirmedEpisode: when the episode is stored, but may not survive a power cut.
         """
         incoming = self._open()
         if not self.steps:
             raise EpisodeStoreError('episode has no steps: append at least one, or abort')
         meta = self.meta.replace(**final_meta | {'steps': self.steps})
         try:
-            with system_errors(incoming.path, _LOST):
-                episode_id = incoming.commit(meta)
+            episode_id = incoming.commit(meta)
+        except UnconfirmedEpisode:
+            self._incoming = None
+            raise
+        except Exception as error:
+            raise self._ended(incoming, error) from error
         except BaseException:
-            self.abort()
+            self.leave()
             raise
         self._incoming = None
         return episode_id
 
+    def leave(self) -> str:
+        """Stop writing; the flushed steps stay for ``fpo-ros episodes salvage``.
+
+        :returns: what became of the steps, for a message; empty if the writer was closed already.
+        """
+        incoming, self._incoming = self._incoming, None
+        if incoming is None:
+            return ''
+        if not incoming.safe_steps:
+            incoming.discard()
+            return (f'this episode was dropped, none of its {self.steps} steps had reached the disk yet; '
+                    'every committed one is safe')
+        incoming.leave()
+        command = shlex.join(['fpo-ros', 'episodes', 'salvage', str(incoming.root.absolute()), incoming.path.name])
+        return (f'{incoming.safe_steps} of its {self.steps} steps are safe in {incoming.path}: "{command}" makes an '
+                'episode of them; every committed one is safe')
+
     def abort(self) -> None:
-        """Drop the episode; does nothing once committed or aborted."""
+        """Drop the episode; does nothing once committed, left or aborted."""
         if self._incoming is not None:
             self._incoming.discard()
             self._incoming = None
@@ -104,6 +134,11 @@ class EpisodeWriter:
         if self._incoming is None:
             raise EpisodeStoreError('this episode is finished: ask the store for a new writer')
         return self._incoming
+
+    def _ended(self, incoming: Incoming, error: Exception) -> EpisodeStoreError:
+        """Leave the episode and return the error that says why, and what became of its steps."""
+        why = explain(error, incoming.path) if isinstance(error, OSError) else f'{type(error).__name__}: {error}'
+        return EpisodeStoreError(f'{why}; {self.leave()}')
 
     def _check_form(self, rows: dict[str, np.ndarray]) -> None:
         form = {name: (value.shape, value.dtype) for name, value in rows.items()}

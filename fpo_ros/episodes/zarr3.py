@@ -11,6 +11,7 @@ Format: zarr-specs, "Zarr core specification version 3", sections "Array metadat
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,12 @@ _NODE = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}')
 def check_name(name: str) -> str:
     """Return the name of an array if it may be one.
 
-    :raises EpisodeStoreError: when it could not be a plain directory name.
+    :raises EpisodeStoreError: when it could not be a plain directory name, or zarr reserves it.
     """
     if not isinstance(name, str) or not _NODE.fullmatch(name):
         raise EpisodeStoreError(f'array name {name!r}: use letters, digits, "_", "-" and "."')
+    if name == METADATA or name.startswith('__'):
+        raise EpisodeStoreError(f'array name {name!r} is reserved by the zarr format: choose another')
     return name
 
 
@@ -81,7 +84,7 @@ def read_group(path: Path, what: str) -> dict[str, Any]:
         data = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise EpisodeStoreError(f'{path} is not {what}: {METADATA} is missing') from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise EpisodeStoreError(
             f'{file} is damaged, it is not JSON ({error}): restore it from a copy') from error
     except OSError as error:
@@ -170,29 +173,42 @@ class ZarrArray:
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows start..stop-1.
 
-        :raises EpisodeStoreError: naming a chunk that is missing or damaged.
+        :raises EpisodeStoreError: naming a chunk that is missing or damaged, or an array too large for the memory.
         """
-        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        if not out.size:
-            return out
-        for number in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+        shape = (stop - start, *self.shape[1:])
+        if not math.prod(shape):
+            return np.empty(shape, self.dtype)
+        numbers = range(start // self.chunk_rows, -(-stop // self.chunk_rows))
+        for number in numbers:  # a description that is wrong about the size does not get that much memory
+            if not self._file(number).exists():
+                raise self._missing(number)
+        try:
+            out = np.empty(shape, self.dtype)
+        except (MemoryError, ValueError) as error:
+            raise EpisodeStoreError(f'{self.path}: {shape} {self.dtype} do not fit into the memory') from error
+        for number in numbers:
             chunk, first = self._chunk(number), number * self.chunk_rows
             low, high = max(start, first), min(stop, first + self.chunk_rows)
             out[low - start:high - start] = chunk[low - first:high - first]
         return out
 
+    def _file(self, number: int) -> Path:
+        return self.path / chunk_key(number, self.ndim)
+
+    def _missing(self, number: int) -> EpisodeStoreError:
+        return EpisodeStoreError(f'{self._file(number)} is missing: the episode is damaged; restore it from a copy')
+
     def _chunk(self, number: int) -> np.ndarray:
-        file = self.path / chunk_key(number, self.ndim)
+        file = self._file(number)
         shape = (self.chunk_rows, *self.shape[1:])
         try:
             data = zstd.decompress(file.read_bytes())
         except FileNotFoundError:
-            raise EpisodeStoreError(
-                f'{file} is missing: the episode is damaged; restore it from a copy') from None
+            raise self._missing(number) from None
         except OSError as error:
             raise EpisodeStoreError(f'{file} cannot be read: {error.strerror}') from error
         except (RuntimeError, ValueError, MemoryError) as error:
             raise EpisodeStoreError(f'{file} is damaged ({error}); restore it from a copy') from error
-        if len(data) != int(np.prod(shape)) * self.dtype.itemsize:
+        if len(data) != math.prod(shape) * self.dtype.itemsize:
             raise EpisodeStoreError(f'{file} holds {len(data)} bytes instead of an array of shape {shape}')
         return np.frombuffer(data, self.dtype.newbyteorder('<')).reshape(shape)

@@ -1,8 +1,10 @@
-"""``fpo-ros releases``: keys, and looking into, checking, promoting and rolling back releases."""
+"""``fpo-ros releases``: keys, and publishing, looking into, checking, promoting and rolling back releases."""
 
 from __future__ import annotations
 
 import json
+import shlex
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,8 @@ import typer
 
 from fpo_ros.releases.errors import PromotionRefused, ReleaseError
 from fpo_ros.releases.gate import DEFAULT_GATE, PromotionGate, evaluation
-from fpo_ros.releases.keys import generate_keypair, load_trusted_keys
+from fpo_ros.releases.keys import PUBLIC_SUFFIX, generate_keypair, load_trusted_keys
+from fpo_ros.releases.publishing import publish_policy, read_evaluation
 from fpo_ros.releases.release import Release, load_release
 from fpo_ros.releases.store import ReleaseStore
 
@@ -48,6 +51,35 @@ def keygen(directory: Annotated[Path, typer.Argument(help='Where the two files g
     typer.echo(f'private key {pair.private_path} (keep it secret)')
     typer.echo(f'public key  {pair.public_path} (copy it to the robots)')
     typer.echo(f'key id      {pair.key_id}')
+
+
+@app.command()
+def publish(store: StorePath,
+            policy: Annotated[Path, typer.Option('--policy', metavar='DIR', help='Directory of the trained policy.')],
+            evaluation_file: Annotated[Path, typer.Option('--evaluation', metavar='FILE', help=(
+                'What "fpo-ros eval --json" printed about this policy.'))],
+            key: Annotated[Path, typer.Option('--key', metavar='FILE', help='Private key that signs.')],
+            parent: Annotated[str | None, typer.Option('--parent', metavar='VERSION', help=(
+                'Release it was trained from; the serving one if not given.'))] = None,
+            as_json: AsJson = False) -> None:
+    """Make a signed release of a trained policy. It serves after promotion only.
+
+    Example: fpo-ros releases publish runs/releases --policy runs/fpo/best --evaluation eval.json --key release.key
+    """
+    opened = ReleaseStore(store)
+    release, difference = publish_policy(opened, policy, read_evaluation(evaluation_file), key,
+                                         parent=parent or opened.promoted(),
+                                         created=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+    if as_json:
+        _print_json({'version': release.version, 'path': str(release.path), 'parent': release.parent,
+                     'key_id': release.manifest.key_id, 'manifest_sha256': release.manifest_sha256,
+                     'onnx_max_abs_difference': difference})
+        return
+    typer.echo(f'{release.path}: published, signed by {release.manifest.key_id}; ONNX differs from torch by at most '
+               f'{difference:.1e} (rad, grippers 0..1)')
+    command = ['fpo-ros', 'releases', 'promote', str(store), release.version, '--trusted',
+               str(key.with_suffix(PUBLIC_SUFFIX))]
+    typer.echo(f'it serves after: {shlex.join(command)}')
 
 
 @app.command('list')
@@ -128,17 +160,24 @@ def promote(store: StorePath, version: Version, trusted: Trusted,
                                          "release's.")] = DEFAULT_GATE.max_drop,
             min_success: Annotated[float, typer.Option(
                 min=0.0, max=1.0, help='Lowest success rate, 0 to 1.')] = DEFAULT_GATE.min_success,
+            replace_unverified: Annotated[bool, typer.Option('--replace-unverified', help=(
+                'If the serving release is missing or does not verify any more, for its key is not trusted now, '
+                'compare with nothing and say why.'))] = False,
             as_json: AsJson = False) -> None:
     """Let a release serve, if it verifies and passes the gate; otherwise say why not (exit code 1).
 
     Example: fpo-ros releases promote runs/demo/releases v000002 --trusted runs/demo/keys
     """
-    opened = ReleaseStore(store)
-    release = opened.promote(version, load_trusted_keys(trusted),
-                             PromotionGate(min_episodes, max_drop, min_success))
+    reasons: list[str] = []
+    release = ReleaseStore(store).promote(version, load_trusted_keys(trusted),
+                                          PromotionGate(min_episodes, max_drop, min_success),
+                                          reasons.append if replace_unverified else None)
     if as_json:
-        _print_json({'promoted': release.version, 'manifest_sha256': release.manifest_sha256})
+        _print_json({'promoted': release.version, 'manifest_sha256': release.manifest_sha256,
+                     'not_compared': reasons[0] if reasons else None})
         return
+    for reason in reasons:
+        typer.echo(f'compared with nothing: {reason}')
     typer.echo(f'{release.version} serves')
 
 

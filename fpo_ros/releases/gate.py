@@ -35,7 +35,8 @@ class PromotionGate:
         successes, episodes = evaluation(candidate)
         if episodes < self.min_episodes:
             raise PromotionRefused(f'{candidate.version} was evaluated on {episodes} episodes, the gate '
-                                   f'wants {self.min_episodes}: evaluate it on more')
+                                   f'wants {self.min_episodes}: evaluate it with "fpo-ros eval --episodes '
+                                   f'{self.min_episodes} --json" and publish it again')
         rate = successes / episodes
         if rate < self.min_success:
             raise PromotionRefused(f'{candidate.version} succeeded in {rate:.1%} of {episodes} episodes, '
@@ -63,19 +64,27 @@ def evaluation(release: Release) -> tuple[int, int]:
 
     :raises PromotionRefused: when it is absent, impossible, or its interval is not Wilson's.
     """
-    entry: Any = release.metrics.get('evaluation')
+    return check_evaluation(release.metrics.get('evaluation'), release.version)
+
+
+def check_evaluation(entry: Any, where: str) -> tuple[int, int]:
+    """Return successes and episodes of an evaluation, as ``fpo-ros eval --json`` prints it.
+
+    :param where: what carries it, for messages.
+    :raises PromotionRefused: when it is absent, impossible, or its interval is not Wilson's.
+    """
     names = ('successes', 'episodes', 'wilson_low', 'wilson_high')
     if not isinstance(entry, dict) or any(name not in entry for name in names):
-        raise PromotionRefused(f'{release.version} carries no evaluation: publish it with '
-                               f"metrics['evaluation'] = {{{', '.join(names)}}}")
+        raise PromotionRefused(f'{where} carries no evaluation, which has {", ".join(names)}: publish it with what '
+                               '"fpo-ros eval --json" prints')
     successes, episodes, low, high = (entry[name] for name in names)
     counts = type(successes) is int and type(episodes) is int
     if not counts or not 0 <= successes <= episodes or episodes < 1:
-        raise PromotionRefused(f'{release.version} carries an impossible evaluation: '
+        raise PromotionRefused(f'{where} carries an impossible evaluation: '
                                f'{successes!r} successes in {episodes!r} episodes')
     stated, expected = (low, high), wilson_interval(successes, episodes)
     if any(type(end) not in (int, float) or not abs(end - true) <= _TOLERANCE
            for end, true in zip(stated, expected, strict=True)):
-        raise PromotionRefused(f'{release.version} states the interval {stated} for {successes} of '
+        raise PromotionRefused(f'{where} states the interval {stated} for {successes} of '
                                f"{episodes}; Wilson's is ({expected[0]:.4f}, {expected[1]:.4f})")
     return successes, episodes

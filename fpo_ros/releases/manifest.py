@@ -24,7 +24,8 @@ MANIFEST = 'manifest.json'
 SIGNATURE = 'manifest.sig'
 REQUIRED_FILES = ('contract.json', 'norm_stats.json', 'prefix.onnx', 'denoise.onnx', 'vectors.npz')
 MAX_MANIFEST_BYTES = 1 << 20
-VERSION = re.compile(r'v(\d{6,12})')
+#: Numbers have six digits, and more only where six do not suffice: each number has one name.
+VERSION = re.compile(r'v([0-9]{6}|[1-9][0-9]{6,11})')
 #: Files lie flat in the release directory: no separators, no leading dot.
 FILE_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,99}')
 _ENTRIES = {'format', 'format_version', 'version', 'created', 'parent', 'key_id', 'metrics', 'files'}
@@ -131,10 +132,11 @@ def digest(data: bytes) -> FileEntry:
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
-def read_plain(path: Path, limit: int | None = None) -> bytes:
+def read_plain(path: Path, limit: int | None = None, size: int | None = None) -> bytes:
     """Return the bytes of a regular file; links and devices are refused.
 
     :param limit: refuse larger files [bytes].
+    :param size: refuse files of another size [bytes], before anything is read.
     :raises ReleaseError: naming the file.
     """
     try:
@@ -151,8 +153,11 @@ def read_plain(path: Path, limit: int | None = None) -> bytes:
             raise ReleaseError(f'{path} is not a plain file')
         if limit is not None and status.st_size > limit:
             raise ReleaseError(f'{path} is larger than {limit} bytes')
+        if size is not None and status.st_size != size:
+            raise ReleaseError(f'{path} has {status.st_size} bytes, the manifest says {size}: '
+                               'the file is truncated or was changed; copy the release again')
         with os.fdopen(fd, 'rb', closefd=False) as file:
-            return file.read()
+            return file.read(status.st_size)
     except OSError as error:
         raise ReleaseError(explain(error, path)) from error
     finally:

@@ -95,10 +95,7 @@ def _read_listed(path: Path, manifest: Manifest, name: str) -> bytes:
     if entry is None:
         raise ReleaseError(f'{path} has no file {name!r}: it has {", ".join(sorted(manifest.files))}')
     file = path / name
-    found = read_plain(file)
-    if len(found) != entry.size:
-        raise ReleaseError(f'{file} has {len(found)} bytes, the manifest says {entry.size}: '
-                           'the file is truncated or was changed; copy the release again')
+    found = read_plain(file, size=entry.size)
     if digest(found) != entry:
         raise ReleaseError(f'{file} does not have the digest in the manifest: '
                            'the file was changed after signing; copy the release again')

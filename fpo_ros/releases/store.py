@@ -10,14 +10,14 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fpo_ros.files import explain, locked, replace_file, sync_dir, write_file
+from fpo_ros.files import NotConfirmed, explain, locked, make_dirs, replace_file, sync_dir, write_file
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.releases.errors import ReleaseError
 from fpo_ros.releases.gate import DEFAULT_GATE, PromotionGate
@@ -90,7 +90,8 @@ class ReleaseStore:
         :param parent: version this one was trained from, None for the first.
         :param private_key: the key, or the path of its PEM file.
         :param created: ISO 8601 time.
-        :raises ReleaseError: naming the file that is missing, not plain or unfit; nothing is published then.
+        :raises ReleaseError: naming the file that is missing, not plain or unfit; nothing is published then, unless
+            it says "published as".
         """
         key = private_key if isinstance(private_key, Ed25519PrivateKey) else load_private_key(private_key)
         if parent is not None and not is_version(parent):
@@ -98,7 +99,7 @@ class ReleaseStore:
         contents = _read_staging(Path(staging_dir), contract)
         signer = key_id(key.public_key())
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_dirs(self.path)
             with locked(self.path / _LOCK):
                 version = self._next()
                 data = Manifest(version, created, parent, signer, metrics,
@@ -134,23 +135,38 @@ class ReleaseStore:
                                    'correct or remove that line')
         return lines
 
-    def promote(self, version: str, trusted_keys: Mapping[str, Ed25519PublicKey],
-                gate: PromotionGate = DEFAULT_GATE) -> Release:
+    def promote(self, version: str, trusted_keys: Mapping[str, Ed25519PublicKey], gate: PromotionGate = DEFAULT_GATE,
+                replace_unverified: Callable[[str], None] | None = None) -> Release:
         """Make a release the one that serves, if it verifies and passes the gate.
 
         Promoting the release that serves already changes nothing.
 
+        :param replace_unverified: called with the reason when the release that serves is missing or does not verify
+            (any more); the new one is then compared with none. None: that is an error.
         :raises PromotionRefused: with the gate's reason.
         :raises ReleaseError: when a release does not verify.
         """
         release = self.load(version, trusted_keys)
         with self._locked():
             history = self.history()
-            if history and history[-1] == version:
-                return release
-            gate.check(release, self.load(history[-1], trusted_keys) if history else None)
-            self._write_history([*history, version])
+            if not history or history[-1] != version:
+                serving = self._serving(history[-1], trusted_keys, replace_unverified) if history else None
+                gate.check(release, serving)
+                history.append(version)
+            self._write_history(history)  # even unchanged: the disk may not have confirmed the last time
         return release
+
+    def _serving(self, version: str, trusted_keys: Mapping[str, Ed25519PublicKey],
+                 replace_unverified: Callable[[str], None] | None) -> Release | None:
+        """Return the release that serves; None if it does not verify and may be replaced all the same."""
+        try:
+            return self.load(version, trusted_keys)
+        except ReleaseError as error:
+            if replace_unverified is None:
+                raise ReleaseError(f'{version} serves, and nothing can be compared with it: {error}. Restore it, or '
+                                   'promote with --replace-unverified to compare with nothing') from error
+            replace_unverified(str(error))
+            return None
 
     def rollback(self) -> str:
         """Make the release that served before the present one serve again.
@@ -174,6 +190,9 @@ class ReleaseStore:
     def _write_history(self, history: list[str]) -> None:
         try:
             replace_file(self.path / PROMOTED, ''.join(f'{version}\n' for version in history).encode())
+        except NotConfirmed as error:
+            raise ReleaseError(f'{history[-1]} serves now, but that may not survive a power cut: '
+                               f'{explain(error, self.path / PROMOTED)}. Check the disk') from error
         except OSError as error:
             raise ReleaseError(f'nothing was changed: {explain(error, self.path / PROMOTED)}') from error
 
@@ -199,7 +218,12 @@ class ReleaseStore:
             os.rename(incoming, self.path / version)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
-        sync_dir(self.path)
+        try:
+            sync_dir(self.path)
+        except OSError as error:
+            raise ReleaseError(f'{self.path}: published as {version}, but the disk did not confirm it '
+                               f'({error.strerror or error}): a power cut may lose it. Check the disk; do not publish '
+                               'it again') from error
 
 
 def _name(number: int) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # it would write into the home directory as soon as imported
+
+import onnxruntime  # noqa: E402
 
 _LOG = logging.getLogger(__name__)
 #: From fastest to slowest. TF32 is off: its 10-bit mantissa would not reproduce the test vectors.
@@ -21,12 +24,13 @@ class PolicyError(ValueError):
     """A policy can't be run or gave unusable output; the message says which, where and what to do."""
 
 
-def open_graph(model: bytes, path: Path, provider: str,
+def open_graph(model: bytes, path: Path, weights: Path, provider: str,
                threads: int) -> tuple[onnxruntime.InferenceSession, str]:
     """Open an ONNX graph.
 
     :param model: content of the ONNX file.
-    :param path: where it was read; files it refers to for large weights lie beside it.
+    :param path: where it was read, for messages.
+    :param weights: directory of the files it refers to for large weights; needed until this returns.
     :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto'.
     :param threads: threads inside one operator on the CPU.
     :returns: the graph, and the provider that runs it.
@@ -40,23 +44,25 @@ def open_graph(model: bytes, path: Path, provider: str,
     if provider == 'auto':
         for name in [name for name, (full, _) in PROVIDERS.items() if full in present and name != 'cpu']:
             try:
-                return _open(model, path, name, threads), name
+                return _open(model, path, weights, name, threads), name
             except PolicyError as error:
                 _LOG.info('provider %s passed over: %s', name, error)
-        return _open(model, path, 'cpu', threads), 'cpu'
+        return _open(model, path, weights, 'cpu', threads), 'cpu'
     full = PROVIDERS[provider][0]
     if full not in present:
         raise PolicyError(f"provider '{provider}' is not in this onnxruntime ({', '.join(present)}): install "
                           "the extra 'gpu' in place of onnxruntime, or use provider 'cpu' or 'auto'")
-    return _open(model, path, provider, threads), provider
+    return _open(model, path, weights, provider, threads), provider
 
 
-def _open(model: bytes, path: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
+def _open(model: bytes, path: Path, weights: Path, provider: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry('session.model_external_initializers_file_folder_path', str(path.parent))
+    options.add_session_config_entry('session.model_external_initializers_file_folder_path', str(weights))
+    if provider != 'cpu' and hasattr(onnxruntime, 'preload_dlls'):
+        onnxruntime.preload_dlls()  # CUDA's libraries, where they came as Python packages
     wanted = [PROVIDERS[provider]] if provider == 'cpu' else [PROVIDERS[provider], PROVIDERS['cpu']]
     try:
         graph = onnxruntime.InferenceSession(model, options, providers=wanted)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from fpo_ros.files import explain
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
+from fpo_ros.releases import Release
 from fpo_ros.runtime.providers import PolicyError
 
 CONTRACT_FILE, STATS_FILE = 'contract.json', 'norm_stats.json'
 PREFIX_FILE, DENOISE_FILE, VECTORS_FILE = 'prefix.onnx', 'denoise.onnx', 'vectors.npz'
+#: An entry ``location`` of an initialiser's external data: message StringStringEntryProto of onnx.proto, with key
+#: as field 1 and value as field 2, which begins with its length in groups of 7 bits, low ones first.
+_LOCATION = re.compile(rb'\x0a\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])')
 
 
 class ReleaseFiles:
@@ -23,9 +31,9 @@ class ReleaseFiles:
     :raises PolicyError: when there is no such directory.
     """
 
-    def __init__(self, release: Any) -> None:
+    def __init__(self, release: str | os.PathLike[str] | Release) -> None:
         plain = isinstance(release, (str, os.PathLike))
-        self._release = None if plain else release
+        self._release: Release | None = None if plain else release
         self.path = Path(release if plain else release.path)
         if not self.path.is_dir():
             raise PolicyError(f'{self.path}: no such release directory')
@@ -39,11 +47,46 @@ class ReleaseFiles:
         :raises PolicyError: when it is missing or, in a verified release, was changed.
         """
         try:
-            if hasattr(self._release, 'read_bytes'):
+            if self._release is not None:
                 return self._release.read_bytes(name)
             return (self.path / name).read_bytes()
         except (OSError, ValueError) as error:
             raise PolicyError(f'{self.path / name}: cannot be read: {error}') from error
+
+    @contextlib.contextmanager
+    def weights(self, name: str, model: bytes) -> Iterator[Path]:
+        """Give the directory from which onnxruntime may take the large weights that a graph keeps in other files.
+
+        onnxruntime maps these files into memory and sees every later change of them. So for a verified release
+        it is a directory of this user alone, with copies of the verified bytes; it is removed in the end, while
+        what was mapped stays. For a plain directory it is that directory itself.
+
+        :param name: name of the graph, for messages.
+        :param model: its content.
+        :raises PolicyError: when the graph refers to a file that the release does not list, a file was changed,
+            or there is no room for the copies.
+        """
+        if self._release is None:
+            yield self.path
+            return
+        needed = _external_files(model)
+        for file in needed:
+            if file not in self._release.manifest.files:
+                raise PolicyError(f'{self.path / name}: its weights lie in {file!r}, which is no file of the signed '
+                                  'release: export the policy again and publish all of its files')
+        if not needed:
+            yield Path(os.devnull)  # a directory without any file
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='fpo_ros-weights-')))
+                for file in needed:
+                    _write(private / file, self.read(file))
+            except OSError as error:
+                place = Path(tempfile.gettempdir())
+                raise PolicyError(f'weights of {self.path / name} cannot be copied: {explain(error, place)} '
+                                  '(the variable TMPDIR names another place)') from error
+            yield private
 
     def contract(self) -> PolicyContract:
         """Return the contract.
@@ -72,3 +115,18 @@ class ReleaseFiles:
         except (ContractError, UnicodeDecodeError) as error:
             raise PolicyError(f'{path}: {error}') from error
         return stats
+
+
+def _external_files(model: bytes) -> list[str]:
+    """Return the names of the files in which a graph keeps weights."""
+    names = {}
+    for match in _LOCATION.finditer(model):
+        size = sum((byte & 0x7f) << 7 * place for place, byte in enumerate(match[1]))
+        names[model[match.end():match.end() + size].decode(errors='backslashreplace')] = None
+    return list(names)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file that this user alone may read, without waiting for the disk."""
+    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), 'wb') as file:
+        file.write(data)

@@ -7,9 +7,9 @@ does (Black et al. 2024, arXiv 2410.24164, section IV, with openpi's direction o
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,6 +18,7 @@ from fpo_ros.policy.contract import ContractError, Observation, PolicyContract, 
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.policy.transforms import image_tensor, model_inputs
+from fpo_ros.releases import Release
 from fpo_ros.runtime.providers import PolicyError, open_graph
 from fpo_ros.runtime.release_files import DENOISE_FILE, PREFIX_FILE, VECTORS_FILE, ReleaseFiles
 
@@ -50,11 +51,11 @@ class PolicySession:
         self._times = (1 - steps / np.float32(contract.flow_steps))[:, None]
 
     @classmethod
-    def load(cls, release: Any, provider: str = 'cpu', threads: int = 1) -> PolicySession:
+    def load(cls, release: str | os.PathLike[str] | Release, provider: str = 'cpu', threads: int = 1) -> PolicySession:
         """Open a release.
 
-        :param release: directory of its files, or an object with ``path``, ``version``, ``contract`` and
-            ``manifest_sha256`` (a verified release). A plain directory is *not* verified here.
+        :param release: a verified release, of which no byte is used that is not as signed; or a directory of
+            such files, which is *not* verified.
         :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto' (the fastest of these that works).
         :param threads: threads of one inference on the CPU.
         :raises PolicyError: for an absent provider or a missing or unfit file, naming it.
@@ -62,9 +63,13 @@ class PolicySession:
         files = ReleaseFiles(release)
         contract = files.contract()
         stats = files.stats(contract)
-        prefix, used = open_graph(files.read(PREFIX_FILE), files.path / PREFIX_FILE, provider, threads)
-        denoise, used = open_graph(files.read(DENOISE_FILE), files.path / DENOISE_FILE, used, threads)
-        return cls(files, contract, stats, prefix, denoise, used)
+        graphs, used = [], provider
+        for name in (PREFIX_FILE, DENOISE_FILE):
+            model = files.read(name)
+            with files.weights(name, model) as weights:
+                graph, used = open_graph(model, files.path / name, weights, used, threads)
+            graphs.append(graph)
+        return cls(files, contract, stats, *graphs, used)
 
     def infer(self, observation: Observation, noise: np.ndarray | None = None,
               rng: np.random.Generator | None = None) -> np.ndarray:

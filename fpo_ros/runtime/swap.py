@@ -7,18 +7,23 @@ import enum
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fpo_ros.policy.contract import Observation, PolicyContract
-from fpo_ros.releases import Release, ReleaseStore, load_release
+from fpo_ros.releases import Release, load_release
+from fpo_ros.runtime.admission import PromotedOnly
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 
 #: Entries of the contract a release must share with the cell. Prompt and flow steps are the policy's own.
 CELL_ENTRIES = ('task', 'observation', 'cameras', 'image_height', 'image_width', 'state_dim', 'action_dim',
                 'horizon', 'execute', 'control_rate_hz')
+
+_NO_STORE = PromotedOnly(None)
 
 
 class SlotState(enum.IntEnum):
@@ -38,17 +43,14 @@ def misfit(cell: PolicyContract, policy: PolicyContract) -> str:
     return ''
 
 
-def not_promoted(release: Release) -> str:
-    """Say why a release may not serve: its store did not promote it; empty when it did.
+@dataclass(frozen=True)
+class _Offer:
+    """A release to check, and what was said of it."""
 
-    :raises ReleaseError: when the store's list is damaged.
-    """
-    store = ReleaseStore(release.path.resolve().parent)
-    history = store.history()
-    if release.version in history:
-        return ''
-    return (f'it was not promoted in {store.path} (promoted: {", ".join(history) or "none"}): '
-            f'run "fpo-ros releases promote {release.version}"')
+    path: Path
+    manifest_sha256: str
+    version: str
+    configured: bool
 
 
 class PolicySlot:
@@ -56,25 +58,26 @@ class PolicySlot:
 
     A release serves only after its signature and digests verified, ``admit`` let it pass, its contract
     fits the cell and its test vectors reproduced here. On any failure the old policy keeps serving, and
-    :attr:`last_refusal` says why. :meth:`infer`, :meth:`at_chunk_edge` and :meth:`rollback` belong to one
-    thread; :meth:`offer` may come from any.
+    :attr:`last_refusal` says why. :meth:`infer` and :meth:`at_chunk_edge` belong to one thread; :meth:`offer`
+    and :meth:`rollback` may come from any.
 
     :param cell: the contract of this cell.
     :param trusted_keys: keys releases must be signed with (``fpo_ros.releases.load_trusted_keys``).
     :param provider: as :meth:`PolicySession.load`.
     :param threads: as :meth:`PolicySession.load`.
-    :param admit: called with each verified release; returns why it may not serve, or an empty string.
-        By default releases must be promoted in the store they lie in; None: any verified release may.
+    :param admit: called with each verified release and whether it is the one configured to serve first; returns
+        why it may not serve, or an empty string; see :class:`PromotedOnly`, which without a store admits the
+        configured release only. None: any verified release may.
     """
 
     def __init__(self, cell: PolicyContract, trusted_keys: Any, provider: str = 'cpu', threads: int = 1,
-                 admit: Callable[[Release], str] | None = not_promoted) -> None:
+                 admit: Callable[[Release, bool], str] | None = _NO_STORE) -> None:
         self.cell = cell
         self._trusted_keys = trusted_keys
         self._provider, self._threads = provider, threads
         self._admit = admit
         self._lock = threading.Condition()
-        self._offers: collections.deque[tuple[Any, str]] = collections.deque()
+        self._offers: collections.deque[_Offer] = collections.deque()
         self._checking = False
         self._worker: threading.Thread | None = None
         self._closed = False
@@ -83,6 +86,8 @@ class PolicySlot:
         self._rolled_back: set[str] = set()
         #: The policy that answers now, or None.
         self.session: PolicySession | None = None
+        #: The policy that made the newest chunk; after a rollback meanwhile it is not the one above.
+        self.answered: PolicySession | None = None
         #: Releases swapped in, the first included, and releases refused [count].
         self.swaps = 0
         self.refusals = 0
@@ -101,17 +106,21 @@ class PolicySlot:
         """Version of the policy that answers now; empty without one."""
         return '' if self.session is None else self.session.version
 
-    def offer(self, release: str | os.PathLike[str] | Release, manifest_sha256: str = '') -> None:
+    def offer(self, release: str | os.PathLike[str] | Release, manifest_sha256: str = '', version: str = '',
+              configured: bool = False) -> None:
         """Queue a release for checking; returns at once.
 
-        :param release: its directory, or an object with ``path``. It is verified again either way.
+        :param release: its directory, or the release. It is verified again either way.
         :param manifest_sha256: the announced digest, which the manifest must have; empty: any trusted one.
+        :param version: the announced version, which the release must have; empty: any.
+        :param configured: it is the release the cell is configured to serve first, not an announced one.
         :raises PolicyError: when the slot was closed.
         """
+        path = Path(release if isinstance(release, (str, os.PathLike)) else release.path)
         with self._lock:
             if self._closed:
                 raise PolicyError('the policy slot is closed')
-            self._offers.append((release, manifest_sha256))
+            self._offers.append(_Offer(path, manifest_sha256, version, configured))
             self._lock.notify_all()
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name='policy-check', daemon=True)
@@ -136,10 +145,13 @@ class PolicySlot:
         :raises PolicyError: also when no policy is loaded.
         """
         self.at_chunk_edge()
-        if self.session is None:
+        session = self.session
+        if session is None:
             raise PolicyError('no policy is loaded: announce a release'
                               + (f' (newest refusal: {self.last_refusal})' if self.last_refusal else ''))
-        return self.session.infer(observation, noise, rng)
+        chunk = session.infer(observation, noise, rng)
+        self.answered = session
+        return chunk
 
     def rollback(self) -> str:
         """Return to the policy served before, at once; the one left is refused when offered again.
@@ -191,15 +203,15 @@ class PolicySlot:
                     return
                 offer, self._checking = self._offers.popleft(), True
             try:
-                self._consider(*offer)
+                self._consider(offer)
             finally:
                 with self._lock:
                     self._checking = False
                     self._lock.notify_all()
 
-    def _consider(self, release: Any, manifest_sha256: str) -> None:
+    def _consider(self, offer: _Offer) -> None:
         try:
-            session = self._check(release, manifest_sha256)
+            session = self._check(offer)
         except Exception as error:  # noqa: BLE001 (whatever a bad release provokes, the old policy keeps serving)
             reason = str(error) if isinstance(error, ValueError) else f'{type(error).__name__}: {error}'
             with self._lock:
@@ -210,28 +222,33 @@ class PolicySlot:
             if session is not None and session.manifest_sha256 not in self._rolled_back:
                 self._ready = session
 
-    def _check(self, release: Any, manifest_sha256: str) -> PolicySession | None:
+    def _check(self, offer: _Offer) -> PolicySession | None:
         """Return the checked session, or None when that very release serves (or is about to)."""
         if not self._trusted_keys:
-            raise PolicyError('no trusted release keys are configured: no release can be verified')
-        path = release if isinstance(release, (str, os.PathLike)) else release.path
-        verified = load_release(path, self._trusted_keys)
+            raise PolicyError('no trusted release keys are configured, so no release can be verified: '
+                              'name them in parameter trusted_keys')
+        verified = load_release(offer.path.resolve(), self._trusted_keys)  # the place admitted is the place read
         name = f'release {verified.version}'
-        if manifest_sha256 and verified.manifest_sha256 != manifest_sha256:
+        if offer.version and verified.version != offer.version:
+            raise PolicyError(f'{offer.path} holds {name}, announced was {offer.version}: '
+                              'announce the directory of that version')
+        if offer.manifest_sha256 and verified.manifest_sha256 != offer.manifest_sha256:
             raise PolicyError(f'{name}: manifest digest is {verified.manifest_sha256[:12]}…, announced was '
-                              f'{manifest_sha256[:12]}…')
+                              f'{offer.manifest_sha256[:12]}…: {offer.path} is not the release that was announced')
         with self._lock:
             newest = self._ready or self.session
             if newest is not None and newest.manifest_sha256 == verified.manifest_sha256:
                 return None
             if verified.manifest_sha256 in self._rolled_back:
                 raise PolicyError(f'{name} was rolled back here: publish a newer one')
-        problem = self._admit(verified) if self._admit else ''
+        problem = self._admit(verified, offer.configured) if self._admit else ''
         if problem:
             raise PolicyError(f'{name} is not admitted: {problem}')
         problem = misfit(self.cell, verified.contract)
         if problem:
-            raise PolicyError(f'{name} does not fit the cell: {problem}')
+            raise PolicyError(f'{name} does not fit the cell: {problem}. Announce a policy made for this cell, or '
+                              f'start the graph anew with {verified.path} as its first policy, for which it is laid '
+                              'out then')
         session = PolicySession.load(verified, self._provider, self._threads)
         session.verify_vectors()
         return session

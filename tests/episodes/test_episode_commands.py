@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
+import shutil
+import subprocess
+from os import scandir
+from pathlib import Path
 
 import numpy as np
 import pytest
 from episode_data import META, frames, row, steps
 from typer.testing import CliRunner
 
-from fpo_ros.episodes import EpisodeStoreError
+from fpo_ros.episodes import EpisodeStoreError, incoming
+from fpo_ros.episodes import salvage as salvaging
 from fpo_ros.episodes.cli import app
 from fpo_ros.episodes.incoming import INCOMING, lock_path
 from fpo_ros.episodes.writer import FLUSH_STEPS
+from fpo_ros.files import try_lock
 
 
 def call(*arguments: object, code: int = 0) -> str:
@@ -114,6 +123,107 @@ def test_salvage_leaves_a_running_recording_alone(filled):
         writer.append(row(steps(1), 0))
         assert 'is being recorded' in call('salvage', filled.path, '--discard')
         assert writer.commit() == 'ep_000003'
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """A system that refuses to create or change anything, as read-only media do."""
+    real = os.open
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, 'open', lambda path, flags, *rest, **options: (refuse if flags & (
+        os.O_CREAT | os.O_WRONLY | os.O_RDWR) else real)(path, flags, *rest, **options))
+    for name in ('mkdir', 'unlink', 'rename', 'replace', 'rmdir'):
+        monkeypatch.setattr(os, name, refuse)
+
+
+def test_looking_works_on_read_only_media(abandoned, read_only):
+    store, name = abandoned
+    assert '2 episodes, 1 succeeded, 50 steps; 1 unfinished' in call('list', store.path)
+    assert '2 episodes checked, 0 damaged' in call('verify', store.path)
+    call('show', store.path, 'ep_000001')
+    assert f'{name}: {FLUSH_STEPS} steps can be saved\n' in call('salvage', store.path, '--dry-run')
+    assert f'{name}: ' in call('salvage', store.path, '--discard', code=1)
+    assert 'Read-only file system' in call('salvage', store.path, code=1)
+
+
+def test_looking_works_on_really_read_only_media(filled, tmp_path):
+    writer = filled.writer(META)
+    mount = tmp_path / 'mount'
+    mount.mkdir()
+    made = [subprocess.run(['mount', *arguments], capture_output=True, timeout=60, check=False).returncode
+            for arguments in (['--bind', str(filled.path), str(mount)], ['-o', 'remount,bind,ro', str(mount)])
+            ] if os.geteuid() == 0 else [1]
+    try:
+        if any(made):
+            pytest.skip('mounting read-only is not permitted here')
+        assert '2 episodes, 1 succeeded, 50 steps; 1 unfinished' in call('list', mount)
+        assert 'is being recorded' in call('salvage', mount, '--dry-run')
+    finally:
+        writer.abort()
+        if made[0] == 0:
+            subprocess.run(['umount', str(mount)], timeout=60, check=True)
+
+
+@pytest.mark.parametrize('code', [errno.EACCES, errno.EROFS, errno.ENOLCK])
+def test_what_cannot_be_told_is_said_so(filled, monkeypatch, code):
+    writer, real = filled.writer(META), fcntl.flock
+
+    def refuse(fd: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    (leftover,) = filled.leftovers()
+    assert leftover.alive is None and os.strerror(code) in leftover.doubt
+    assert '1 unfinished' in call('list', filled.path)
+    assert 'it cannot be told whether it is still being recorded' in call('salvage', filled.path, '--dry-run')
+    monkeypatch.setattr(fcntl, 'flock', real)
+    writer.abort()
+
+
+def test_unfinished_episodes_that_cannot_be_listed_do_not_hide_the_others(filled, monkeypatch):
+    def refuse(path: object) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(salvaging.os, 'scandir', lambda path: (refuse if INCOMING in str(path) else scandir)(path))
+    assert '2 episodes' in call('list', filled.path)
+    assert 'unfinished episodes cannot be listed' in call('list', filled.path)
+    assert json.loads(call('list', filled.path, '--json'))['unfinished'] is None
+
+
+def test_one_leftover_that_cannot_be_saved_does_not_keep_the_others(abandoned):
+    store, name = abandoned
+    shutil.copytree(store.path / INCOMING / name, store.path / INCOMING / ('e' * 32))
+    (store.path / INCOMING / ('e' * 32) / 'action' / 'c.0.0').write_bytes(b'')
+    text = call('salvage', store.path, code=1)
+    assert 'c.0.0 is damaged' in text and f'{name}: {FLUSH_STEPS} steps saved as ep_000003' in text
+
+
+def test_salvage_clears_lock_files_that_killed_writers_left(filled):
+    (filled.path / INCOMING / ('a' * 32 + '.lock')).touch()
+    with filled.writer(META) as writer:
+        assert 'is being recorded' in call('salvage', filled.path)
+        writer.append(row(steps(1), 0))
+        assert writer.commit() == 'ep_000003'
+    assert list((filled.path / INCOMING).iterdir()) == []
+
+
+def test_a_look_does_not_disturb_a_writer_that_begins(filled, monkeypatch):
+    """Whoever looks holds a shared lock for a moment; a writer or a salvage that meets it goes on."""
+    seen: list[Path] = []
+
+    def looked_at(path: Path) -> int | None:
+        if len(seen) < 2:
+            seen.append(path)
+            path.touch()
+            return None
+        return try_lock(path)
+
+    monkeypatch.setattr(incoming, 'try_lock', looked_at)
+    filled.writer(META).abort()
+    assert len(seen) == 2 and list((filled.path / INCOMING).iterdir()) == []
 
 
 @pytest.mark.parametrize('command', ['list', 'verify', 'salvage'])

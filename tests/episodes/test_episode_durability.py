@@ -15,7 +15,7 @@ from episode_data import META, frames, row, steps
 
 import fpo_ros.files
 from fpo_ros.episodes import EpisodeStore, EpisodeStoreError
-from fpo_ros.episodes.incoming import INCOMING
+from fpo_ros.episodes.incoming import INCOMING, Incoming
 from fpo_ros.episodes.writer import FLUSH_STEPS, FRAME_CHUNK
 
 TIMEOUT_S = 60
@@ -105,7 +105,8 @@ def test_a_writer_killed_before_its_first_flush_leaves_nothing_to_save(store):
     process.communicate(timeout=TIMEOUT_S)
     (leftover,) = store.leftovers()
     assert leftover.problem == 'its writer ended before the first flush'
-    with pytest.raises(EpisodeStoreError, match='nothing to save, its writer ended before the first flush'):
+    with pytest.raises(EpisodeStoreError, match='nothing to save, its writer ended before the first flush; '
+                       f'remove it with "fpo-ros episodes salvage {store.path} {leftover.name} --discard"'):
         store.salvage(leftover.name)
     store.discard(leftover.name)
     assert store.leftovers() == []
@@ -193,20 +194,52 @@ def test_a_disk_that_fills_during_a_batch_loses_nothing_else(store, monkeypatch,
     assert store.write(steps(10), META) == 'ep_000002'
 
 
-@pytest.mark.parametrize('room', [1500, 8000, 20_000])
-def test_a_disk_that_fills_during_a_recording_ends_it_with_one_error(store, monkeypatch, room):
+@pytest.mark.parametrize(('room', 'safe'), [(1500, 0), (8000, 0), (20_000, FLUSH_STEPS), (36_000, 3 * FLUSH_STEPS)])
+def test_a_disk_that_fills_during_a_recording_ends_it_with_one_error(store, monkeypatch, room, safe):
     store.write(steps(10), META)
     data = steps(3 * FLUSH_STEPS)
     writer = store.writer(META)
     with monkeypatch.context() as patch:
         fill_disk(patch, room)
-        with pytest.raises(EpisodeStoreError, match='disk full'):
+        with pytest.raises(EpisodeStoreError, match='disk full .* every committed one is safe') as caught:
             for index in range(len(data['reward'])):
                 writer.append(row(data, index))
             writer.commit()
     with pytest.raises(EpisodeStoreError, match='ask the store for a new writer'):
         writer.append(row(data, 0))
-    assert store.ids() == ['ep_000001'] and list((store.path / INCOMING).iterdir()) == []
+    assert store.ids() == ['ep_000001'] and writer.closed
+    if not safe:
+        assert 'this episode was dropped' in str(caught.value)
+        assert list((store.path / INCOMING).iterdir()) == []
+        return
+    (leftover,) = store.leftovers()
+    assert (leftover.alive, leftover.steps) == (False, safe)
+    assert f'{safe} of its ' in str(caught.value)
+    assert f'"fpo-ros episodes salvage {store.path} {leftover.name}"' in str(caught.value)
+    episode = store.read(store.salvage(leftover.name))
+    np.testing.assert_array_equal(episode.arrays['action'], data['action'][:safe])
+
+
+def test_a_writer_that_is_left_keeps_what_was_flushed_and_one_that_is_aborted_does_not(store):
+    data = steps(FLUSH_STEPS + 5)
+    for end in ('leave', 'abort'):
+        writer = store.writer(META)
+        for index in range(FLUSH_STEPS + 5):
+            writer.append(row(data, index))
+        said = getattr(writer, end)()
+        assert writer.closed and len(store.leftovers()) == 1
+        assert (f'{FLUSH_STEPS} of its {FLUSH_STEPS + 5} steps are safe' in said) if said else end == 'abort'
+        assert writer.leave() == ''
+
+
+def test_an_unforeseen_error_while_writing_keeps_what_was_flushed(store, monkeypatch):
+    data, writer = steps(FLUSH_STEPS + 1), store.writer(META)
+    for index in range(FLUSH_STEPS):
+        writer.append(row(data, index))
+    monkeypatch.setattr(Incoming, 'extend', lambda *arguments: [][0])
+    with pytest.raises(EpisodeStoreError, match=f'IndexError: .*; {FLUSH_STEPS} of its {FLUSH_STEPS} steps are safe'):
+        writer.append(row(data, FLUSH_STEPS))
+    assert writer.closed and store.leftovers()[0].steps == FLUSH_STEPS
 
 
 def test_a_quota_reads_as_a_full_disk_and_other_errors_as_themselves(store, monkeypatch):

@@ -83,6 +83,6 @@ def test_verify_refuses_what_was_changed(filled, keys):
         call('verify', filled.path / 'v000001', '--trusted', keys.public_path)
 
 
-@pytest.mark.parametrize('command', ['keygen', 'list', 'show', 'verify', 'promote', 'rollback'])
+@pytest.mark.parametrize('command', ['keygen', 'publish', 'list', 'show', 'verify', 'promote', 'rollback'])
 def test_help_teaches_by_example(command):
     assert f'fpo-ros releases {command}' in call(command, '--help')

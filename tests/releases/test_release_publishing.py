@@ -40,6 +40,14 @@ def test_versions_count_up_and_leave_nothing_behind(releases, staging, keys):
     assert sorted(entry.name for entry in releases.path.iterdir()) == ['.lock', *releases.versions()]
 
 
+def test_each_number_has_one_name(releases, staging, keys):
+    publish(releases, staging, keys.private_path)
+    for name in ('v0000007', 'v00000\u0667'):
+        (releases.path / name).mkdir()
+    assert releases.versions() == ['v000001']
+    assert publish(releases, staging, keys.private_path).version == 'v000002'
+
+
 def test_a_killed_publisher_leaves_no_release_and_the_next_one_cleans_up(releases, staging, keys, trusted):
     publish(releases, staging, keys.private_path)
     torn = releases.path / '.incoming-0123'

@@ -1,115 +1,15 @@
-"""Tiny exported policies whose flow can be computed by hand."""
+"""Tiny exported policies as fixtures."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from release_shop import WAIT_S, Shop
+from tiny_releases import reference_chunk, write_release
 
-from fpo_ros.policy.contract import ACTION_DIM, Observation, PolicyContract
-from fpo_ros.policy.normalisation import NormStats
-from fpo_ros.policy.tokenizer import tokenize
-
-KV_SHAPE = (1, 2, 1, 1, 1, 1)
-
-
-def _model(path: Path, nodes: list, inputs: list, outputs: list, constants: dict[str, np.ndarray]) -> None:
-    graph = helper.make_graph(nodes, 'tiny', inputs, outputs,
-                              [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def write_graphs(path: Path, contract: PolicyContract, *, gain: float = 0.0, bias: float = 0.0,
-                 time_gain: float = 0.0, state_gain: float = 0.0, prefix_gain: float = 0.0) -> None:
-    """Write graphs with velocity = gain x + bias + time_gain t + state_gain state[:14] + prefix_gain prefix.
-
-    prefix = mean(tokens), plus mean(images) where the contract has cameras.
-    """
-    def value(name: str, kind: int, shape: list) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, shape)
-
-    real, integer = TensorProto.FLOAT, TensorProto.INT64
-    inputs = [value('tokens', integer, ['B', 'n_text'])]
-    nodes = [helper.make_node('Cast', ['tokens'], ['floats'], to=real),
-             helper.make_node('ReduceMean', ['floats'], ['total'], keepdims=0)]
-    if contract.cameras:
-        inputs.append(value('images', real, ['B', len(contract.cameras), 3, contract.image_height,
-                                             contract.image_width]))
-        nodes += [helper.make_node('ReduceMean', ['images'], ['light'], keepdims=0),
-                  helper.make_node('Add', ['total', 'light'], ['sum'])]
-    nodes.append(helper.make_node('Expand', [nodes[-1].output[0], 'shape'], ['prefix_kv']))
-    _model(path / 'prefix.onnx', nodes, inputs, [value('prefix_kv', real, list(KV_SHAPE))],
-           {'shape': np.array(KV_SHAPE, np.int64)})
-
-    f32 = np.float32
-    constants = {'gain': f32(gain), 'bias': f32(bias), 'time_gain': f32(time_gain),
-                 'state_gain': f32(state_gain), 'prefix_gain': f32(prefix_gain),
-                 'one': np.array([1], np.int64), 'from': np.array([0], np.int64),
-                 'to': np.array([ACTION_DIM], np.int64), 'axes': np.array([1, 2], np.int64)}
-    nodes = [
-        helper.make_node('Mul', ['x_t', 'gain'], ['a']),
-        helper.make_node('Add', ['a', 'bias'], ['b']),
-        helper.make_node('Unsqueeze', ['time', 'axes'], ['t']),
-        helper.make_node('Mul', ['t', 'time_gain'], ['c']),
-        helper.make_node('Add', ['b', 'c'], ['d']),
-        helper.make_node('Slice', ['state', 'from', 'to', 'one'], ['joints']),
-        helper.make_node('Unsqueeze', ['joints', 'one'], ['row']),
-        helper.make_node('Mul', ['row', 'state_gain'], ['e']),
-        helper.make_node('Add', ['d', 'e'], ['f']),
-        helper.make_node('ReduceMean', ['prefix_kv'], ['p'], keepdims=0),
-        helper.make_node('Mul', ['p', 'prefix_gain'], ['g']),
-        helper.make_node('Add', ['f', 'g'], ['velocity']),
-    ]
-    _model(path / 'denoise.onnx', nodes,
-           [value('x_t', real, ['B', contract.horizon, ACTION_DIM]), value('time', real, ['B']),
-            value('state', real, ['B', contract.state_dim]), value('prefix_kv', real, list(KV_SHAPE))],
-           [value('velocity', real, ['B', contract.horizon, ACTION_DIM])], constants)
-
-
-def reference_chunk(contract: PolicyContract, stats: NormStats, noise: np.ndarray, state: np.ndarray,
-                    prefix: float, **gains: float) -> np.ndarray:
-    """Integrate the tiny velocity in float64: (horizon, 14) in raw units."""
-    x, n = np.array(noise, np.float64), contract.flow_steps
-    gain, bias, time_gain, state_gain, prefix_gain = (
-        gains.get(name, 0.0) for name in ('gain', 'bias', 'time_gain', 'state_gain', 'prefix_gain'))
-    constant = bias + state_gain * state[:ACTION_DIM] + prefix_gain * prefix
-    for k in range(n):
-        x = x - (gain * x + time_gain * (1 - k / n) + constant) / n
-    return x * stats.action_std.astype(np.float64) + stats.action_mean.astype(np.float64)
-
-
-def write_release(path: Path, contract: PolicyContract | None = None, *, atol: float = 1e-4,
-                  shift: float = 0.0, stats: NormStats | None = None, **gains: float) -> Path:
-    """Write the files of an unsigned release; ``shift`` falsifies the stored test chunks."""
-    contract = contract or PolicyContract(horizon=4, execute=3)
-    stats = stats or NormStats(np.zeros(contract.state_dim), np.ones(contract.state_dim),
-                               np.zeros(ACTION_DIM), np.ones(ACTION_DIM))
-    path.mkdir(parents=True, exist_ok=True)
-    (path / 'contract.json').write_text(json.dumps(contract.to_dict()))
-    (path / 'norm_stats.json').write_text(stats.to_json())
-    write_graphs(path, contract, **gains)
-    rng = np.random.default_rng(0)
-    count, tokens = 2, tokenize(contract.prompt)
-    vectors = {'tokens': np.tile(tokens, (count, 1)),
-               'state': rng.standard_normal((count, contract.state_dim)).astype(np.float32),
-               'noise': rng.standard_normal((count, contract.horizon, ACTION_DIM)).astype(np.float32)}
-    light = np.zeros(count)
-    if contract.cameras:
-        vectors['images'] = rng.integers(0, 256, (count, len(contract.cameras), contract.image_height,
-                                                  contract.image_width, 3), np.uint8)
-        light = vectors['images'].reshape(count, -1).mean(1) * 2 / 255 - 1
-    vectors['chunk'] = np.stack([
-        reference_chunk(contract, stats, vectors['noise'][i], vectors['state'][i], tokens.mean() + light[i],
-                        **gains)
-        for i in range(count)]).astype(np.float32) + np.float32(shift)
-    np.savez(path / 'vectors.npz', atol=np.float64(atol), **vectors)
-    return path
+from fpo_ros.policy.contract import Observation, PolicyContract
+from fpo_ros.runtime.admission import PromotedOnly
+from fpo_ros.runtime.swap import PolicySlot
 
 
 @pytest.fixture
@@ -134,3 +34,17 @@ def reference():
 def observation() -> Observation:
     """Joints 0, 0.1 .. 1.3 and an object at the origin."""
     return Observation(np.arange(14) * 0.1, object_pose=np.array([0, 0, 0, 1, 0, 0, 0.0]))
+
+
+@pytest.fixture
+def shop(tmp_path, make_release) -> Shop:
+    """A store of signed releases."""
+    return Shop(tmp_path, make_release)
+
+
+@pytest.fixture
+def slot(shop, small_contract):
+    """A slot that serves what this store promoted last."""
+    slot = PolicySlot(small_contract, shop.trusted, admit=PromotedOnly(shop.store.path, shop.keys.public_path))
+    yield slot
+    assert slot.close(WAIT_S), 'the worker thread did not end'

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from types import SimpleNamespace
+import tempfile
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, numpy_helper
 
 from fpo_ros.policy.contract import ContractError, Observation, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.tokenizer import tokenize
+from fpo_ros.releases import Release, ReleaseStore, generate_keypair, load_release, load_trusted_keys
+from fpo_ros.runtime import providers
+from fpo_ros.runtime import session as session_module
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 
@@ -179,12 +184,89 @@ def test_large_weights_may_lie_beside_a_graph(tmp_path, make_release, observatio
     np.testing.assert_allclose(session.infer(observation), -0.5, atol=1e-6)
 
 
-def test_release_objects_bring_their_identity(tmp_path, make_release, small_contract):
-    release = SimpleNamespace(path=make_release(tmp_path), version='v000007', contract=small_contract,
-                              manifest_sha256='ab' * 32)
+@pytest.fixture
+def signed(tmp_path, make_release, small_contract):
+    """Return a function that signs a policy whose bias lies in a file of its own, and opens it verified."""
+    keys = generate_keypair(tmp_path / 'keys')
+
+    def make(bias=0.5, location='denoise.weights', beside=True, pad=0) -> Release:
+        staging = make_release(tmp_path / 'staging', small_contract, bias=bias)
+        (staging / 'contract.json').unlink()
+        model = onnx.load(staging / 'denoise.onnx')
+        weight = next(tensor for tensor in model.graph.initializer if tensor.name == 'bias')
+        data = np.tile(np.float32(bias), (4, 14)) if pad else numpy_helper.to_array(weight)
+        weight.CopyFrom(numpy_helper.from_array(data, 'bias'))
+        weight.ClearField('raw_data')
+        weight.data_location = TensorProto.EXTERNAL
+        for key, value in (('location', location), ('offset', str(pad)), ('length', str(data.nbytes))):
+            entry = weight.external_data.add()
+            entry.key, entry.value = key, value
+        (staging / 'denoise.onnx').write_bytes(model.SerializeToString())
+        if beside:
+            (staging / 'denoise.weights').write_bytes(bytes(pad) + data.tobytes())
+        published = ReleaseStore(tmp_path / 'store').publish(
+            staging, contract=small_contract, metrics={}, parent=None, private_key=keys.private_path,
+            created='2026-01-01T00:00:00Z')
+        return load_release(published.path, load_trusted_keys(keys.public_path))
+    return make
+
+
+def test_releases_bring_their_identity(tmp_path, signed):
+    release = signed()
     session = PolicySession.load(release)
-    assert (session.version, session.manifest_sha256) == ('v000007', 'ab' * 32)
-    assert PolicySession.load(str(tmp_path)).version == tmp_path.name
+    assert (session.version, session.manifest_sha256) == ('v000001', release.manifest_sha256)
+    assert PolicySession.load(str(release.path)).manifest_sha256 == ''
+
+
+def test_weights_beside_the_graph_of_a_signed_release_are_verified_bytes(signed, observation):
+    release = signed(bias=0.5)
+    assert PolicySession.load(release).infer(observation).max() == pytest.approx(-0.5)
+    weights = release.path / 'denoise.weights'
+    weights.write_bytes(np.float32(9.0).tobytes())
+    assert PolicySession.load(release.path).infer(observation).max() == pytest.approx(-9.0), 'unverified as told'
+    with pytest.raises(PolicyError, match='denoise.weights does not have the digest in the manifest'):
+        PolicySession.load(release)
+
+
+@pytest.mark.parametrize('pad', [0, 1 << 23])
+def test_weights_changed_after_loading_have_no_effect(signed, observation, pad):
+    """onnxruntime maps large weights, and a map shows what is written to the file later."""
+    release = signed(bias=0.5, pad=pad)
+    weights = release.path / 'denoise.weights'
+    verified, plain = PolicySession.load(release), PolicySession.load(release.path)
+    with open(weights, 'r+b') as file:
+        file.seek(pad)
+        file.write(np.tile(np.float32(9.0), weights.stat().st_size - pad >> 2).tobytes())
+    np.testing.assert_allclose(verified.infer(observation), -0.5, atol=1e-6)
+    assert plain.infer(observation).shape == (4, 14)
+
+
+def test_large_weights_of_a_signed_release_work_and_leave_no_copies(tmp_path, signed, observation, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'private'))
+    (tmp_path / 'private').mkdir()
+    seen = []
+    real = providers.open_graph
+    monkeypatch.setattr(session_module, 'open_graph', lambda model, path, weights, *rest: (
+        seen.append((weights, os.stat(weights).st_mode & 0o777)), real(model, path, weights, *rest))[1])
+    session = PolicySession.load(signed(bias=0.5, pad=1 << 24))
+    np.testing.assert_allclose(session.infer(observation), -0.5, atol=1e-6)
+    (_, (private, mode)) = seen
+    assert private.parent == tmp_path / 'private' and mode == 0o700
+    assert list((tmp_path / 'private').iterdir()) == []
+
+
+@pytest.mark.parametrize('location', ['../staging/denoise.weights', '/etc/hostname', 'other.weights', 'x' * 300])
+def test_weights_that_were_not_signed_are_refused(signed, location):
+    release = signed(location=location)
+    with pytest.raises(PolicyError, match=f'its weights lie in {location!r}, which is no file of the signed release'):
+        PolicySession.load(release)
+
+
+def test_weights_that_find_no_room_for_a_private_copy_are_refused(tmp_path, signed, monkeypatch):
+    release = signed()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'missing'))
+    with pytest.raises(PolicyError, match='denoise.onnx cannot be copied: .*missing: No such file.*TMPDIR'):
+        PolicySession.load(release)
 
 
 def test_a_missing_directory_is_named(tmp_path):

@@ -9,73 +9,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from release_shop import WAIT_S, Shop, offered, value
 
 from fpo_ros.policy.contract import Observation, PolicyContract
-from fpo_ros.releases import ReleaseStore, generate_keypair, load_trusted_keys, wilson_interval
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 from fpo_ros.runtime.swap import CELL_ENTRIES, PolicySlot, SlotState, misfit
-
-WAIT_S = 60
-
-
-class Shop:
-    """A store of signed releases with distinguishable policies: a zero-noise chunk is -bias everywhere."""
-
-    def __init__(self, root, make_release):
-        self.keys = generate_keypair(root / 'keys')
-        self.trusted = load_trusted_keys(self.keys.public_path)
-        self.store = ReleaseStore(root / 'store')
-        self._root, self._make = root, make_release
-
-    def publish(self, bias, promote=True, contract=None, **options):
-        contract = contract or PolicyContract(horizon=4, execute=3)
-        folder = self._root / f'staging-{len(list(self._root.iterdir()))}'
-        staging = self._make(folder, contract, bias=bias, **options)
-        (staging / 'contract.json').unlink()
-        low, high = wilson_interval(50, 100)
-        release = self.store.publish(
-            staging, contract=contract, parent=None, private_key=self.keys.private_path,
-            created='2025-01-01T00:00:00Z', metrics={'evaluation': {
-                'successes': 50, 'episodes': 100, 'wilson_low': low, 'wilson_high': high}})
-        if promote:
-            self.store.promote(release.version, self.trusted)
-        return release
-
-
-@pytest.fixture
-def shop(tmp_path, make_release):
-    return Shop(tmp_path, make_release)
-
-
-@pytest.fixture
-def slot(shop, small_contract):
-    slot = PolicySlot(small_contract, shop.trusted)
-    yield slot
-    assert slot.close(WAIT_S), 'the worker thread did not end'
-
-
-def offered(slot, release, **options):
-    slot.offer(release, **options)
-    assert slot.wait(WAIT_S), 'the check did not end'
-
-
-def value(slot, observation):
-    chunk = slot.infer(observation)
-    assert (chunk == chunk[0, 0]).all()
-    return round(float(chunk[0, 0]), 4)
 
 
 def test_a_good_release_serves_from_the_next_chunk_on(shop, slot, observation):
     assert slot.state is SlotState.IDLE and slot.version == ''
     with pytest.raises(PolicyError, match='no policy is loaded'):
         slot.infer(observation)
-    first, second = shop.publish(1.0), shop.publish(2.0)
-    offered(slot, first.path, manifest_sha256=first.manifest_sha256)
+    first = shop.publish(1.0)
+    offered(slot, first.path, manifest_sha256=first.manifest_sha256, version='v000001')
     assert slot.session is None, 'swapped outside a chunk edge'
     assert value(slot, observation) == -1.0
     assert (slot.version, slot.swaps, slot.state) == ('v000001', 1, SlotState.SERVING)
-    offered(slot, second)
+    offered(slot, shop.publish(2.0))
     assert slot.version == 'v000001'
     assert slot.at_chunk_edge() and not slot.at_chunk_edge()
     assert value(slot, observation) == -2.0
@@ -123,7 +74,8 @@ def test_a_foreign_key_is_refused(shop, slot, tmp_path, make_release):
 def test_without_trusted_keys_nothing_is_accepted(shop, small_contract):
     slot = PolicySlot(small_contract, {})
     offered(slot, shop.publish(1.0))
-    assert slot.last_refusal == 'no trusted release keys are configured: no release can be verified'
+    assert slot.last_refusal == ('no trusted release keys are configured, so no release can be verified: '
+                                 'name them in parameter trusted_keys')
     assert slot.close(WAIT_S)
 
 
@@ -132,9 +84,11 @@ def test_the_announced_digest_must_be_the_manifests(shop, slot):
     assert 'announced was 000000000000' in slot.last_refusal and not slot.at_chunk_edge()
 
 
-def test_a_release_that_was_not_promoted_is_refused(shop, slot):
-    offered(slot, shop.publish(1.0, promote=False))
-    assert 'release v000001 is not admitted: it was not promoted' in slot.last_refusal
+def test_the_announced_version_must_be_the_releases(shop, slot):
+    first = shop.publish(1.0)
+    offered(slot, first, version='v000002')
+    assert slot.last_refusal == (f'{first.path} holds release v000001, announced was v000002: '
+                                 'announce the directory of that version')
     assert not slot.at_chunk_edge()
 
 
@@ -146,7 +100,7 @@ def test_the_gate_can_be_left_out_deliberately(shop, small_contract, observation
 
 
 def test_a_gate_of_the_callers_own(shop, small_contract):
-    slot = PolicySlot(small_contract, shop.trusted, admit=lambda release: f'{release.parent} has no parent')
+    slot = PolicySlot(small_contract, shop.trusted, admit=lambda release, configured: f'{release.parent} has no parent')
     offered(slot, shop.publish(1.0))
     assert slot.last_refusal == 'release v000001 is not admitted: None has no parent'
     assert slot.close(WAIT_S)
@@ -161,7 +115,8 @@ def test_a_gate_of_the_callers_own(shop, small_contract):
 ])
 def test_a_release_that_does_not_fit_the_cell_is_refused(shop, slot, small_contract, change, message):
     offered(slot, shop.publish(1.0, contract=dataclasses.replace(small_contract, **change)))
-    assert slot.last_refusal == f'release v000001 does not fit the cell: {message}'
+    assert slot.last_refusal.startswith(f'release v000001 does not fit the cell: {message}. Announce a policy made ')
+    assert str(shop.store.path / 'v000001') in slot.last_refusal
     assert not slot.at_chunk_edge()
 
 
@@ -198,17 +153,34 @@ def test_the_same_release_announced_again_changes_nothing(shop, slot, observatio
 def test_rollback_returns_to_the_previous_policy_and_sticks(shop, slot, observation):
     with pytest.raises(PolicyError, match='no earlier policy'):
         slot.rollback()
-    first, second, third = shop.publish(1.0), shop.publish(2.0), shop.publish(3.0)
-    for release in (first, second):
-        offered(slot, release)
+    for bias in (1.0, 2.0):
+        second = shop.publish(bias)
+        offered(slot, second)
         slot.at_chunk_edge()
     assert slot.rollback() == 'v000001'
     assert value(slot, observation) == -1.0
     offered(slot, second)
     assert value(slot, observation) == -1.0
     assert 'v000002 was rolled back here' in slot.last_refusal
-    offered(slot, third)
+    offered(slot, shop.publish(3.0))
     assert value(slot, observation) == -3.0
+
+
+def test_a_chunk_made_during_a_rollback_is_known_by_its_maker(shop, slot, observation, monkeypatch):
+    for bias in (1.0, 2.0):
+        offered(slot, shop.publish(bias))
+        slot.at_chunk_edge()
+    real = PolicySession.infer
+
+    def interrupted(session, *arguments):
+        thread = threading.Thread(target=slot.rollback)
+        thread.start()
+        thread.join(WAIT_S)
+        return real(session, *arguments)
+
+    monkeypatch.setattr(PolicySession, 'infer', interrupted)
+    assert value(slot, observation) == -2.0
+    assert (slot.answered.version, slot.version) == ('v000002', 'v000001')
 
 
 def test_rollback_discards_a_release_that_waits(shop, slot, observation):
@@ -221,7 +193,7 @@ def test_rollback_discards_a_release_that_waits(shop, slot, observation):
 
 
 def test_files_changed_between_check_and_load_are_noticed(shop, small_contract):
-    def tamper(release):
+    def tamper(release, configured):
         _flip(release.path, 'denoise.onnx')
         return ''
 
@@ -234,7 +206,7 @@ def test_files_changed_between_check_and_load_are_noticed(shop, small_contract):
 def test_the_old_policy_answers_while_a_new_one_is_checked(shop, small_contract, observation):
     entered, leave = threading.Event(), threading.Event()
 
-    def slow(release):
+    def slow(release, configured):
         if release.version == 'v000002':
             entered.set()
             assert leave.wait(WAIT_S)
