@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent
 ABI = sysconfig.get_config_var('SOABI') or sys.implementation.cache_tag
 WORK = ROOT / 'build' / f'interfaces-{ABI}'
 EDITABLE = ROOT / 'build' / f'editable-{ABI}'
+PYTHON = f'python{sys.version_info.major}.{sys.version_info.minor}'
 
 # Executables of `ros2 run fpo_ros ...`; CMakeLists.txt holds the same list.
 NODES = [
@@ -38,6 +39,7 @@ NODES = [
     'policy',
     'arm_controller',
     'episode_manager',
+    'operator',
     'learner',
 ]
 
@@ -45,7 +47,8 @@ NODES = [
 INSIDE = {'fpo_ros.sim': 'sim', 'fpo_ros.hardware': 'hardware'}
 
 HELP = (
-    'Install with build isolation (leave out --no-build-isolation), source a ROS 2 distribution first, '
+    'Ways out: install with build isolation (leave out --no-build-isolation) in a shell without a ROS 2 distribution; '
+    'with a distribution, build by colcon (see CONTRIBUTING.md); '
     'or set FPO_ROS_INTERFACES=skip to install without the ROS 2 nodes.'
 )
 
@@ -69,21 +72,31 @@ def tree(folder: Path, target: str) -> list[tuple[str, list[str]]]:
     return list(entries.items())
 
 
+def sourced_distributions() -> list[Path]:
+    """Prefixes of ROS 2 that AMENT_PREFIX_PATH names, this Python's own left out."""
+    prefixes = [Path(p).resolve() for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+    index = Path('share', 'ament_index', 'resource_index', 'packages', 'rcl')
+    return [p for p in prefixes if (p / index).is_file() and p != Path(sys.prefix).resolve()]
+
+
 def find_generator() -> Path:
     """
     Prefix of the ROS 2 interface generators for this Python: of the wheels or of a sourced distribution.
 
-    :raises ExecError: where there is none.
+    :raises ExecError: where there is none, or where a distribution is sourced beside the wheels: interfaces that one
+        release of ROS 2 generates don't load in another.
     """
-    version = f'python{sys.version_info.major}.{sys.version_info.minor}'
+    sourced = sourced_distributions()
     for entry in sys.path:
         module = Path(entry or '.').resolve() / 'rosidl_generator_py' / '__init__.py'
-        if version not in module.parts or not module.is_file():
+        if PYTHON not in module.parts or not module.is_file():
             continue
         for prefix in module.parents:
             if (prefix / 'share' / 'rosidl_generator_py' / 'cmake').is_dir():
+                if sourced and prefix not in sourced:
+                    raise ExecError(f'{sourced[0]} is sourced, but the generators found are those of {prefix}. {HELP}')
                 return prefix
-    raise ExecError(f'ROS 2 interface generators (rosidl_generator_py) not found for {version}. {HELP}')
+    raise ExecError(f'ROS 2 interface generators (rosidl_generator_py) not found for {PYTHON}. {HELP}')
 
 
 def find_cmake() -> str:
@@ -116,8 +129,7 @@ def require_compiler() -> None:
         raise ExecError(f'no C++ compiler found (apt-get install g++). {HELP}')
     header = Path(sysconfig.get_path('include')) / 'Python.h'
     if not header.is_file():
-        name = f'python{sys.version_info.major}.{sys.version_info.minor}-dev'
-        raise ExecError(f'{header} not found (apt-get install {name}). {HELP}')
+        raise ExecError(f'{header} not found (apt-get install {PYTHON}-dev). {HELP}')
 
 
 def compile_interfaces(source: Path, stage: Path, prefix: Path) -> None:
@@ -266,8 +278,9 @@ class BuildInterfaces(Command):
             script = nodes / name
             script.write_text(
                 '#!/bin/sh\n'
-                'prefix=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)\n'
-                f'exec "$prefix/bin/python3" -m fpo_ros.{module} "$@"\n'
+                'python=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)/bin/python3\n'
+                '[ -x "$python" ] || python=python3  # installed for a user, who has no Python of their own\n'
+                f'exec "$python" -m fpo_ros.environment fpo_ros.{module} "$@"\n'
             )
             script.chmod(0o755)
         files = [('lib', [p.relative_to(ROOT).as_posix() for p in sorted(stage.glob('lib/*.so'))])]
@@ -287,6 +300,11 @@ class Build(build):
     """``build`` with the interfaces as one more part."""
 
     sub_commands = [*build.sub_commands, ('build_interfaces', None)]
+
+    def run(self):
+        """Build a wheel in an empty folder: what an earlier build left there would get into it."""
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
 
 
 class PlatformDistribution(Distribution):

@@ -38,6 +38,8 @@ function(fpo_ros_join_sources target)
                typesupport_fastrtps_c typesupport_fastrtps_cpp)
     if(TARGET ${target}__rosidl_${kind})
       set_target_properties(${target}__rosidl_${kind} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+      # each of the files declares the same functions of other packages
+      target_compile_options(${target}__rosidl_${kind} PRIVATE -Wno-redundant-decls)
     endif()
   endforeach()
 endfunction()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json as json_module
 import os
@@ -16,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fpo_ros import gl
+from fpo_ros import environment, gl
+from fpo_ros.nodes import locate
 
 GIB = 1 << 30
 TIMEOUT = 120.0  # of one probe [s]
@@ -130,27 +132,63 @@ def check_python() -> Check:
     return Check('Python', OK, found)
 
 
+def check_environment() -> Check:
+    """A sourced ROS 2 distribution beside the ROS 2 wheels: only one of them may reach a process."""
+    others = environment.distributions(os.environ)
+    if others:
+        return Check(
+            'Environment', WARN, f'{", ".join(others)} is sourced and mixes with the wheels in {sys.prefix}',
+            'use fpo-ros or make, which leave it out, or a shell without it',
+        )  # fmt: skip
+    out = environment.left_out()
+    return Check('Environment', OK, f'{", ".join(out)} is sourced and left out' if out else 'one ROS 2 at most')
+
+
+def find_requirements() -> tuple[list[str], str]:
+    """Return what the installation asks for, without extras, and the command that installs it."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        requirements = importlib.metadata.requires('fpo_ros')
+        if requirements:
+            return [r for r in requirements if 'extra ==' not in r], 'make setup'
+    # built by colcon, which knows of no Python packages
+    file = locate.share_path('config/requirements-robot.txt')
+    lines = [line.split('#')[0].strip() for line in file.read_text().splitlines()]
+    return [line for line in lines if line], f'{sys.executable} -m pip install -r {file}'
+
+
+def applies(requirement: str) -> bool:
+    """Whether a requirement is meant for this Python; only ``python_version`` is looked at."""
+    marker = re.search(r"python_version\s*(<|>=)\s*['\"](\d+)\.(\d+)['\"]", requirement)
+    if marker is None:
+        return True
+    older = sys.version_info[:2] < (int(marker[2]), int(marker[3]))
+    return older == (marker[1] == '<')
+
+
 def check_packages() -> Check:
     """Python packages that the installation asks for."""
-    missing, count = [], 0
     try:
-        requirements = importlib.metadata.requires('fpo_ros') or []
-    except importlib.metadata.PackageNotFoundError:
-        return Check(
-            'Packages', WARN, 'fpo_ros is not installed by pip', 'make setup, unless colcon installed it'
-        )
-    for requirement in requirements:
-        if 'extra ==' in requirement:
-            continue
-        name = re.split(r'[ <>=!~;\[(]', requirement, maxsplit=1)[0]
-        count += 1
-        try:
-            importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+        requirements, advice = find_requirements()
+    except FileNotFoundError as error:
+        return Check('Packages', WARN, str(error), 'make setup')
+    names = [re.split(r'[ <>=!~;\[(]', r, maxsplit=1)[0] for r in requirements if applies(r)]
+    missing = []
+    for name in names:
+        # onnxruntime-gpu takes the place of onnxruntime
+        if not any(has_package(other) for other in (name, *(['onnxruntime-gpu'] * (name == 'onnxruntime')))):
             missing.append(name)
     if missing:
-        return Check('Packages', FAIL, 'missing: ' + ', '.join(missing), 'make setup')
-    return Check('Packages', OK, f'{count} required packages')
+        return Check('Packages', FAIL, 'missing: ' + ', '.join(missing), advice)
+    return Check('Packages', OK, f'{len(names)} required packages')
+
+
+def has_package(name: str) -> bool:
+    """Whether a Python package is installed."""
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def check_gl() -> Check:
@@ -174,7 +212,7 @@ def check_ros() -> Check:
     good, answer = probe(ROS)
     if good:
         return Check('ROS 2', OK, f'{os.environ.get("ROS_DISTRO", "wheels")}, {answer}')
-    advice = "pip install '.[ros]', or source a ROS 2 distribution (learning and simulation work without)"
+    advice = "make setup, pip install '.[ros]', or build by colcon with a ROS 2 distribution (learning works without)"
     if 'rmw' in answer and os.environ.get('RMW_IMPLEMENTATION'):
         advice = (
             f'unset RMW_IMPLEMENTATION (is {os.environ["RMW_IMPLEMENTATION"]}), or install that middleware'
@@ -198,7 +236,8 @@ def check_compiler() -> Check:
         return Check('Compiler', WARN, 'no C++ compiler', f'{advice}g++')
     header = Path(sysconfig.get_path('include'), 'Python.h')
     if not header.is_file():
-        return Check('Compiler', WARN, f'{compiler}, no {header}', f'{advice}python3-dev')
+        name = f'python{sys.version_info[0]}.{sys.version_info[1]}-dev'
+        return Check('Compiler', WARN, f'{compiler}, no {header}', f'{advice}{name}')
     return Check('Compiler', OK, compiler)
 
 
@@ -274,12 +313,13 @@ def check_onnxruntime() -> Check:
         return Check('ONNX Runtime', FAIL, answer, 'make setup')
     gpu = shutil.which('nvidia-smi') is not None
     if gpu and 'CUDAExecutionProvider' not in answer:
-        return Check('ONNX Runtime', WARN, answer, "the GPU is not used: pip install '.[gpu]'")
+        return Check('ONNX Runtime', WARN, answer, 'the GPU is not used: see docs/dependencies.md, "GPU"')
     return Check('ONNX Runtime', OK, answer)
 
 
 CHECKS: list[Callable[[], Check]] = [
     check_python,
+    check_environment,
     check_packages,
     check_gl,
     check_ros,

@@ -9,7 +9,7 @@ import os
 HEADLESS = {'egl': 'EGL', 'osmesa': 'OSMesa'}
 
 #: What provides those libraries on Debian and Ubuntu.
-INSTALL = 'apt-get install libegl1 libgl1-mesa-dri'
+INSTALL = 'apt-get install libegl1 libopengl0 libgl1-mesa-dri'
 
 
 def select_backend() -> str | None:

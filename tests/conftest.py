@@ -1,28 +1,63 @@
-"""What holds for every test: a graph of its own, rendering without display, few threads."""
+"""What holds for every test: a ROS domain of its own, rendering without display, few threads, repeatable examples."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import zlib
+import socket
 
 import pytest
 
-from fpo_ros import gl
+from fpo_ros import environment, gl
+
+_others = environment.distributions(os.environ)
+if _others:
+    pytest.exit(f'{", ".join(_others)} is sourced, which mixes with the wheels of this Python: use make test, '
+                'or a shell without it', returncode=4)
 
 
-def domain_id() -> int:
-    """ROS domain of this test process, 1 to 101: workers of one run differ, and runs most likely do too."""
-    worker = os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')
-    run = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
-    return (zlib.crc32(run.encode()) + int(worker)) % 101 + 1
+def take_domain(callers: str) -> tuple[int, socket.socket]:
+    """Take a ROS domain from 1 to 101 that neither the caller nor another test process on this machine uses.
+
+    Taken by a name in the abstract socket namespace, which reaches as far as the ROS domain (one network namespace, all
+    users) and is free again as soon as the process ends.
+
+    :param callers: ROS_DOMAIN_ID of the caller.
+    :returns: the domain, and the socket that holds it.
+    """
+    for count in range(101):
+        domain = (os.getpid() + count) % 101 + 1
+        if str(domain) == callers.strip():
+            continue
+        holder = socket.socket(socket.AF_UNIX)
+        try:
+            holder.bind(f'\0fpo_ros test domain {domain}')
+        except OSError:
+            holder.close()
+        else:
+            return domain, holder
+    raise RuntimeError('all ROS domains from 1 to 101 are taken by tests')
 
 
 # Set before anything imports rclpy, mujoco or torch; processes that tests start inherit it.
-os.environ['ROS_DOMAIN_ID'] = str(domain_id())
-os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+DOMAIN, _holder = take_domain(os.environ.get('ROS_DOMAIN_ID', ''))
+os.environ['ROS_DOMAIN_ID'] = str(DOMAIN)
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+for name in ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_LOCALHOST_ONLY'):
+    os.environ.pop(name, None)
+if os.environ.get('ROS_DISTRO') == 'humble':  # knows no ROS_AUTOMATIC_DISCOVERY_RANGE
+    os.environ['ROS_LOCALHOST_ONLY'] = '1'
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+environment.write_below_checkout()
 gl.select_backend()
+
+if importlib.util.find_spec('hypothesis'):
+    from hypothesis import HealthCheck, settings
+
+    # The same examples in every run, and no time limit for one: the machine may be busy.
+    settings.register_profile('fpo_ros', deadline=None, derandomize=True,
+                              suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile('fpo_ros')
 
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 

@@ -118,12 +118,38 @@ def test_missing_packages(monkeypatch):
         'requires',
         lambda name: [
             'numpy>=1',
-            'surely-not-installed>=2; python_version >= "3"',
+            'surely-not-installed>=2; python_version >= "3.9"',
+            'not-for-this-python>=2; python_version < "3.9"',
             'ray>=2; extra == "scale"',
         ],
     )
     check = module.check_packages()
     assert (check.status, check.found) == (FAIL, 'missing: surely-not-installed')
+
+
+def test_the_gpu_package_takes_the_place_of_onnxruntime(monkeypatch):
+    monkeypatch.setattr(module.importlib.metadata, 'requires', lambda name: ['onnxruntime>=1', 'rich>=1'])
+    monkeypatch.setattr(module, 'has_package', lambda name: name in ('onnxruntime-gpu', 'rich'))
+    assert module.check_packages() == Check('Packages', OK, '2 required packages')
+
+
+def test_a_package_that_colcon_installed_is_checked_for_what_the_robot_needs(monkeypatch):
+    monkeypatch.setattr(module.importlib.metadata, 'requires', lambda name: None)
+    monkeypatch.setattr(module, 'has_package', lambda name: name != 'typer')
+    check = module.check_packages()
+    assert (check.status, check.found) == (FAIL, 'missing: typer')
+    assert 'pip install -r' in check.advice and 'requirements-robot.txt' in check.advice
+
+
+def test_another_ros_in_the_environment_is_named(monkeypatch):
+    monkeypatch.setattr(module.environment, 'distributions', lambda variables: ['/opt/ros/humble'])
+    check = module.check_environment()
+    assert check.status == WARN and '/opt/ros/humble' in check.found and check.advice
+    monkeypatch.setattr(module.environment, 'distributions', lambda variables: [])
+    monkeypatch.setenv(module.environment.MARK, '1:/opt/ros/humble')
+    assert module.check_environment() == Check('Environment', OK, '/opt/ros/humble is sourced and left out')
+    monkeypatch.delenv(module.environment.MARK)
+    assert module.check_environment().status == OK
 
 
 @pytest.mark.parametrize('status, code', [(OK, 0), (WARN, 0), (FAIL, 1)])

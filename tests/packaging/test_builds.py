@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,15 +30,7 @@ SOURCES = [
     'README.md',
     'LICENSE',
 ]
-NODES = {
-    'driver_twin',
-    'camera_ingest',
-    'proprio_ingest',
-    'policy',
-    'arm_controller',
-    'episode_manager',
-    'learner',
-}
+NODES = set(re.search(r'set\(nodes ([\w ]+)\)', (ROOT / 'CMakeLists.txt').read_text()).group(1).split())
 PYTHON = f'python{sys.version_info.major}.{sys.version_info.minor}'
 
 pytestmark = [
@@ -155,13 +148,16 @@ def environment(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def pip_modules(source, environment) -> set[str]:
     """Modules that ``pip install .`` installs."""
+    built = source / 'build' / f'lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}' / 'fpo_ros'
+    built.mkdir(parents=True)
+    (built / 'removed_since.py').touch()  # an earlier build's, of a module that is gone
     install(environment / 'bin' / 'python', source, cwd=environment)
     return modules(environment)
 
 
 def test_pip_install(environment, pip_modules):
     python = environment / 'bin' / 'python'
-    files = call(python, '-c', IMPORTS, cwd=environment, **libraries(environment)).split()
+    files = call(python, '-c', IMPORTS, cwd=environment, **libraries(environment)).splitlines()
     assert len(files) == 5
     assert all(Path(file).is_relative_to(environment) for file in files), files
     code = 'import interbotix_xs_msgs.msg as m; print(m.__file__)'
@@ -174,6 +170,9 @@ def test_pip_install(environment, pip_modules):
     assert installed == NODES | {'fpo-ros'}
     for command in (environment / 'bin' / 'fpo-ros', environment / 'lib' / 'fpo_ros' / 'fpo-ros'):
         assert 'doctor' in call(command, '--help', cwd=environment, **libraries(environment))
+    assert not [name for name in pip_modules if 'removed_since' in name]
+    assert 'py.typed' in pip_modules
+    assert list(environment.glob('lib/*/site-packages/fpo_ros-*.dist-info/licenses/LICENSE'))
     share = environment / 'share' / 'fpo_ros'
     assert (share / 'package.xml').is_file()
     assert {p.name for p in (ROOT / 'launch').glob('*.py')} <= {p.name for p in (share / 'launch').glob('*')}
@@ -183,7 +182,7 @@ def test_pip_install(environment, pip_modules):
 def test_pip_install_editable(source, environment, pip_modules, tmp_path):
     python = environment / 'bin' / 'python'
     install(python, '-e', source, cwd=tmp_path)
-    files = call(python, '-c', IMPORTS, cwd=tmp_path, **libraries(environment)).split()
+    files = call(python, '-c', IMPORTS, cwd=tmp_path, **libraries(environment)).splitlines()
     assert len(files) == 5
     assert all(Path(file).is_relative_to(source) for file in files), files
     # a module added later needs no new install
@@ -244,7 +243,7 @@ def workspace(source, tmp_path_factory) -> Path:
             f'-DPython3_EXECUTABLE={sys.executable}',
             '-DFPO_ROS_CPP_INTERFACES=OFF',
             '-DBUILD_TESTING=OFF',
-            cwd=folder,
+            cwd=folder,  # the same command is in CONTRIBUTING.md
             PATH=scripts + os.pathsep + os.environ['PATH'],
             COLCON_HOME=str(folder / 'home'),
             AMENT_PREFIX_PATH=sys.prefix,
@@ -257,9 +256,10 @@ def workspace(source, tmp_path_factory) -> Path:
 def test_colcon_build(workspace, source, name):
     prefix = workspace / name / 'fpo_ros'
     site = prefix / 'lib' / PYTHON / 'site-packages'
-    files = call(
-        sys.executable, '-c', IMPORTS, cwd=workspace, PYTHONPATH=str(site), **libraries(prefix)
-    ).split()
+    sourced = ['bash', '-c', f'. "{prefix.parent}/setup.bash" && exec "$0" "$@"']
+    # colcon's scripts start a Python whose path has no spaces; any will do
+    plain = {'COLCON_PYTHON_EXECUTABLE': os.path.realpath(sys.executable)}
+    files = call(*sourced, sys.executable, '-c', IMPORTS, cwd=workspace, **plain).splitlines()
     assert len(files) == 5
     assert all(Path(file).is_relative_to(prefix) for file in files), files
     contract = site / 'fpo_ros' / 'policy' / 'contract.py'
@@ -269,13 +269,7 @@ def test_colcon_build(workspace, source, name):
     assert not (site / 'fpo_ros' / 'hardware' / 'interbotix_xs_msgs').exists()
     installed = {path.name for path in (prefix / 'lib' / 'fpo_ros').iterdir() if os.access(path, os.X_OK)}
     assert installed == NODES | {'fpo-ros'}
-    assert 'doctor' in call(
-        prefix / 'lib' / 'fpo_ros' / 'fpo-ros',
-        '--help',
-        cwd=workspace,
-        PYTHONPATH=str(site),
-        **libraries(prefix),
-    )
+    assert 'doctor' in call(*sourced, prefix / 'lib' / 'fpo_ros' / 'fpo-ros', '--help', cwd=workspace, **plain)
 
 
 def test_pip_and_colcon_install_the_same_modules(pip_modules, workspace):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -69,18 +70,70 @@ def test_setup_lists_every_folder_that_cmake_installs(setup_py):
     assert set(setup_py.packages()) == expected, 'a folder with Python files lacks its __init__.py'
 
 
+def name_of(requirement: str) -> str:
+    """Return the name in a requirement, as indexes spell it."""
+    return re.sub(r'[-_.]+', '-', re.match(r'[\w.-]+', requirement).group()).lower()
+
+
+def requirements(file: str) -> list[str]:
+    """Return the lines of a requirements file that are no comment."""
+    return [line for line in (ROOT / file).read_text().splitlines() if line.strip() and not line.startswith('#')]
+
+
 def test_constraints_pin_every_direct_dependency():
-    project = load_toml()['project']
-    wanted = project['dependencies'] + [
-        r for extra in ('ros', 'dev') for r in project['optional-dependencies'][extra]
-    ]
-    pinned = {
-        re.sub(r'[-_.]+', '-', line.split('==')[0]).lower()
-        for line in (ROOT / 'constraints.txt').read_text().splitlines()
-        if '==' in line
-    }
-    names = {re.sub(r'[-_.]+', '-', re.match(r'[\w.-]+', r).group()).lower() for r in wanted}
-    assert names <= pinned
+    toml = load_toml()
+    wanted = toml['project']['dependencies'] + toml['build-system']['requires'] + ['pip']
+    for extra in ('ros', 'dev'):
+        wanted += toml['project']['optional-dependencies'][extra]
+    pinned = {name_of(line) for line in requirements('constraints.txt') if '==' in line}
+    assert {name_of(requirement) for requirement in wanted} <= pinned
+
+
+def test_the_robot_needs_a_part_of_what_the_package_needs_and_no_torch():
+    # >= bounds by name, markers left out
+    ours = {name_of(r): re.search(r'>=[\d.]+', r).group() for r in load_toml()['project']['dependencies']}
+    robot = requirements('config/requirements-robot.txt')
+    for requirement in robot:
+        assert re.search(r'>=[\d.]+', requirement).group() == ours[name_of(requirement)], requirement
+    assert not {name_of(r) for r in robot} & {'torch', 'onnx', 'onnxscript', 'safetensors', 'matplotlib'}
+    wanted = {'numpy', 'onnxruntime', 'opencv-python-headless', 'cryptography', 'numcodecs', 'pyyaml', 'typer', 'rich'}
+    assert wanted <= {name_of(r) for r in robot}
+
+
+def test_manifest_names_what_a_cell_starts_and_a_valid_maintainer():
+    from catkin_pkg.package import parse_package
+
+    for folder in (ROOT, ARMS):
+        warnings: list[str] = []
+        package = parse_package(str(folder / 'package.xml'), warnings=warnings)
+        package.validate()
+        assert not warnings
+        assert [person.email.split('@')[1] for person in package.maintainers] == ['example.org']
+    names = {depend.name for depend in parse_package(str(ROOT / 'package.xml')).exec_depends}
+    assert names >= {
+        'interbotix_xs_msgs', 'interbotix_xs_sdk', 'interbotix_xsarm_control', 'realsense2_camera', 'ros2launch',
+        'ament_index_python',
+    }  # fmt: skip
+
+
+def test_launch_files_need_nothing_that_only_pip_installs(tmp_path):
+    # ros2 launch runs them with the system's Python, which has numpy, yaml and cryptography (package.xml)
+    code = (
+        'import sys\n'
+        'for name in "onnxruntime cv2 numcodecs typer rich torch mujoco av".split():\n'
+        '    sys.modules[name] = None  # as if it were not installed\n'
+        'from fpo_ros.nodes.graph import GraphOptions, describe, of_release\n'
+        'from fpo_ros.policy.contract import PolicyContract\n'
+        'import pathlib\n'
+        'contract = PolicyContract(observation="state", cameras=())\n'
+        'pathlib.Path("contract.json").write_text(contract.to_json())\n'
+        'describe(of_release(GraphOptions(mode="sim", policy=".")))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], env={'PATH': '/usr/bin:/bin', 'PYTHONPATH': str(ROOT)}, cwd=tmp_path, text=True,
+        timeout=60, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_folder_shadows_the_launch_library():
@@ -130,4 +183,23 @@ def test_generators_of_another_python_are_not_taken(setup_py, monkeypatch, tmp_p
     (tmp_path / 'share' / 'rosidl_generator_py' / 'cmake').mkdir(parents=True)
     monkeypatch.setattr(sys, 'path', [str(site.parent)])
     with pytest.raises(ExecError):
+        setup_py.find_generator()
+
+
+def test_generators_of_the_wheels_are_not_taken_beside_a_sourced_distribution(setup_py, monkeypatch, tmp_path):
+    for prefix in ('wheels', 'humble'):
+        site = tmp_path / prefix / 'lib' / setup_py.PYTHON / 'site-packages' / 'rosidl_generator_py'
+        index = tmp_path / prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'
+        for folder in (site, index, tmp_path / prefix / 'share' / 'rosidl_generator_py' / 'cmake'):
+            folder.mkdir(parents=True)
+        (site / '__init__.py').touch()
+        (index / 'rcl').touch()
+        monkeypatch.setattr(sys, 'path', [str(site.parent)])
+        if prefix == 'wheels':
+            monkeypatch.setenv('AMENT_PREFIX_PATH', '')
+            assert setup_py.find_generator() == tmp_path / 'wheels'
+            monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path / 'humble'))
+    assert setup_py.find_generator() == tmp_path / 'humble'
+    monkeypatch.setattr(sys, 'path', [str(tmp_path / 'wheels' / 'lib' / setup_py.PYTHON / 'site-packages')])
+    with pytest.raises(ExecError, match='humble is sourced, but .*colcon'):
         setup_py.find_generator()
