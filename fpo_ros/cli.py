@@ -1,4 +1,7 @@
-"""The command line ``fpo-ros``. Exit codes: 0 done, 1 failed with one line that says what to do, 2 wrong usage."""
+"""The command line ``fpo-ros``.
+
+Exit codes: 0 done, 1 failed with one line that says what to do, 2 wrong usage, 130 interrupted by Ctrl-C.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,29 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={
-    'help_option_names': ['-h', '--help']}, help='Flow policies for ALOHA arms: demonstrations, SFT, FPO, signed '
-    'releases and the ROS 2 graph. Start with "fpo-ros demo".')
+from fpo_ros.environment import isolate, write_below_checkout
+from fpo_ros.files import FULL, explain
+
+# Help is plain text: units in [brackets] are no markup.
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  context_settings={'help_option_names': ['-h', '--help'], 'max_content_width': 100},
+                  help='Flow policies for ALOHA arms: demonstrations, SFT, FPO, signed releases and the ROS 2 graph. '
+                  'Start with "fpo-ros demo".',
+                  epilog='Exit codes: 0 done, 1 failed with one line that says what to do, 2 wrong usage, 130 '
+                  'interrupted by Ctrl-C.')
 train_app = typer.Typer(no_args_is_help=True, help='Train a policy: sft from demonstrations, then fpo in simulation.')
 app.add_typer(train_app, name='train')
 
-#: Sub-commands whose modules are imported only when they are used: verb → (module, help).
-_GROUPS = {'episodes': ('fpo_ros.episodes.cli', 'Look at recorded episodes, check and salvage them.'),
-           'releases': ('fpo_ros.releases.cli', 'Sign, check, promote and roll back policy releases.'),
-           'up': ('fpo_ros.nodes.cli', 'Start the ROS 2 graph of a simulated or a real cell.')}
+#: Sub-commands whose modules are imported only when they are used: verb → module.
+_GROUPS = {'episodes': 'fpo_ros.episodes.cli', 'releases': 'fpo_ros.releases.cli', 'up': 'fpo_ros.nodes.cli',
+           'operator': 'fpo_ros.nodes.operator_console'}
 
 #: Exit code after Ctrl-C: 128 and the number of SIGINT.
 _INTERRUPTED = 130
 
 AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object last on standard output.')]
-Seed = Annotated[int, typer.Option(help='Seed of scenes, noise and minibatches.')]
+Seed = Annotated[int, typer.Option(min=0, help='Seed of scenes, noise and minibatches.')]
+Cameras = Annotated[str | None, typer.Option(help='Cameras for pixels, comma-separated.', show_default='cam_high')]
 Observation = Annotated[str, typer.Option(help='What the policy sees: pixels (camera and joints) or state '
                                           '(joints and object pose).')]
 
@@ -42,22 +52,35 @@ def _display(as_json: bool) -> Any:
 def demo(quick: Annotated[bool, typer.Option('--quick', help='The same path with smaller numbers: a few minutes, '
                                              'no proof of anything.')] = False,
          observation: Observation = 'state',
-         directory: Annotated[Path, typer.Option('--dir', help='Where everything goes.')] = Path('runs/demo'),
+         directory: Annotated[Path | None, typer.Option(
+             '--dir', help='Where everything goes; runs/demo, or runs/demo-quick with --quick, if not given. Earlier '
+             'results there are moved aside.', show_default=False)] = None,
          resume: Annotated[bool, typer.Option('--resume', help='Go on where an interrupted demo stopped.')] = False,
+         check: Annotated[bool, typer.Option(
+             '--check', help='Fail when the demo breaks a promise: a hot swap, every episode, 35 minutes (--quick: 6), '
+             '6 GB of memory, 49 to 51 commands per second and, unless --quick or from pixels, success of FPO above '
+             'that of SFT with 95 % intervals that lie apart.')] = False,
          as_json: AsJson = False) -> None:
     """The main job: demonstrations, SFT, FPO, release, the ROS 2 graph with a hot swap, a report."""
-    from fpo_ros.demo.run import run_demo
+    from fpo_ros.demo.directory import check_directory, default_directory
+    from fpo_ros.demo.machine import demo_contract, prepare_machine
 
-    numbers = run_demo(directory, observation, quick, resume, _display(as_json))
+    contract, display, work = demo_contract(observation), _display(as_json), directory or default_directory(quick)
+    check_directory(work, {'observation': observation, 'quick': quick}, resume)
+    no_films = prepare_machine(contract, display)
+    from fpo_ros.demo import run  # only now: it imports mujoco, which chooses its GL then
+
+    numbers = run.run_demo(work, observation, quick, resume, display, no_films)
     if as_json:
         print(json_.dumps(numbers), flush=True)
+    if check:
+        run.check(numbers, observation, quick)
 
 
 @train_app.command('sft')
 def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store to learn from.')],
               out: Annotated[Path, typer.Option(help='Directory of the trained policy; made if missing.')],
-              observation: Observation = 'state',
-              cameras: Annotated[str, typer.Option(help='Cameras for pixels, comma-separated.')] = 'cam_high',
+              observation: Observation = 'state', cameras: Cameras = None,
               steps: Annotated[int, typer.Option(min=1, help='Optimiser steps.')] = 800,
               batch: Annotated[int, typer.Option(min=1, help='Training pairs per step.')] = 128,
               seed: Seed = 0) -> None:
@@ -66,12 +89,12 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
     from fpo_ros.learning import sft
     from fpo_ros.learning.demonstrations import load_demonstrations
     from fpo_ros.policy.config import preset
-    from fpo_ros.policy.contract import PolicyContract
 
-    contract = PolicyContract(observation=observation,
-                              cameras=tuple(cameras.split(',')) if observation == 'pixels' else ())
+    contract = _contract(observation, cameras)
     pairs = load_demonstrations(EpisodeStore.open(demonstrations), contract)
     display = _display(False)
+    if pairs.left_out:
+        display.line(pairs.left_out)
     out.mkdir(parents=True, exist_ok=True)
     with display.bar('flow matching', steps) as bar:
         policy = sft.train(pairs, contract, preset('pi0_tiny'), sft.SFTConfig(steps=steps, batch=batch), seed,
@@ -85,46 +108,84 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
               policy: Annotated[Path | None, typer.Option(help='Directory of the SFT policy to start from; the run '
                                                           'keeps its own copy, so --resume needs none.')] = None,
               iterations: Annotated[int, typer.Option(min=1, help='Iterations of the whole run.')] = 24,
-              episodes: Annotated[int, typer.Option(min=1, help='Episodes per iteration.')] = 128,
-              learning_rate: Annotated[float, typer.Option(min=0.0, help='Of the action expert.')] = 1e-4,
+              episodes: Annotated[int | None, typer.Option(min=1, help='Episodes per iteration.',
+                                                           show_default='128')] = None,
+              learning_rate: Annotated[float | None, typer.Option(min=0.0, help='Of the action expert.',
+                                                                  show_default='0.0001')] = None,
               demonstrations: Annotated[Path | None, typer.Option(
-                  help='Episode store whose successful episodes are imitated beside the own successes.')] = None,
-              resume: Annotated[bool, typer.Option('--resume', help='Continue after Ctrl-C or a crash.')] = False,
-              seed: Seed = 0) -> None:
+                  help='Episode store whose successful episodes are imitated beside the own successes; the run '
+                       'keeps those it finds when it begins.')] = None,
+              resume: Annotated[bool, typer.Option('--resume', help='Continue after Ctrl-C or a crash, with the '
+                                                   'settings of the run: --run and --iterations suffice.')] = False,
+              threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
+                                                          show_default='all cores')] = None,
+              seed: Annotated[int | None, typer.Option(min=0, help='Seed of scenes, noise and minibatches.',
+                                                       show_default='0')] = None) -> None:
     """Fine-tune a policy by Flow Policy Optimization in simulation."""
+    import torch
+
     from fpo_ros.demo.display import TrainingTable
     from fpo_ros.learning.finetune import RunError, finetune
     from fpo_ros.learning.fpo import FPOConfig
+    from fpo_ros.learning.run_directory import read_settings
     from fpo_ros.policy.checkpoint import FlowPolicy
 
-    if policy is None and not (resume and (run / 'start').exists()):
-        raise RunError(f'{run} is no run to resume: name the policy to start from with --policy')
-    start = FlowPolicy.load(run / 'start' if policy is None else policy)
-    recorded = _successful(demonstrations, start.contract) if demonstrations else None
-    display = _display(False)
+    stored = read_settings(run) if resume else None
+    if stored is None and policy is None:
+        raise RunError(f'{run} is no run to resume: name the policy to start from with --policy' if resume else
+                       'name the policy to start from with --policy')
+    start = None if policy is None else FlowPolicy.load(policy)
+    display, recorded = _display(False), None
+    given = {'episodes': episodes, 'learning_rate': learning_rate}
+    if stored is not None:
+        stored.check(run, seed=seed, demonstrations=demonstrations, **given)
+        config, seed = stored.config, stored.seed
+        if demonstrations:
+            display.line(f'the run goes on with the {(stored.demonstrations or {}).get("pairs", 0):,} recorded pairs '
+                         'it began with')
+    else:
+        config, seed = FPOConfig(**{name: value for name, value in given.items() if value is not None}), seed or 0
+        recorded = _successful(demonstrations, start.contract) if demonstrations else None
+    if threads is not None:
+        torch.set_num_threads(threads)
     with TrainingTable(display, iterations) as table:
-        _, history = finetune(start, run, FPOConfig(episodes=episodes, learning_rate=learning_rate), iterations,
-                              seed=seed, resume=resume, demonstrations=recorded, on_iteration=table.add,
-                              on_phase=table.phase)
+        _, history = finetune(start, run, config, iterations, seed=seed, resume=resume, demonstrations=recorded,
+                              threads=threads, on_iteration=table.add, on_restored=table.add, on_phase=table.phase,
+                              on_warning=display.line)
     display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
+
+
+def _contract(observation: str, cameras: str | None) -> Any:
+    """Return the contract of a policy or a recording with the cameras asked for."""
+    from fpo_ros.policy.contract import ContractError, PolicyContract
+
+    if observation != 'pixels' and cameras is not None:
+        raise ContractError(f"--cameras {cameras} needs --observation pixels: '{observation}' looks at no camera")
+    seen = tuple(name.strip() for name in (cameras or 'cam_high').split(',')) if observation == 'pixels' else ()
+    return PolicyContract(observation=observation, cameras=seen)
 
 
 def _successful(path: Path, contract: Any) -> Any:
     """Return the successful episodes of a store; None where it holds none yet."""
     from fpo_ros.episodes.store import EpisodeStore
-    from fpo_ros.learning.demonstrations import load_demonstrations
+    from fpo_ros.learning.demonstrations import NOT_SUCCESSFUL, NoDemonstrationsError, load_demonstrations
 
-    store = EpisodeStore.open(path)
-    if not any(episode.meta.success for episode in store.iter()):
+    try:
+        pairs = load_demonstrations(EpisodeStore.open(path), contract, successes_only=True)
+    except NoDemonstrationsError as error:
+        if error.reasons and NOT_SUCCESSFUL not in error.reasons:
+            raise
         print(f'{path} holds no successful episode yet: training without demonstrations', flush=True)
         return None
-    return load_demonstrations(store, contract, successes_only=True)
+    if pairs.left_out:
+        print(pairs.left_out, flush=True)
+    return pairs
 
 
 @app.command('eval')
 def evaluate_(policy: Annotated[Path, typer.Option(help='Directory of the policy.')],
               episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes.')] = 200,
-              seed: Annotated[int, typer.Option(help='Which held-out scenes.')] = 0,
+              seed: Annotated[int, typer.Option(min=0, help='Which held-out scenes.')] = 0,
               sampling: Annotated[str, typer.Option(help='Start of the flow: random or zero.')] = 'random',
               as_json: AsJson = False) -> None:
     """Measure success on scenes that no training run sees, with its 95 % Wilson interval."""
@@ -157,18 +218,26 @@ def export_(policy: Annotated[Path, typer.Option(help='Directory of the policy.'
 def record(store: Annotated[Path, typer.Option(help='Episode store; made if missing.')],
            episodes: Annotated[int, typer.Option(min=1, help='Episodes to record.')] = 40,
            noise: Annotated[float, typer.Option(min=0.0, help='Error of every waypoint coordinate [m].')] = 0.03,
-           observation: Observation = 'state', seed: Seed = 0) -> None:
-    """Record demonstrations of the scripted expert in simulation."""
+           observation: Observation = 'state', cameras: Cameras = None, seed: Seed = 0) -> None:
+    """Record demonstrations of the scripted expert in simulation; scenes the store holds already are passed over."""
     from fpo_ros.episodes.store import EpisodeStore
-    from fpo_ros.learning.record import record_demonstrations
-    from fpo_ros.policy.contract import PolicyContract
+    from fpo_ros.learning.record import record_demonstrations, recorded_scenes
+    from fpo_ros.sim.render import check_camera
+    from fpo_ros.sim.task import Scenes, scene_seeds
 
-    contract = PolicyContract(observation=observation, cameras=('cam_high',) if observation == 'pixels' else ())
-    display = _display(False)
+    contract = _contract(observation, cameras)
+    for camera in contract.cameras:
+        check_camera(camera)
+    scenes, display = scene_seeds(Scenes.DEMONSTRATIONS, seed, episodes), _display(False)
+    episode_store = EpisodeStore.create_or_open(store)
+    there = len(set(scenes.tolist()) & set(recorded_scenes(episode_store, contract, noise)))
+    if there:
+        display.line(f'{there} of {episodes} scenes are in {store} already')
     with display.bar('recording', episodes) as bar:
-        good = record_demonstrations(EpisodeStore.create_or_open(store), contract, episodes, noise, seed,
+        good = record_demonstrations(episode_store, contract, episodes, noise, seed,
                                      progress=lambda done, good: bar.update(done, f'({good} succeeded)'))
-    display.line(f'{store}: {episodes} episodes recorded, {good} of them successful')
+    seen = f', pictures of {", ".join(contract.cameras)}' if contract.cameras else ''
+    display.line(f'{store}: {episodes} episodes recorded, {good} of them successful{seen}')
 
 
 @app.command()
@@ -180,15 +249,20 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _mount(verb: str) -> None:
-    module, text = _GROUPS[verb]
-    app.add_typer(importlib.import_module(module).app, name=verb, help=text)
+    app.add_typer(importlib.import_module(_GROUPS[verb]).app, name=verb)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit.
+
+    :param arguments: words behind ``fpo-ros``; None: those this process was started with.
+    """
+    if arguments is None:
+        isolate()  # may start this process anew, so nothing comes before it
+        write_below_checkout()
+        arguments = sys.argv[1:]
     # Threads that wait for each other must not burn the cores that the ROS nodes share with them.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    arguments = sys.argv[1:] if arguments is None else arguments
     verb = next((word for word in arguments if not word.startswith('-')), None)
     # Only the group that is called is imported, all of them for the list of verbs.
     for name in [verb] if verb in _GROUPS else ([] if verb else _GROUPS):
@@ -212,10 +286,28 @@ def _guarded(work: Callable[[], Any]) -> int:
         if end.code == _INTERRUPTED:
             print('\nfpo-ros: interrupted; commands with --resume go on from here', file=sys.stderr)
         return end.code if isinstance(end.code, int) else 1
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f'fpo-ros: {error}', file=sys.stderr)
+    except _expected_errors() as error:
+        print(f'fpo-ros: {_in_words(error)}', file=sys.stderr)
         return 1
     return 0
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Return the errors a user causes; that of safetensors only where something imported it."""
+    safetensors = sys.modules.get('safetensors')
+    return (ValueError, RuntimeError, OSError, ImportError,
+            *((safetensors.SafetensorError,) if safetensors else ()))
+
+
+def _in_words(error: Exception) -> str:
+    """Return the message of an error in one line, with advice where the system gives none."""
+    if isinstance(error, OSError) and isinstance(error.filename, (str, bytes, os.PathLike)):
+        return explain(error, Path(os.fsdecode(error.filename)))
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f'{error.strerror}: free some space or choose another disk'
+    if isinstance(error, ImportError):
+        return f'{error}. "fpo-ros doctor" says what is missing'
+    return ' '.join(str(error).split())
 
 
 if __name__ == '__main__':

@@ -72,11 +72,41 @@ def test_the_list_of_verbs_is_complete(fpo_ros):
         assert re.search(rf'^\W*{verb}\s', plain(out), re.MULTILINE), verb
 
 
+def test_the_exit_codes_are_explained(fpo_ros):
+    _, out, _ = fpo_ros('--help')
+    words = ' '.join(out.split())
+    for text in ('0 done', '1 failed', '2 wrong usage', '130 interrupted by Ctrl-C'):
+        assert text in words, text
+
+
 @pytest.mark.ros
 def test_the_graph_explains_itself(fpo_ros):
     for words in (('up', '--help'), ('up', 'sim', '--help')):
         code, out, _ = fpo_ros(*words)
         assert code == 0 and 'sim' in out
+
+
+@pytest.mark.parametrize(('verb', 'unit'), [
+    ('record', '[m]'),
+    pytest.param('up sim', '[s]', marks=pytest.mark.ros),
+    ('releases promote', '[%]'),
+])
+def test_help_keeps_units_in_brackets(fpo_ros, verb, unit):
+    _, out, _ = fpo_ros(*verb.split(), '--help')
+    assert unit in out
+
+
+def test_a_group_explains_itself_in_its_own_words(fpo_ros):
+    from fpo_ros.episodes.cli import app as episodes
+
+    _, out, _ = fpo_ros('episodes', '--help')
+    assert ' '.join(episodes.info.help.split()) in ' '.join(out.split())
+
+
+def test_the_promises_of_a_demo_are_explained(fpo_ros):
+    words = ' '.join(fpo_ros('demo', '--help')[1].split())
+    for text in ('--check', 'hot swap', '35 minutes', '6 GB', '49 to 51', 'runs/demo-quick'):
+        assert text in words, text
 
 
 @pytest.mark.parametrize(
@@ -148,7 +178,14 @@ def test_a_failure_is_code_one_and_one_line_that_says_what_to_do(fpo_ros, tmp_pa
     assert (tmp_path / 'foreign' / 'thesis.tex').read_text() == 'years of work'
 
 
-def test_a_demo_stops_at_a_failed_stage_and_resumes_behind_the_finished_ones(fpo_ros, tmp_path, monkeypatch):
+@pytest.fixture
+def any_machine(monkeypatch):
+    """Pass over what the last stages of a demo need of the machine."""
+    monkeypatch.setattr('fpo_ros.demo.machine.prepare_machine', lambda contract, display: '')
+
+
+def test_a_demo_stops_at_a_failed_stage_and_resumes_behind_the_finished_ones(
+        fpo_ros, tmp_path, monkeypatch, any_machine):
     from fpo_ros.demo import run as demo
 
     calls: list[str] = []
@@ -166,19 +203,101 @@ def test_a_demo_stops_at_a_failed_stage_and_resumes_behind_the_finished_ones(fpo
         return [stage('first'), stage('second')]
 
     monkeypatch.setattr(demo, '_stages', stages)
-    monkeypatch.setattr(demo, '_numbers', lambda results, seconds: {'names': list(seconds)})
+    monkeypatch.setattr(demo, 'numbers', lambda results, seconds, wall_s, memory: {
+        'names': list(seconds), 'wall_s': wall_s, 'memory': memory})
+    monkeypatch.setattr(demo, 'verdict', lambda found: ('FPO beats SFT', 'swapped'))
     monkeypatch.setattr(demo, 'write_report', lambda path, *_: path.write_text('page'))
     code, out, err = fpo_ros('demo', '--quick', '--dir', tmp_path / 'demo')
     assert code == 1 and err.strip() == 'fpo-ros: the disk is full: free some space' and 'Stage second' in out
     code, out, err = fpo_ros('demo', '--quick', '--resume', '--json', '--dir', tmp_path / 'demo')
     assert code == 0 and calls == ['first', 'second', 'second']
-    assert 'done before' in err, 'with --json, words go to standard error'
-    numbers = json.loads(out)
-    assert numbers['names'] == ['first', 'second', 'report'] and numbers['peak_memory_bytes'] > 50e6
-    assert json.loads((tmp_path / 'demo' / 'report.json').read_text()) == json.loads(out)
+    assert 'done before' in err and 'FPO beats SFT' in err, 'with --json, words go to standard error'
+    found = json.loads(out)
+    assert found['names'] == ['first', 'second', 'report'] and found['memory'] is None
+    assert json.loads((tmp_path / 'demo' / 'report.json').read_text()) == found
 
 
-def test_an_interrupted_command_says_so_and_that_it_can_go_on(fpo_ros, tmp_path, monkeypatch):
+@pytest.mark.parametrize('as_json', [False, True])
+def test_a_broken_promise_is_code_one_only_where_it_was_asked_for(fpo_ros, tmp_path, monkeypatch, any_machine, as_json):
+    from fpo_ros.demo import run as demo
+
+    rate = {'successes': 9, 'episodes': 40, 'wilson_low': 0.1, 'wilson_high': 0.4}
+    found = {'sft': rate, 'fpo': rate, 'disjoint_intervals': False, 'gate_refusal': '', 'wall_s': 100.0,
+             'peak_memory_bytes': 1, 'graph': {'swaps': 1, 'episodes': 6, 'command_rate_hz': 50.0}}
+    monkeypatch.setattr(demo, 'run_demo', lambda *_: found)
+    arguments = ['demo', '--quick', '--dir', tmp_path / 'demo', *(['--json'] if as_json else [])]
+    code, out, err = fpo_ros(*arguments, '--check')
+    assert (code, err) == (0, '')
+    found['wall_s'] = 500.0
+    assert fpo_ros(*arguments)[0] == 0
+    code, out, err = fpo_ros(*arguments, '--check')
+    assert code == 1 and len(err.splitlines()) == 1 and '500 s, more than 360 s' in err
+    assert not as_json or json.loads(out) == found
+
+
+def test_a_demo_that_cannot_end_well_does_not_begin(fpo_ros, tmp_path, monkeypatch):
+    """Earlier results stay where they are, too."""
+    monkeypatch.setenv('MUJOCO_GL', 'disabled')
+    monkeypatch.setattr('fpo_ros.demo.machine.prepare_ros', lambda: None)
+    (tmp_path / 'demo').mkdir()
+    (tmp_path / 'demo' / 'demo.json').write_text('{}')
+    code, out, err = fpo_ros('demo', '--observation', 'pixels', '--dir', tmp_path / 'demo')
+    assert (code, out) == (1, '') and len(err.splitlines()) == 1 and 'GL' in err and 'apt-get install' in err
+    assert [entry.name for entry in tmp_path.iterdir()] == ['demo']
+
+
+def full_disk(path: str | None) -> OSError:
+    """Return the error of a full disk; that of a write has no path."""
+    return OSError(28, 'No space left on device', path)
+
+
+@pytest.mark.parametrize(('error', 'words'), [
+    (full_disk('/data/[lab]/x'), '/data/[lab]/x: disk full'),
+    (full_disk(None), 'free some space or choose another disk'),
+    (PermissionError(13, 'Permission denied', '/data/x'), '/data/x: Permission denied'),
+    (OSError('a cable is loose'), 'a cable is loose'),
+    (RuntimeError('first line\nsecond line'), 'first line second line'),
+    (ModuleNotFoundError("No module named 'torch'"), 'fpo-ros doctor'),
+])
+def test_errors_of_the_system_come_with_advice_in_one_line(fpo_ros, monkeypatch, error, words):
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr('fpo_ros.doctor.doctor', failing)
+    code, out, err = fpo_ros('doctor')
+    assert (code, out) == (1, '') and len(err.splitlines()) == 1 and words in err, err
+
+
+def test_a_damaged_tensor_file_is_one_line(fpo_ros, monkeypatch, tmp_path):
+    from safetensors.torch import load_file
+
+    (tmp_path / 'policy.safetensors').write_bytes(b'not a tensor file')
+    monkeypatch.setattr('fpo_ros.doctor.doctor', lambda as_json: load_file(tmp_path / 'policy.safetensors'))
+    code, out, err = fpo_ros('doctor')
+    assert (code, out) == (1, '') and len(err.splitlines()) == 1 and err.startswith('fpo-ros: ')
+
+
+def test_a_process_of_its_own_is_set_up_before_anything_else(monkeypatch):
+    done: list[str] = []
+    for name in ('isolate', 'write_below_checkout', '_mount'):
+        monkeypatch.setattr(cli, name, lambda *_, name=name: done.append(name))
+    monkeypatch.setattr(sys, 'argv', ['fpo-ros', 'episodes', '--help'])
+    monkeypatch.setattr(cli, '_guarded', lambda work: 0)
+    for arguments in (None, ['episodes', '--help']):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+    assert done == ['isolate', 'write_below_checkout', '_mount', '_mount']
+
+
+def test_the_command_line_loads_nothing_heavy(tmp_path):
+    code = ('import sys; from fpo_ros import cli\n'
+            'try: cli.main(["episodes", "list", "/nowhere"])\n'
+            'except SystemExit: print(sorted({"torch", "safetensors", "mujoco", "rclpy"} & set(sys.modules)))')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+def test_an_interrupted_command_says_so_and_that_it_can_go_on(fpo_ros, tmp_path, monkeypatch, any_machine):
     def interrupted(*_: object):
         raise KeyboardInterrupt
 
@@ -239,8 +358,9 @@ def test_record_train_fine_tune_export_and_evaluate(fpo_ros, tmp_path, short):
     )
 
 
+@pytest.mark.serial
 def test_an_interrupt_signal_ends_training_cleanly(tmp_path):
-    """Ctrl-C in a real process: one line, code 130, and the run directory is whole."""
+    """Ctrl-C in a real process: one line, code 130, and the run can go on."""
     contract = PolicyContract()
     stats = NormStats(np.zeros(21), np.ones(21), START_JOINTS, np.full(14, 0.1))
     (tmp_path / 'policy').mkdir()
@@ -260,6 +380,17 @@ def test_an_interrupt_signal_ends_training_cleanly(tmp_path):
         '--iterations',
         '1000',
     ]
+    interrupted, err = interrupt_after_one_iteration(command)
+    assert interrupted == 130 and '--resume' in err and 'Traceback' not in err
+    # Wherever the signal struck, the run goes on: it does one iteration more than there were.
+    done = len((tmp_path / 'run' / 'progress.jsonl').read_text().splitlines())
+    resumed = subprocess.run([*command[:-1], str(done + 1), '--resume'], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert FlowPolicy.load(tmp_path / 'run' / 'best').contract == contract
+
+
+def interrupt_after_one_iteration(command: list[str]) -> tuple[int, str]:
+    """Run a command, send it SIGINT behind its first iteration; return its exit code and errors."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -275,5 +406,4 @@ def test_an_interrupt_signal_ends_training_cleanly(tmp_path):
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130 and '--resume' in err and 'Traceback' not in err
-    assert (tmp_path / 'run' / 'best' / 'policy.json').exists()
+    return process.returncode, err

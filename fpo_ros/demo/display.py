@@ -17,9 +17,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 #: Seconds between plain lines of progress where there is no terminal.
 _PLAIN_PERIOD_S = 15.0
+
+
+def print_plain(console: Console, text: str) -> None:
+    """Print text as it is: nothing in it is markup, and no line is broken."""
+    console.print(Text(text), soft_wrap=True)
 
 
 class Bar:
@@ -37,7 +43,7 @@ class Bar:
             self._progress.update(self._task, completed=done, description=shown)
         elif time.monotonic() - self._printed > _PLAIN_PERIOD_S:
             self._printed = time.monotonic()
-            self._console.print(f'    {shown}: {done} of {self._total}', highlight=False)
+            print_plain(self._console, f'    {shown}: {done} of {self._total}')
 
 
 class Display:
@@ -51,11 +57,11 @@ class Display:
 
     def stage(self, number: int, total: int, text: str) -> None:
         """Announce a stage in one line of plain words."""
-        self.console.print(f'[bold cyan]{number}/{total}[/] {text}')
+        self.console.print(Text.assemble((f'{number}/{total}', 'bold cyan'), f' {text}'), soft_wrap=True)
 
     def line(self, text: str) -> None:
         """Print one indented line."""
-        self.console.print(f'    {text}', highlight=False)
+        print_plain(self.console, f'    {text}')
 
     @contextmanager
     def bar(self, text: str, total: int) -> Iterator[Bar]:
@@ -63,8 +69,8 @@ class Display:
         if not self.console.is_terminal:
             yield Bar(self.console, text, total, None)
             return
-        columns = (TextColumn('    {task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TimeRemainingColumn())
+        columns = (TextColumn('    {task.description}', markup=False), BarColumn(), MofNCompleteColumn(),
+                   TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as progress:
             yield Bar(self.console, text, total, progress)
 
@@ -108,13 +114,14 @@ class TrainingTable:
             self._live.update(self._table())
         else:
             cells = [f'{column[0]} {value}' for column, value in zip(self.COLUMNS, self._cells(metrics), strict=True)]
-            self._console.print('    ' + ', '.join(cells), highlight=False)
+            print_plain(self._console, '    ' + ', '.join(cells))
 
     def _cells(self, metrics: dict) -> list[str]:
         return [format(metrics[key], form) if key in metrics else '-' for _, key, form in self.COLUMNS]
 
     def _table(self) -> Table:
-        table = Table(title=f'FPO, {len(self._history)} of {self._iterations} iterations, {self._phase}')
+        done = self._history[-1]['iteration'] if self._history else 0
+        table = Table(title=Text(f'FPO, {done} of {self._iterations} iterations, {self._phase}'))
         for title, _, _ in self.COLUMNS:
             table.add_column(title, justify='right')
         for metrics in self._history[-self._rows:]:

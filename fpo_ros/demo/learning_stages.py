@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fpo_ros.demo.config import DemoConfig
@@ -31,6 +30,8 @@ def demonstrations(config: DemoConfig, work: Path, display: Display) -> dict:
 def supervised(config: DemoConfig, work: Path, display: Display) -> dict:
     """Train ``pi0_tiny`` on the demonstrations into ``<work>/sft``."""
     pairs = load_demonstrations(EpisodeStore.open(work / 'demonstrations'), config.contract)
+    if pairs.left_out:
+        display.line(pairs.left_out)
     losses: list[tuple[int, float]] = []
     with display.bar('flow matching', config.sft.steps) as bar:
         def progress(step: int, loss: float) -> None:
@@ -64,17 +65,13 @@ def summary(result: dict) -> str:
             f"(95 % interval {result['wilson_low']:.1%} to {result['wilson_high']:.1%})")
 
 
-def fine_tuning(config: DemoConfig, work: Path, display: Display, resume: bool) -> dict:
-    """Fine-tune by FPO into ``<work>/fpo``."""
+def fine_tuning(config: DemoConfig, work: Path, display: Display) -> dict:
+    """Fine-tune by FPO into ``<work>/fpo``, from where an interrupted process left it."""
     with TrainingTable(display, config.iterations) as table:
         _, history = finetune(FlowPolicy.load(work / 'sft'), work / 'fpo', config.fpo, config.iterations,
-                              resume=resume, on_iteration=table.add, on_phase=table.phase)
+                              resume=True, on_iteration=table.add, on_restored=table.add, on_phase=table.phase,
+                              on_warning=display.line)
     best = best_of(history)
     display.line(f"{history[-1]['control_steps']:,} control steps; best mean training success of three iterations "
                  f"{best['smoothed_success']:.1%} at iteration {best['iteration']}")
     return {'history': history}
-
-
-def read_json(path: Path) -> dict:
-    """Return the JSON object of a file."""
-    return json.loads(path.read_text())

@@ -1,7 +1,8 @@
-"""Figures of the report, as SVG text."""
+"""Figures of the report, each an SVG picture inside a data URI: it needs no file and shares no names with the page."""
 
 from __future__ import annotations
 
+import base64
 import io
 
 import matplotlib
@@ -13,12 +14,11 @@ from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first
 _BLUE, _ORANGE, _GREY = '#2563eb', '#ea580c', '#94a3b8'
 
 
-def _svg(figure: plt.Figure) -> str:
-    buffer = io.StringIO()
+def _picture(figure: plt.Figure) -> str:
+    buffer = io.BytesIO()
     figure.savefig(buffer, format='svg', bbox_inches='tight')
     plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index('<svg'):]
+    return 'data:image/svg+xml;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
 
 def learning_curve(history: list[dict], sft: dict, fpo: dict) -> str:
@@ -34,8 +34,8 @@ def learning_curve(history: list[dict], sft: dict, fpo: dict) -> str:
                       fmt='o', color=colour, capsize=5, label=f'{name} (95 % Wilson)')
     axes.set(xlabel='control steps [million]', ylabel='success rate', ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc='lower right')
-    return _svg(figure)
+    axes.legend(fontsize=8, loc='best')
+    return _picture(figure)
 
 
 def comparison(sft: dict, fpo: dict) -> str:
@@ -50,4 +50,4 @@ def comparison(sft: dict, fpo: dict) -> str:
                           color='black', capsize=4)
     axes.set(xticks=[0, 1], xticklabels=['SFT', 'FPO'], ylabel='success rate', ylim=(0, 1.02))
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return _picture(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -10,16 +11,13 @@ from pathlib import Path
 
 from fpo_ros.demo import deployment, learning_stages
 from fpo_ros.demo.config import DemoConfig, demo_config
+from fpo_ros.demo.directory import DemoError, claimed, default_directory, program, read_object
 from fpo_ros.demo.display import Display
 from fpo_ros.demo.memory import PeakMemory
+from fpo_ros.demo.numbers import broken_promises, numbers, verdict
 from fpo_ros.demo.report import write_report
+from fpo_ros.files import explain, replace_file
 from fpo_ros.policy.checkpoint import FlowPolicy
-
-_MARK = 'demo.json'
-
-
-class DemoError(ValueError):
-    """The demo cannot run; the message says what to do."""
 
 
 class StageLog:
@@ -32,65 +30,97 @@ class StageLog:
         self._path = work / 'stages'
         self._path.mkdir(parents=True, exist_ok=True)
         self.seconds: dict[str, float] = {}
+        #: Whether a stage was finished by an earlier process.
+        self.resumed = False
 
     def run(self, name: str, work: Callable[[], dict]) -> tuple[dict, bool]:
-        """Return the result of a stage and whether it had been finished before."""
+        """Return the result of a stage and whether it had been finished before.
+
+        :raises DemoError: when what is kept of the stage is damaged.
+        """
         file = self._path / f'{name}.json'
         if file.exists():
-            entry = json.loads(file.read_text())
-            self.seconds[name] = entry['seconds']
+            advice = 'remove it and pass --resume to do that stage again'
+            entry = read_object(file, advice)
+            if not isinstance(entry.get('seconds'), (int, float)) or not isinstance(entry.get('result'), dict):
+                raise DemoError(f'{file} is not the result of a stage: {advice}')
+            self.seconds[name], self.resumed = entry['seconds'], True
             return entry['result'], True
         started = time.monotonic()
         result = work()
         self.seconds[name] = time.monotonic() - started
-        staging = file.with_suffix('.new')
-        staging.write_text(json.dumps({'seconds': self.seconds[name], 'result': result}))
-        staging.replace(file)
+        replace_file(file, json.dumps({'seconds': self.seconds[name], 'result': result}).encode())
         return result, False
 
 
-def prepare(work: Path, observation: str, quick: bool, resume: bool) -> None:
-    """Make the directory of a demo, empty unless it resumes.
+def run_demo(work: Path, observation: str, quick: bool, resume: bool, display: Display, no_films: str = '') -> dict:
+    """Run all stages and return the numbers of the report.
 
-    :raises DemoError: when the directory holds something else, or a demo of other settings is to be resumed.
+    :param no_films: why nothing can be drawn here; empty where it can.
+    :raises DemoError: saying what to do.
     """
     settings = {'observation': observation, 'quick': quick}
-    mark = work / _MARK
-    if work.exists() and not work.is_dir():
-        raise DemoError(f'{work} is no directory: choose one with --dir')
-    if work.exists() and any(work.iterdir()):
-        if not mark.exists():
-            raise DemoError(f'{work} holds other files: choose an empty directory with --dir')
-        if resume:
-            if json.loads(mark.read_text()) != settings:
-                raise DemoError(f'{work} holds a demo of other settings ({mark.read_text().strip()}): '
-                                'resume with those, or start afresh without --resume')
-            return
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    mark.write_text(json.dumps(settings) + '\n')
+    try:
+        with claimed(work, settings, resume, display.line):
+            return _run(work, demo_config(observation, quick), quick, display, no_films)
+    except KeyboardInterrupt:
+        display.line(f'interrupted; go on with: {resume_command(work, observation, quick)}')
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise DemoError(f'{explain(error, work)}. Go on with --resume') from error
 
 
-def run_demo(work: Path, observation: str, quick: bool, resume: bool, display: Display) -> dict:
-    """Run all stages and return the numbers of the report."""
-    config = demo_config(observation, quick)
-    prepare(work, observation, quick, resume)
-    started, log, results = time.monotonic(), StageLog(work), {}
+def check(found: dict, observation: str, quick: bool) -> None:
+    """Compare the numbers of a demo with what it promises.
+
+    :raises DemoError: naming every broken promise.
+    """
+    broken = broken_promises(found, demo_config(observation, quick), quick)
+    if broken:
+        raise DemoError(f'this demo did not do what it promises: {"; ".join(broken)}')
+
+
+def resume_command(work: Path, observation: str, quick: bool) -> str:
+    """Return the command line that goes on with an interrupted demo."""
+    words = [program(), 'demo', *(['--quick'] if quick else [])]
+    if observation != 'state':
+        words += ['--observation', observation]
+    if work != default_directory(quick):
+        words += ['--dir', shlex.quote(str(work))]
+    return ' '.join([*words, '--resume'])
+
+
+def _run(work: Path, config: DemoConfig, quick: bool, display: Display, no_films: str) -> dict:
+    log, results, earlier_s, started = StageLog(work), {}, 0.0, time.monotonic()
     with PeakMemory() as memory:
+        def found() -> dict:
+            return numbers(results, log.seconds, earlier_s + time.monotonic() - started,
+                           None if log.resumed else memory.bytes)
+
         for number, (name, text, stage) in enumerate(_stages(config, work, display, results), 1):
             display.stage(number, 8, text)
             results[name], known = log.run(name, stage)
             if known:
+                earlier_s += log.seconds[name]
                 display.line(f'done before ({log.seconds[name]:.0f} s)')
         display.stage(8, 8, 'Report: one page with curves, intervals and films')
-        results |= {'stages': dict(log.seconds), 'wall_s': sum(log.seconds.values())}
+        # The numbers are safe before the films are made.
+        _write_numbers(work, found())
         began = time.monotonic()
-        write_report(work / 'report.html', config, work, results, quick)
+        write_report(work / 'report.html', config, work, results, found(), quick, no_films)
         log.seconds['report'] = time.monotonic() - began
-    numbers = _numbers(results, log.seconds) | {'peak_memory_bytes': memory.bytes}
-    (work / 'report.json').write_text(json.dumps(numbers, indent=2) + '\n')
-    display.line(f'open {work / "report.html"} ({time.monotonic() - started:.0f} s in all)')
-    return numbers
+        final = found()
+    _write_numbers(work, final)
+    for sentence in verdict(final):
+        display.line(sentence)
+    display.line(f'open {work / "report.html"} ({final["wall_s"]:.0f} s in all)')
+    return final
+
+
+def _write_numbers(work: Path, found: dict) -> None:
+    replace_file(work / 'report.json', (json.dumps(found, indent=2) + '\n').encode())
 
 
 def _stages(config: DemoConfig, work: Path, display: Display, results: dict) -> list[tuple[str, str, Callable]]:
@@ -104,7 +134,7 @@ def _stages(config: DemoConfig, work: Path, display: Display, results: dict) -> 
         ('sft_evaluation', f'Evaluation of SFT on {config.evaluation_episodes} held-out scenes',
          lambda: learning_stages.evaluation(config, FlowPolicy.load(work / 'sft'), display)),
         ('fpo', 'FPO: the policy improves by its own trials in simulation, rewarded for success alone',
-         lambda: learning_stages.fine_tuning(config, work, display, resume=(work / 'fpo').exists())),
+         lambda: learning_stages.fine_tuning(config, work, display)),
         ('fpo_evaluation', 'Evaluation of FPO on the same held-out scenes',
          lambda: learning_stages.evaluation(config, FlowPolicy.load(work / 'fpo' / 'best'), display)),
         ('release', 'Release: both policies become ONNX, are checked against torch, signed and promoted',
@@ -118,14 +148,3 @@ def _stages(config: DemoConfig, work: Path, display: Display, results: dict) -> 
 def _fresh_store(config: DemoConfig, work: Path, display: Display) -> dict:
     shutil.rmtree(work / 'demonstrations', ignore_errors=True)
     return learning_stages.demonstrations(config, work, display)
-
-
-def _numbers(results: dict, seconds: dict[str, float]) -> dict:
-    """Return the JSON object of the demo."""
-    def rate(result: dict) -> dict:
-        keys = ('successes', 'episodes', 'wilson_low', 'wilson_high', 'success_strict_rate')
-        zero = {key: result['zero_sampling'][key] for key in keys}
-        return {**{key: result[key] for key in keys}, 'zero_sampling': zero}
-    graph = {key: value for key, value in results['graph'].items() if key != 'runs'}
-    return {'sft': rate(results['sft_evaluation']), 'fpo': rate(results['fpo_evaluation']), 'graph': graph,
-            'stages': seconds, 'wall_s': sum(seconds.values())}
