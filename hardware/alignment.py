@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+#: A sample farther ahead of the clock than this is dropped [ns].
+AHEAD_NS = 50_000_000
+#: Kept samples farther ahead of the clock than this show that the clock was set back [ns].
+JUMP_NS = 1_000_000_000
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -31,19 +36,45 @@ class StreamBuffer:
             raise ValueError(f'a stream buffer keeps at least 1 sample, got {depth}')
         self._samples: deque[Sample] = deque(maxlen=depth)
         self.received = 0
-        self.out_of_order = 0
+        #: Samples dropped because they were not newer than the one before, or lay ahead of the clock.
+        self.out_of_order = self.ahead = 0
+        #: How often the clock was set back so far that the stream began anew.
+        self.restarts = 0
+        #: Why the newest sample was dropped; empty if it was kept.
+        self.refusal = ''
 
-    def push(self, stamp_ns: int, value: Any) -> bool:
-        """Add a sample; one that is not newer than the last is dropped and counted.
+    @property
+    def newest_ns(self) -> int | None:
+        """Instant of the newest sample kept [ns]; None where there is none."""
+        return self._samples[-1].stamp_ns if self._samples else None
 
-        :returns: whether it was kept.
+    def push(self, stamp_ns: int, value: Any, now_ns: int) -> bool:
+        """Add a sample. One that lies ahead of the clock, or is not newer than the last, is dropped and counted.
+
+        Samples kept that lie more than a second ahead of the clock were measured before it was set back: the
+        stream begins anew, for it would otherwise drop everything until the clock is there again.
+
+        :param stamp_ns: instant it was measured [ns].
+        :param now_ns: this instant, of the same clock [ns].
+        :returns: whether it was kept; :attr:`refusal` says why not.
         """
         self.received += 1
-        if self._samples and stamp_ns <= self._samples[-1].stamp_ns:
+        self.refusal = ''
+        newest = self.newest_ns
+        if newest is not None and newest - now_ns > JUMP_NS:
+            self._samples.clear()
+            self.restarts += 1
+            newest = None
+        if stamp_ns - now_ns > AHEAD_NS:
+            self.ahead += 1
+            self.refusal = (f'stamp lies {(stamp_ns - now_ns) * 1e-6:.0f} ms ahead of the clock: synchronise the '
+                            'clocks')
+        elif newest is not None and stamp_ns <= newest:
             self.out_of_order += 1
-            return False
-        self._samples.append(Sample(stamp_ns, value))
-        return True
+            self.refusal = f'stamp lies {(newest - stamp_ns) * 1e-6:.0f} ms before the one received last'
+        else:
+            self._samples.append(Sample(stamp_ns, value))
+        return not self.refusal
 
     def at(self, stamp_ns: int) -> Sample | None:
         """Return the newest sample not later than an instant, or None."""
@@ -52,9 +83,14 @@ class StreamBuffer:
                 return sample
         return None
 
-    def clear(self) -> None:
-        """Forget the samples, as after a jump of the clock."""
-        self._samples.clear()
+    def missing(self, stamp_ns: int) -> str:
+        """Return why :meth:`at` has no sample for an instant."""
+        if not self.received:
+            return 'nothing received'
+        if not self._samples:
+            return f'none of {self.received} samples usable: {self.refusal}'
+        ahead = (self._samples[0].stamp_ns - stamp_ns) * 1e-6
+        return f'all samples kept lie ahead of the instant, by {ahead:.0f} ms and more'
 
 
 @dataclass(frozen=True)
@@ -84,9 +120,9 @@ class Aligner:
         self._limits = self._required | dict(optional or {})
         self.streams = {name: StreamBuffer(depth) for name in self._limits}
 
-    def push(self, name: str, stamp_ns: int, value: Any) -> bool:
+    def push(self, name: str, stamp_ns: int, value: Any, now_ns: int) -> bool:
         """Add a sample of a stream; see :meth:`StreamBuffer.push`."""
-        return self.streams[name].push(stamp_ns, value)
+        return self.streams[name].push(stamp_ns, value, now_ns)
 
     def align(self, stamp_ns: int) -> tuple[Aligned | None, str]:
         """Return the samples at an instant and '', or None and the reason.
@@ -101,6 +137,6 @@ class Aligner:
                 values[name], ages[name] = sample.value, age
             elif name in self._required:
                 if sample is None:
-                    return None, f'nothing received from {name}'
+                    return None, f'{name}: {self.streams[name].missing(stamp_ns)}'
                 return None, f'{name} is {age * 1e3:.0f} ms old, the limit is {limit * 1e3:.0f} ms'
         return Aligned(stamp_ns, values, ages), ''

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
+
+#: Shortest stroke a calibration may have: less is no gripper but a typing error [m, rad].
+SHORTEST_FINGER_M, SHORTEST_JOINT_RAD = 0.001, 0.05
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,12 @@ class GripperCalibration:
         for field in fields(self):
             if not np.isfinite(getattr(self, field.name)):
                 raise ValueError(f'gripper calibration {field.name} is not a finite number')
-        if self.finger_open_m <= self.finger_closed_m or self.joint_open_rad <= self.joint_closed_rad:
-            raise ValueError('gripper calibration needs open above closed, in metres and in radians: got '
-                             f'{self.finger_open_m} > {self.finger_closed_m} m and '
-                             f'{self.joint_open_rad} > {self.joint_closed_rad} rad')
+        if (self.finger_open_m - self.finger_closed_m < SHORTEST_FINGER_M
+                or self.joint_open_rad - self.joint_closed_rad < SHORTEST_JOINT_RAD):
+            raise ValueError(
+                f'gripper calibration needs open above closed by {SHORTEST_FINGER_M} m and {SHORTEST_JOINT_RAD} rad '
+                f'or more: got fingers {self.finger_open_m} (open) and {self.finger_closed_m} m (closed), '
+                f'motor {self.joint_open_rad} (open) and {self.joint_closed_rad} rad (closed)')
 
     def normalise_finger(self, metres: float | np.ndarray) -> float | np.ndarray:
         """Return the normalised value (0 closed, 1 open) of finger positions [m]."""
@@ -54,3 +60,14 @@ GYM_ALOHA = GripperCalibration(0.05800, 0.01844, 1.4910, -0.6213)
 #: because those constants fit another finger geometry than the one the stock launch loads.
 INTERBOTIX = GripperCalibration(0.0579, 0.0440, 1.6214, 0.6197)
 CALIBRATIONS = {'gym_aloha': GYM_ALOHA, 'interbotix': INTERBOTIX}
+
+
+def calibration_of(parameters: Any) -> GripperCalibration:
+    """Return the calibration that four parameters of a node say.
+
+    :param parameters: has ``gripper_finger_open`` and ``gripper_finger_closed`` [m], ``gripper_joint_open`` and
+        ``gripper_joint_closed`` [rad].
+    :raises ValueError: if they are no calibration.
+    """
+    return GripperCalibration(parameters.gripper_finger_open, parameters.gripper_finger_closed,
+                              parameters.gripper_joint_open, parameters.gripper_joint_closed)

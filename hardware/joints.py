@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fpo_ros.hardware.gripper import GripperCalibration
-from fpo_ros.hardware.names import JOINT_STATE_NAMES, SIDES
+from fpo_ros.hardware.names import GRIPPER_NAME, JOINT_STATE_NAMES, SIDES
 from fpo_ros.policy.contract import ACTION_DIM
 
-_FINGER = JOINT_STATE_NAMES.index('left_finger')
+#: Entries that the columns of one follower are made of, and the motor that is commanded.
+_COLUMNS = (*JOINT_STATE_NAMES[:6], 'left_finger')
 
 
 class JointStateError(ValueError):
@@ -38,25 +40,42 @@ def side_joints(names: Sequence[str], positions: Sequence[float],
     :param positions: positions of the message [rad, fingers m].
     :raises JointStateError: for a missing joint, a wrong length, or a value that is not finite.
     """
+    values = _finite(names, positions, _COLUMNS)
+    values[6] = gripper.normalise_finger(values[6])
+    return values
+
+
+def side_gripper_command(names: Sequence[str], positions: Sequence[float], gripper: GripperCalibration) -> float:
+    """Return the command that the gripper motor of one follower stands at: its angle on the scale of commands.
+
+    It differs from the gripper column of :func:`side_joints`, which measures the finger: both scales are linear,
+    the linkage between motor and finger is not. A takeover that must not move the gripper starts from this.
+
+    :param names: joint names of the message; empty is read as the driver's usual order.
+    :param positions: positions of the message [rad, fingers m].
+    :returns: normalised motor angle (0 closed, 1 open).
+    :raises JointStateError: as :func:`side_joints`.
+    """
+    return float(gripper.normalise_joint(_finite(names, positions, (GRIPPER_NAME,))[0]))
+
+
+def _finite(names: Sequence[str], positions: Sequence[float], wanted: tuple[str, ...]) -> np.ndarray:
+    """Return the float64 positions of some joints of a message [rad, fingers m].
+
+    :raises JointStateError: for a missing joint, a wrong length, or a value that is not finite.
+    """
     if len(names) == 0:
         names = JOINT_STATE_NAMES
     if len(names) != len(positions):
         raise JointStateError(f'joint_states has {len(names)} names but {len(positions)} positions')
-    values = np.asarray(positions, np.float64)
-    if tuple(names[:9]) == JOINT_STATE_NAMES:
-        arm, finger = values[:6], values[_FINGER]
-    else:
-        index = {name: column for column, name in enumerate(names)}
-        missing = [name for name in (*JOINT_STATE_NAMES[:6], 'left_finger') if name not in index]
-        if missing:
-            raise JointStateError(f"joint_states lacks '{missing[0]}': it has {', '.join(names)}")
-        arm, finger = values[[index[name] for name in JOINT_STATE_NAMES[:6]]], values[index['left_finger']]
-    out = np.array([*arm, gripper.normalise_finger(finger)])
-    if not np.isfinite(out).all():
-        column = int(np.flatnonzero(~np.isfinite(out))[0])
-        raise JointStateError(
-            f'joint_states is not finite: {(*JOINT_STATE_NAMES[:6], "left_finger")[column]} is {out[column]}'
-        )
+    index = {name: column for column, name in enumerate(names)}
+    out = np.empty(len(wanted))
+    for row, name in enumerate(wanted):
+        if name not in index:
+            raise JointStateError(f"joint_states lacks '{name}': it has {', '.join(names)}")
+        out[row] = positions[index[name]]
+        if not math.isfinite(out[row]):
+            raise JointStateError(f'joint_states is not finite: {name} is {out[row]}')
     return out
 
 

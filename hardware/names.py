@@ -30,9 +30,16 @@ def single_command_topic(side: str) -> str:
     return f'{FOLLOWERS[side]}/commands/joint_single'
 
 
-def camera_topic(camera: str) -> str:
-    """Return the topic on which realsense2_camera publishes a camera's rectified colour images."""
-    return f'{camera}/camera/color/image_rect_raw'
+#: Last part of a camera's topic: rectified colour images of a D405, and plain ones of other RealSense cameras.
+IMAGE_NAMES = ('image_rect_raw', 'image_raw')
+
+
+def camera_topic(camera: str, image_name: str = IMAGE_NAMES[0]) -> str:
+    """Return the topic on which realsense2_camera publishes a camera's colour images.
+
+    :param image_name: one of :data:`IMAGE_NAMES`.
+    """
+    return f'{camera}/camera/color/{image_name}'
 
 
 def resized_topic(camera: str) -> str:

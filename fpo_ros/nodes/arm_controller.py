@@ -15,8 +15,14 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
-from fpo_ros.hardware.gripper import CALIBRATIONS
-from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints, split_command
+from fpo_ros.hardware.gripper import calibration_of
+from fpo_ros.hardware.joints import (
+    JointStateError,
+    both_sides,
+    side_gripper_command,
+    side_joints,
+    split_command,
+)
 from fpo_ros.hardware.names import (
     ARM_GROUP,
     GRIPPER_NAME,
@@ -28,6 +34,7 @@ from fpo_ros.hardware.names import (
 from fpo_ros.msg import ActionChunk, ControllerStatus
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.parameters import param
@@ -38,9 +45,14 @@ from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
 from fpo_ros.runtime.safety import per_column
 from fpo_ros.srv import SetControllerState
 
+#: States in which the arms may move.
+MOTIONS = (ArmState.HOMING, ArmState.POLICY)
+#: A motion that was asked for longer ago is refused [s].
+REQUEST_LIMIT_S = 1.0
+
 
 @dataclass(frozen=True)
-class ArmControllerParameters:
+class ArmControllerParameters(GripperParameters):
     """Parameters of ``arm_controller``."""
 
     horizon: int = param(20, 'rows of an action chunk [control periods]', low=1, high=1000)
@@ -59,12 +71,17 @@ class ArmControllerParameters:
         2.0, 'time without a chunk after which POLICY becomes HOLD [s]', low=0.1, high=60.0
     )
     supervisor_limit: float = param(
-        0.5, 'silence of the episode manager that ends POLICY [s]', low=0.1, high=10.0
+        0.5, 'silence of who asked for a motion that ends it [s]', low=0.1, high=10.0
+    )
+    max_lead: float = param(1.0, 'joints farther than this from their target make the arms hold [rad]',
+                            low=0.2, high=3.14)
+    start_stopped: bool = param(False, 'whether a fresh process sends nothing until reset_emergency_stop is called')
+    emergency_stop_limit: float = param(
+        0.0, "silence of the emergency stop's device that latches it [s]; 0: not watched", low=0.0, high=60.0
     )
     ramp_periods: int = param(
         5, 'periods over which the speed limit grows after a takeover', low=0, high=1000
     )
-    gripper: str = param('gym_aloha', 'gripper calibration', choices=tuple(CALIBRATIONS))
     realtime_priority: int = param(
         20, 'SCHED_FIFO priority of the control thread, where permitted; 0 for none', low=0, high=99
     )
@@ -75,6 +92,7 @@ class ArmController(CellNode):
 
     NAME = 'arm_controller'
     PARAMETERS = ArmControllerParameters
+    core: ArmControllerCore | None = None
 
     def setup(self) -> None:
         """Make the core from the parameters and connect to both followers."""
@@ -84,13 +102,16 @@ class ArmController(CellNode):
         self.config = ControllerConfig(
             joint_age_limit_s=p.max_joint_age, observation_age_limit_s=p.max_observation_age,
             starve_limit_s=p.starve_limit, homing_joint_speed=p.homing_joint_speed,
-            ramp_periods=p.ramp_periods)
-        self.gripper = CALIBRATIONS[p.gripper]
+            lead_limit=p.max_lead, ramp_periods=p.ramp_periods)
+        self.gripper = calibration_of(p)
         self.lock = threading.Lock()
-        self.core = ArmControllerCore(self.contract, self.limits, self.config)
+        first, self.core = self.core is None, self._new_core()
+        if first and p.start_stopped:
+            self.core.request(ArmState.STOPPED, 'just started')
         self.loop: SteadyLoop | None = None
-        self.heartbeat_ns = 0
-        self.joints: dict[str, tuple[int, np.ndarray]] = {}
+        self.heartbeat_ns = self.stop_signal_ns = self.steady_ns()
+        self.supervised = False
+        self.joints: dict[str, tuple[int, np.ndarray, float]] = {}
         self.monitors = {
             side: StreamMonitor(f'joint_states {side}', 100.0, p.max_joint_age) for side in SIDES
         }
@@ -118,9 +139,9 @@ class ArmController(CellNode):
     def start(self) -> None:
         """Start the control loop in IDLE: nothing is sent until a state is asked for."""
         with self.lock:
-            former, self.core = self.core, ArmControllerCore(self.contract, self.limits, self.config)
-            self.core.inherit_emergency_stop(former)
+            self.core = self._new_core()
         self.logged_state = self.core.state
+        self.stop_signal_ns = self.steady_ns()
         gc.collect()
         gc.freeze()  # what setup made is never searched for garbage again, which would pause the loop
         sys.setswitchinterval(0.0005)  # the control thread waits for the interpreter at most this long [s]
@@ -130,6 +151,13 @@ class ArmController(CellNode):
         if self.loop.priority_refusal:
             self.get_logger().warning(f'{self.loop.priority_refusal}: give the user an rtprio limit, '
                                       'or set realtime_priority to 0')
+
+    def _new_core(self) -> ArmControllerCore:
+        """Return a fresh core; an emergency stop of the one before stays latched, whatever the lifecycle does."""
+        core = ArmControllerCore(self.contract, self.limits, self.config)
+        if self.core is not None:
+            core.inherit_emergency_stop(self.core)
+        return core
 
     def stop(self) -> None:
         """End the loop. The servos keep their last position goal: the arms hold."""
@@ -141,11 +169,12 @@ class ArmController(CellNode):
         self.monitors[side].arrived(self.now_ns())
         try:
             joints = side_joints(message.name, message.position, self.gripper)
+            grip = side_gripper_command(message.name, message.position, self.gripper)
         except JointStateError as error:
             self.monitors[side].reject(str(error))
             self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
             return
-        self.joints[side] = convert.nanoseconds(message.header.stamp), joints
+        self.joints[side] = convert.nanoseconds(message.header.stamp), joints, grip
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if not self.active:
@@ -166,9 +195,10 @@ class ArmController(CellNode):
             self.get_logger().warning(f'chunk refused: {refusal}', throttle_duration_sec=1.0)
 
     def _on_heartbeat(self, message: Empty) -> None:
-        self.heartbeat_ns = self.now_ns()
+        self.heartbeat_ns = self.steady_ns()
 
     def _on_emergency_stop(self, message: Bool) -> None:
+        self.stop_signal_ns = self.steady_ns()
         with self.lock:  # also while inactive: a stop pressed then holds after activation
             self.core.emergency_stop(message.data)
 
@@ -177,9 +207,16 @@ class ArmController(CellNode):
         if not self.active:
             response.message = 'the arm controller is not active'
             return response
+        asked_ns = convert.nanoseconds(request.stamp)
+        age_s = (self.now_ns() - asked_ns) * 1e-9
+        if asked_ns and age_s > REQUEST_LIMIT_S and request.state in MOTIONS:
+            response.message = f'the request is {age_s:.1f} s old, the limit is {REQUEST_LIMIT_S:g} s: ask again'
+            return response
         with self.lock:
-            self.heartbeat_ns = self.now_ns()
+            self.heartbeat_ns = self.steady_ns()
             response.success, response.message = self.core.request(request.state, request.reason)
+            if response.success:
+                self.supervised = request.supervised
         return response
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -190,16 +227,15 @@ class ArmController(CellNode):
 
     def _tick(self) -> None:
         sides = [self.joints.get(side) for side in SIDES]
-        measured = stamp = None
+        measured = stamp = grippers = None
         if all(sides):
             stamp = min(side[0] for side in sides)
             measured = both_sides(*(side[1] for side in sides))
+            grippers = np.array([side[2] for side in sides])
         with self.lock:
             now = self.now_ns()
-            silence_s = (now - self.heartbeat_ns) * 1e-9
-            if self.core.state is ArmState.POLICY and silence_s > self.params.supervisor_limit:
-                self.core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
-            command = self.core.tick(now, measured, stamp)
+            self._watch_others()
+            command = self.core.tick(now, measured, stamp, grippers)
             if command is not None:
                 self._send(command)
             self._publish_status(now)
@@ -207,6 +243,17 @@ class ArmController(CellNode):
         if state is not self.logged_state:
             self.get_logger().info(f'{self.logged_state.name} -> {state.name}: {reason}')
             self.logged_state = state
+
+    def _watch_others(self) -> None:
+        """Hold when who asked for a motion has gone; stop when the emergency stop's device has."""
+        steady, core, p = self.steady_ns(), self.core, self.params
+        silence_s = (steady - self.heartbeat_ns) * 1e-9
+        watched = core.state is ArmState.POLICY or (core.state is ArmState.HOMING and self.supervised)
+        if watched and silence_s > p.supervisor_limit:
+            core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
+        silence_s = (steady - self.stop_signal_ns) * 1e-9
+        if p.emergency_stop_limit and silence_s > p.emergency_stop_limit:
+            core.request(ArmState.STOPPED, f"no sign of the emergency stop's device for {silence_s:.2f} s")
 
     def _send(self, command: np.ndarray) -> None:
         for side, part in split_command(command, self.gripper).items():

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -19,8 +21,10 @@ from rclpy.signals import SignalHandlerOptions
 from fpo_ros.nodes import parameters, qos
 from fpo_ros.nodes.logic.health import OK, Health
 
-#: A process whose environment holds this variable ends when its parent does.
+#: A process whose environment holds this variable, the id of its launcher, ends when that does.
 END_WITH_PARENT = 'FPO_ROS_END_WITH_PARENT'
+#: Time in which what a node sends when it is deactivated, such as the result of an episode, gets out [s].
+LAST_WORDS_S = 0.3
 
 
 class CellNode(LifecycleNode):
@@ -44,8 +48,9 @@ class CellNode(LifecycleNode):
         #: Why the process must end with an error; empty while all is well.
         self.failure = ''
         self._undo: list[Callable[[], Any]] = []
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
-        self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics)
+        self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics, clock=self._steady)
 
     # ---- for subclasses
 
@@ -65,6 +70,11 @@ class CellNode(LifecycleNode):
         """Return the lines this node adds to /diagnostics while configured."""
         return []
 
+    @property
+    def finalized(self) -> bool:
+        """The lifecycle has ended: the node cannot be used again."""
+        return self._state_machine.current_state[1] == 'finalized'
+
     def fail(self, reason: str) -> None:
         """End the process with exit code 1 after an orderly shutdown. May be called from any thread."""
         self.get_logger().fatal(reason)
@@ -73,6 +83,10 @@ class CellNode(LifecycleNode):
     def now_ns(self) -> int:
         """Return ROS time [ns]."""
         return self.get_clock().now().nanoseconds
+
+    def steady_ns(self) -> int:
+        """Return an instant of a clock that nobody sets [ns], for what must not depend on ROS time."""
+        return self._steady.now().nanoseconds
 
     def add_publisher(self, *args: Any, **kwargs: Any) -> Any:
         """Create a publisher that lives until cleanup."""
@@ -86,9 +100,9 @@ class CellNode(LifecycleNode):
         self._undo.append(lambda: self.destroy_subscription(entity))
         return entity
 
-    def add_timer(self, *args: Any, **kwargs: Any) -> Any:
-        """Create a timer that lives until cleanup."""
-        entity = self.create_timer(*args, **kwargs)
+    def add_timer(self, period_s: float, callback: Callable[[], Any]) -> Any:
+        """Create a timer that lives until cleanup, paced by the steady clock [s]."""
+        entity = self.create_timer(period_s, callback, clock=self._steady)
         self._undo.append(lambda: self.destroy_timer(entity))
         return entity
 
@@ -209,7 +223,7 @@ def run_node(factory: Callable[[], CellNode], args: Sequence[str] | None = None)
     stop_requests: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: stop_requests.append(received))
-    parent = os.getppid() if END_WITH_PARENT in os.environ else None
+    parent = int(os.environ[END_WITH_PARENT]) if END_WITH_PARENT in os.environ else None
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = factory()
@@ -219,21 +233,44 @@ def run_node(factory: Callable[[], CellNode], args: Sequence[str] | None = None)
         return 1
     executor = make_executor()
     executor.add_node(node)
-    code = 0
-    if node.get_parameter('autostart').value and not _autostart(node):
+    try:
+        code = 0 if not node.get_parameter('autostart').value or _autostart(node) else 1
+        if code == 0:
+            code = _spin(node, executor, stop_requests, parent)
+    except Exception as error:  # whatever a callback raised, the end is an orderly one
+        node.get_logger().fatal(f'{error!r}\n{traceback.format_exc()}')
         code = 1
-    while not stop_requests and code == 0 and rclpy.ok():
+    _end(node, executor)
+    return code
+
+
+def _spin(node: CellNode, executor: Executor, stop_requests: list[int], parent: int | None) -> int:
+    """Serve a node until it is asked to end, has failed, or was shut down by its lifecycle; return the exit code."""
+    while not stop_requests and rclpy.ok() and not node.finalized:
         executor.spin_once(timeout_sec=0.1)
-        code = 1 if node.failure else 0
+        if node.failure:
+            return 1
         if parent is not None and os.getppid() != parent:
             node.get_logger().warning('the launcher has ended: shutting down')
             break
-    node.trigger_shutdown()
-    executor.remove_node(node)
-    node.destroy_node()
-    executor.shutdown()
-    rclpy.try_shutdown()
-    return code
+    return 0
+
+
+def _end(node: CellNode, executor: Executor) -> None:
+    """Deactivate a node, let its last messages out, and release everything."""
+    try:
+        if node.active:
+            node.trigger_deactivate()
+            until = node.steady_ns() + round(LAST_WORDS_S * 1e9)
+            while node.steady_ns() < until:
+                executor.spin_once(timeout_sec=0.05)
+        if not node.finalized:
+            node.trigger_shutdown()
+    finally:
+        executor.remove_node(node)
+        node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
 
 
 def _autostart(node: CellNode) -> bool:

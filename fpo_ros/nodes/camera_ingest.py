@@ -1,4 +1,4 @@
-"""Camera frames brought to the size of the policy contract, with the health of every stream."""
+"""Camera frames brought to the size of the policy contract, padded to its aspect, with every stream's health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from sensor_msgs.msg import Image
 
 from fpo_ros.hardware.images import ImageError
-from fpo_ros.hardware.names import camera_list, camera_topic, resized_topic
+from fpo_ros.hardware.names import IMAGE_NAMES, camera_list, camera_topic, resized_topic
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.logic.health import Health, StreamMonitor
@@ -22,6 +22,7 @@ class CameraIngestParameters:
     """Parameters of ``camera_ingest``."""
 
     cameras: str = param('cam_high', 'camera names, comma-separated')
+    image_name: str = param(IMAGE_NAMES[0], "last part of the cameras' topic", choices=IMAGE_NAMES)
     image_height: int = param(96, 'rows of every frame passed on [pixels]', low=8, high=2160)
     image_width: int = param(96, 'columns of every frame passed on [pixels]', low=8, high=3840)
     expected_rate: float = param(
@@ -31,7 +32,7 @@ class CameraIngestParameters:
 
 
 class CameraIngest(CellNode):
-    """Subscribes each camera driver and publishes the same frames, resized, with the driver's stamp."""
+    """Subscribes each camera driver and publishes its frames, resized and padded, with the driver's stamp."""
 
     NAME = 'camera_ingest'
     PARAMETERS = CameraIngestParameters
@@ -46,7 +47,8 @@ class CameraIngest(CellNode):
         self.outputs = {camera: self.add_publisher(Image, resized_topic(camera), qos.SENSOR)
                         for camera in cameras}
         for camera in cameras:
-            self.add_subscription(Image, camera_topic(camera), partial(self._on_frame, camera), qos.SENSOR)
+            self.add_subscription(Image, camera_topic(camera, self.params.image_name),
+                                  partial(self._on_frame, camera), qos.SENSOR)
 
     def _on_frame(self, camera: str, message: Image) -> None:
         if not self.active:

@@ -13,7 +13,7 @@ from std_srvs.srv import Trigger
 
 from fpo_ros.action import RunEpisode
 from fpo_ros.msg import ControllerStatus, LearnerStatus, PolicyStatus
-from fpo_ros.nodes import qos
+from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.graph import GraphError
 from fpo_ros.nodes.ros_client import RosClient
 from fpo_ros.runtime.controller_config import ArmState
@@ -73,6 +73,8 @@ class EpisodeClient(RosClient):
         self._controller = self.latest(ControllerStatus, 'controller_status', qos.SENSOR)
         self._policy = self.latest(PolicyStatus, 'policy_status', qos.LATCHED)
         self._learner = self.latest(LearnerStatus, 'learner_status', qos.LATCHED)
+        self._refusals: int | None = None
+        self._asked_ns = 0
         self._stop = self.node.create_publisher(Bool, 'emergency_stop', qos.EVENT)
         self._episodes = ActionClient(self.node, RunEpisode, 'run_episode')
 
@@ -152,6 +154,8 @@ class EpisodeClient(RosClient):
         :param version: empty: the newest promoted one.
         :raises GraphError: with the learner's reason.
         """
+        status = self._policy()
+        self._refusals = status.refusals if status else 0
         reply = self.call(
             AnnounceRelease, 'announce_release', AnnounceRelease.Request(version=version), timeout_s
         )
@@ -162,20 +166,31 @@ class EpisodeClient(RosClient):
     def wait_for_version(self, version: str, timeout_s: float = 30.0) -> PolicyStatus:
         """Wait until the policy node serves a release.
 
-        :raises GraphError: on time-out, or as soon as the node refuses a release.
+        :raises GraphError: on time-out, or as soon as the node refuses a release after the newest :meth:`announce`.
         """
         before = self._policy()
-        refusals = before.refusals if before else 0
+        refusals = (before.refusals if before else 0) if self._refusals is None else self._refusals
 
         def served() -> PolicyStatus | None:
             status = self._policy()
             if status is None or status.version == version:
                 return status
             if status.refusals > refusals:
+                self._refusals = status.refusals
                 raise GraphError(f'the policy node refused a release: {status.last_refusal}')
             return None
 
         return self.wait_for(served, f'the policy node to serve {version}', timeout_s)
+
+    def rollback_policy(self, timeout_s: float = 5.0) -> str:
+        """Let the policy node serve the policy of before again; returns what it says.
+
+        :raises GraphError: when there is none.
+        """
+        reply = self.call(Trigger, 'rollback_policy', Trigger.Request(), timeout_s)
+        if not reply.success:
+            raise GraphError(f'the policy was not rolled back: {reply.message}')
+        return reply.message
 
     def start_training(self, run: str = '', iterations: int = 0, resume: bool = False) -> None:
         """Start the trainer of the learner.
@@ -207,10 +222,12 @@ class EpisodeClient(RosClient):
         return CommandTiming(status.command_rate, status.jitter_p99 * 1e3, status.ticks, status.missed_ticks)
 
     def wait_for_state(self, state: ArmState, timeout_s: float = 10.0) -> ControllerStatus:
-        """Wait until the controller is in a state."""
+        """Wait until the controller is in a state; statuses from before the newest request here do not count."""
         def reached() -> ControllerStatus | None:
             status = self._controller()
-            return status if status is not None and status.state == state else None
+            if status is None or convert.nanoseconds(status.header.stamp) <= self._asked_ns:
+                return None
+            return status if status.state == state else None
 
         return self.wait_for(reached, f'the controller to be in {state.name}', timeout_s)
 
@@ -220,7 +237,9 @@ class EpisodeClient(RosClient):
         :raises GraphError: with the controller's reason.
         """
         reply = self.call(SetControllerState, 'set_controller_state',
-                          SetControllerState.Request(state=int(state), reason=reason), timeout_s)
+                          SetControllerState.Request(state=int(state), reason=reason,
+                                                    stamp=self.node.get_clock().now().to_msg()), timeout_s)
+        self._asked_ns = self.node.get_clock().now().nanoseconds
         if not reply.success:
             raise GraphError(f'the controller refused {state.name}: {reply.message}')
 
@@ -234,5 +253,6 @@ class EpisodeClient(RosClient):
         :raises GraphError: with the controller's reason.
         """
         reply = self.call(Trigger, 'reset_emergency_stop', Trigger.Request(), timeout_s)
+        self._asked_ns = self.node.get_clock().now().nanoseconds
         if not reply.success:
             raise GraphError(f'the emergency stop was not reset: {reply.message}')

@@ -82,7 +82,7 @@ def observation_value(message: ObservationMessage) -> Observation:
 
 def oldest_part_ns(message: ObservationMessage) -> int:
     """Return the instant the oldest part of an observation was measured [ns]."""
-    age = max([message.joint_age, *message.image_ages])
+    age = max([message.joint_age, *message.image_ages, *message.object_pose_ages])
     return nanoseconds(message.header.stamp) - round(age * 1e9)
 
 

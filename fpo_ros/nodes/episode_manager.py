@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -12,12 +13,15 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from std_msgs.msg import Empty
 
 from fpo_ros.action import RunEpisode
-from fpo_ros.episodes.store import EpisodeStore
+from fpo_ros.episodes import EpisodeStore, UnconfirmedEpisode
 from fpo_ros.msg import ControllerStatus, Observation, TaskReward
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.logic.episode_sequence import (
     CANCELED,
+    FAILURE,
+    RECORDING,
+    SETUP,
     SUCCESS,
     TIMEOUT,
     EpisodeSequence,
@@ -27,12 +31,15 @@ from fpo_ros.nodes.logic.episode_sequence import (
     SetState,
 )
 from fpo_ros.nodes.logic.episode_steps import StepAssembler
-from fpo_ros.nodes.logic.health import ERROR, OK, Health
+from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
 from fpo_ros.nodes.logic.recorder import Recorder
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import CONTROL_RATE_HZ, TASKS
 from fpo_ros.runtime.controller_config import ArmState
 from fpo_ros.srv import ResetScene, SetControllerState
+
+#: Time a node that is being deactivated gives the disk to store the running episode [s].
+STORE_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,12 @@ class EpisodeManagerParameters:
     record_dir: str = param('', 'episode store; empty: episodes are not recorded')
     task: str = param('transfer_cube', 'task of the cell', choices=tuple(TASKS))
     max_steps: int = param(400, 'time-out of a goal that names none [control periods]', low=1, high=1_000_000)
-    image_period: int = param(10, 'a frame per camera is stored every so many steps [control periods]',
+    image_period: int = param(10, 'frames are stored where a chunk begins and every so many steps [control periods]',
                               low=1, high=1000)
     homing_limit: float = param(20.0, 'time given to reach the start pose [s]', low=1.0, high=120.0)
     reset_limit: float = param(10.0, 'time given to reset the scene [s]', low=0.5, high=3600.0)
     settle_limit: float = param(5.0, 'time given to stand at home after the reset [s]', low=0.2, high=60.0)
+    start_delay: float = param(0.1, 'rest between the reset and the next motion [s]', low=0.1, high=60.0)
     stream_limit: float = param(
         0.5, 'silence of status or reward that ends an episode [s]', low=0.1, high=10.0
     )
@@ -62,7 +70,9 @@ class EpisodeManager(CellNode):
         """Open the store and connect."""
         p = self.params
         self.limits = SequenceLimits(homing_s=p.homing_limit, reset_s=p.reset_limit, settle_s=p.settle_limit,
-                                     stream_s=p.stream_limit)
+                                     stream_s=p.stream_limit, start_delay_s=p.start_delay)
+        if p.start_delay >= p.settle_limit:
+            raise ValueError(f'start_delay ({p.start_delay} s) must be shorter than settle_limit ({p.settle_limit} s)')
         self.recorder = Recorder(EpisodeStore.create_or_open(p.record_dir)) if p.record_dir else None
         if self.recorder is not None:
             self.on_teardown(self.recorder.close)
@@ -73,6 +83,7 @@ class EpisodeManager(CellNode):
         self.observation: Observation | None = None
         self.waiting_order: SetState | SceneOrder | None = None
         self.recording = False
+        self.chunk = 0
         self.episodes = self.successes = 0
         self.heartbeat = self.add_publisher(Empty, 'episode_heartbeat', qos.SENSOR)
         self.controller = self.add_client(SetControllerState, 'set_controller_state')
@@ -92,13 +103,18 @@ class EpisodeManager(CellNode):
             return
         self.sequence.stop(CANCELED, 'the episode manager was deactivated')
         self._carry_out(SetState(ArmState.HOLD, 'the episode manager was deactivated'))
-        if self.recording and self.sequence.steps:
+        if self.stored is None:
             self._conclude()
+        if self.stored is not None:
             try:
-                self.stored.result(timeout=10.0)
-            except (ValueError, OSError, TimeoutError) as error:
+                self.stored.result(timeout=STORE_LIMIT_S)
+            except FutureTimeoutError:
+                self.get_logger().error(f'episode not stored within {STORE_LIMIT_S:g} s: the disk is too slow; '
+                                        '"fpo-ros episodes salvage" saves what reached it')
+            except (ValueError, OSError) as error:
                 self.get_logger().error(f'episode not stored: {error}')
-        self._finish()
+        if self.sequence is not None:
+            self._finish()
 
     # ---- the action
 
@@ -107,19 +123,29 @@ class EpisodeManager(CellNode):
             reason = 'the node is not active'
         elif self.goal is not None:
             reason = 'an episode is running'
-        elif request.task != self.params.task:
-            reason = f"task '{request.task}' is not this cell's, which is {self.params.task}"
-        elif request.record and self.recorder is None:
-            reason = 'it shall be recorded, but parameter record_dir is empty'
         else:
             return GoalResponse.ACCEPT
         self.get_logger().error(f'episode refused: {reason}')
         return GoalResponse.REJECT
 
+    def _objection(self, request: RunEpisode.Goal) -> str:
+        """Say why an episode cannot be run here; empty when it can."""
+        if request.task != self.params.task:
+            return f"task '{request.task}' is not this cell's, which is {self.params.task}"
+        if request.record and self.recorder is None:
+            return 'it shall be recorded, but parameter record_dir is empty: name an episode store'
+        return ''
+
     def _on_accepted(self, goal: Any) -> None:
         # The goal stays accepted while the state machine runs; execute() at the end reports the result.
         # A coroutine would keep rclpy's executors busy while it waits.
         request = goal.request
+        objection = self._objection(request)
+        if objection:  # a rejection could not say why
+            self.get_logger().error(f'episode refused: {objection}')
+            result = RunEpisode.Result(reason=SETUP, message=objection)
+            goal.execute(lambda handle: _report(handle, result))
+            return
         self.goal, self.stored, self.recording = goal, None, request.record
         self.sequence = EpisodeSequence(
             request.task, request.seed, request.max_steps or self.params.max_steps, self.limits, self.now_ns()
@@ -147,7 +173,7 @@ class EpisodeManager(CellNode):
     def _on_reward(self, message: TaskReward) -> None:
         if self.sequence is not None and message.task == self.sequence.task:
             self.steps.reward = float(message.stage)
-            self.sequence.on_reward(self.now_ns(), message.stage, message.success)
+            self.sequence.on_reward(self.now_ns(), message.stage, message.success, message.failure)
 
     def _on_observation(self, message: Observation) -> None:
         self.observation = message
@@ -159,8 +185,11 @@ class EpisodeManager(CellNode):
         if self.recording:
             if step == 0:
                 self._begin_recording()
+            if self.recorder.problem:
+                self.sequence.stop(RECORDING, self.recorder.problem)
             seen, images = self.observation, {}
-            if seen is not None and step % self.params.image_period == 0:
+            begins, self.chunk = message.chunk_sequence != self.chunk, message.chunk_sequence
+            if seen is not None and (begins or step % self.params.image_period == 0):
                 images = convert.observation_images(seen)
             pose = (
                 convert.pose_array(seen.object_poses[0]) if seen is not None and seen.object_poses else None
@@ -199,11 +228,13 @@ class EpisodeManager(CellNode):
         if isinstance(order, SetState):
             client, request = (
                 self.controller,
-                SetControllerState.Request(state=int(order.state), reason=order.reason),
+                SetControllerState.Request(state=int(order.state), reason=order.reason, supervised=True,
+                                           stamp=self.get_clock().now().to_msg()),
             )
         else:
             client, request = self.scene, ResetScene.Request(task=order.task, seed=order.seed)
         if not client.service_is_ready():
+            sequence.on_no_server(self.now_ns(), client.srv_name)
             return False
 
         def on_reply(future: Any) -> None:
@@ -211,7 +242,7 @@ class EpisodeManager(CellNode):
             if isinstance(order, SetState):
                 sequence.on_controller_reply(self.now_ns(), reply.success, reply.message)
             else:
-                sequence.on_reset_reply(self.now_ns(), reply.success, reply.message)
+                sequence.on_reset_reply(self.now_ns(), reply.success, reply.message, reply.pending)
 
         client.call_async(request).add_done_callback(on_reply)
         return True
@@ -220,7 +251,8 @@ class EpisodeManager(CellNode):
         if self.recording and self.sequence.steps:
             self.stored = self.recorder.commit(
                 success=self.sequence.success, policy_version=self.sequence.policy_version,
-                extra={'reason': self.sequence.reason, 'max_stage': self.sequence.max_stage})
+                extra={'reason': self.sequence.reason, 'max_stage': self.sequence.max_stage,
+                       'policy_versions': self.sequence.policy_versions})
         else:
             self._finish()
 
@@ -231,16 +263,27 @@ class EpisodeManager(CellNode):
                                    max_stage=sequence.max_stage, steps=sequence.steps,
                                    policy_version=sequence.policy_version)
         if stored is not None and stored.done():
-            if stored.exception() is None:
-                result.episode_id = stored.result()
-            else:
-                result.message = f'{result.message} (episode not stored: {stored.exception()})'.lstrip()
-                self.get_logger().error(f'episode not stored: {stored.exception()}')
+            self._tell_where(result, stored)
         self.episodes += 1
         self.successes += result.success
         self.get_logger().info(f'episode with seed {sequence.seed} ended: {sequence.reason} after '
                                f'{sequence.steps} steps {result.message}'.rstrip())
         goal.execute(lambda handle: _report(handle, result))
+
+    def _tell_where(self, result: RunEpisode.Result, stored: Future[str]) -> None:
+        """Enter the id of the stored episode into a result, or why there is none."""
+        error = stored.exception()
+        if error is None:
+            result.episode_id = stored.result()
+            return
+        why = str(error)
+        if isinstance(error, UnconfirmedEpisode):
+            result.episode_id = error.episode_id
+        else:
+            why = f'episode not stored: {why}'
+        if str(error) not in result.message:
+            result.message = f'{result.message} ({why})'.lstrip()
+        self.get_logger().error(why)
 
     def health(self) -> list[Health]:
         """Return the running episode and the recorder."""
@@ -248,13 +291,17 @@ class EpisodeManager(CellNode):
         text = 'idle' if sequence is None else f'{sequence.phase.value}, seed {sequence.seed}'
         lines = [Health('episode', OK, text, {'episodes': self.episodes, 'successes': self.successes})]
         if self.recorder is not None:
-            problem = self.recorder.problem
-            lines.append(Health('recorder', ERROR if problem else OK, problem or str(self.params.record_dir)))
+            recorder, level, text = self.recorder, OK, str(self.params.record_dir)
+            if recorder.problem:
+                level, text = ERROR, recorder.problem
+            elif recorder.refused:
+                level, text = WARN, f'{recorder.refused} steps left out; newest: {recorder.newest_refusal}'
+            lines.append(Health('recorder', level, text, {'refused_steps': recorder.refused}))
         return lines
 
 
 def _report(handle: Any, result: RunEpisode.Result) -> RunEpisode.Result:
-    if result.reason in (SUCCESS, TIMEOUT):
+    if result.reason in (SUCCESS, TIMEOUT, FAILURE):
         handle.succeed()
     elif result.reason == CANCELED and handle.is_cancel_requested:
         handle.canceled()

@@ -6,31 +6,28 @@ The launch files and ``fpo-ros up`` both start what :func:`describe` returns, so
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fpo_ros.hardware.names import FOLLOWERS, SIDES, camera_list
-from fpo_ros.nodes.locate import share_path
+from fpo_ros.hardware.names import camera_list
+from fpo_ros.nodes.configuration import (
+    CONFIGS,
+    NODES,
+    Configuration,
+    GraphError,
+    check_names,
+    lay,
+    layered,
+    load_config,
+    near,
+)
+from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
-CONFIGS = {'sim': 'config/aloha_sim.yaml', 'real': 'config/aloha_real.yaml'}
-#: Nodes of the cell, in the order in which they are started.
-NODES = (
-    'driver_twin',
-    'camera_ingest',
-    'proprio_ingest',
-    'arm_controller',
-    'policy',
-    'episode_manager',
-    'learner',
-)
-
-
-class GraphError(RuntimeError):
-    """The graph cannot be described, started or kept running; the message says why and what to do."""
+__all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
+           'check_drivers', 'check_keys', 'describe', 'load_config', 'of_release']
 
 
 @dataclass(frozen=True)
@@ -55,24 +52,6 @@ class NodeSpec:
 
 
 @dataclass(frozen=True)
-class DriverSpec:
-    """A driver of the real cell, which ROS 2's own launch starts.
-
-    :param package: ROS package it comes in.
-    :param namespace: namespace it runs in.
-    :param launch_file: launch file below the package's ``launch`` folder; empty for an executable.
-    :param executable: executable of the package; empty for a launch file.
-    :param arguments: launch arguments, or parameters of the executable.
-    """
-
-    package: str
-    namespace: str
-    launch_file: str = ''
-    executable: str = ''
-    arguments: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class GraphOptions:
     """What a user chooses; None leaves the value of the configuration file.
 
@@ -80,15 +59,18 @@ class GraphOptions:
     :param use_twin: simulated drivers instead of hardware; None: as the mode says.
     :param policy: directory of the release served first.
     :param trusted_keys: public keys releases must be signed with.
-    :param releases: release store the learner announces from.
+    :param releases: release store of the cell, which the learner announces from.
     :param task: task of the cell.
     :param cameras: camera names, comma-separated; ``''`` for none.
     :param record_dir: episode store; ``''`` to record nothing.
     :param learner: whether the learner runs.
     :param run_dir: run directory of the learner's trainer.
+    :param start_policy: directory of the torch policy a new run of the trainer starts from.
+    :param operator: whether a person resets the scene and judges, instead of the twin or an instrumented cell;
+        None: where there is no twin.
     :param namespace: namespace of the whole cell.
     :param contract: what policies of this cell see and send.
-    :param config: another configuration file.
+    :param config: configuration file that is laid over the packaged one of the mode.
     :param parameters: node → parameter → value, last word.
     """
 
@@ -102,6 +84,8 @@ class GraphOptions:
     record_dir: str | None = None
     learner: bool = True
     run_dir: str | None = None
+    start_policy: str | None = None
+    operator: bool | None = None
     namespace: str = '/'
     contract: PolicyContract | None = None
     config: str | None = None
@@ -112,9 +96,12 @@ class GraphOptions:
             raise GraphError(f"unknown mode '{self.mode}': use {' or '.join(CONFIGS)}")
         if self.task is not None and self.task not in TASKS:
             raise GraphError(f"unknown task '{self.task}': known tasks are {', '.join(TASKS)}")
-        unknown = set(self.parameters) - set(NODES)
-        if unknown:
-            raise GraphError(f"unknown node '{sorted(unknown)[0]}': nodes are {', '.join(NODES)}")
+        if self.mode == 'sim' and self.use_twin is False:
+            raise GraphError("mode 'sim' has the settings of simulated arms, which do not fit real ones: use "
+                             'aloha_real.launch.py, or fpo-ros up real')
+        for node in self.parameters:
+            if node not in NODES:
+                raise GraphError(f"unknown node '{node}': {near(node, NODES)}")
         if not self.namespace.startswith('/'):
             object.__setattr__(self, 'namespace', '/' + self.namespace)
 
@@ -122,6 +109,11 @@ class GraphOptions:
     def twin(self) -> bool:
         """Whether the drivers are simulated."""
         return self.mode == 'sim' if self.use_twin is None else self.use_twin
+
+    @property
+    def person(self) -> bool:
+        """Whether a person resets the scene and judges."""
+        return not self.twin if self.operator is None else self.operator
 
 
 @dataclass(frozen=True)
@@ -136,52 +128,28 @@ class GraphDescription:
     drivers: tuple[DriverSpec, ...]
 
 
-def load_config(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Return node → parameter → value of a ROS 2 parameter file with keys such as ``/**/policy``.
-
-    :raises GraphError: naming the file and what is wrong with it.
-    """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-        return {key.rsplit('/', 1)[-1]: dict(value['ros__parameters']) for key, value in document.items()}
-    except OSError as error:
-        raise GraphError(f'cannot read {path}: {error.strerror}') from error
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise GraphError(f'{path} is not a ROS 2 parameter file: {error!r}') from error
-
-
 def describe(options: GraphOptions) -> GraphDescription:
     """Return the processes for these options.
 
-    :raises GraphError: for a file or value that does not fit.
+    :raises GraphError: for a file, a name or a value that does not fit.
     """
-    config = load_config(options.config or share_path(CONFIGS[options.mode]))
-    cell = config.pop('cell', {})
-    unknown = set(config) - set(NODES)
-    if unknown:
-        raise GraphError(
-            f"configuration names the unknown node '{sorted(unknown)[0]}': nodes are {', '.join(NODES)}"
-        )
-    for name in NODES:
-        config.setdefault(name, {})
-    _apply(config, _chosen(options))
-    _apply(config, options.parameters)
-    try:
-        cameras = camera_list(config['proprio_ingest'].get('cameras', ''))
-    except ValueError as error:
-        raise GraphError(str(error)) from error
-    left_out = {'driver_twin': not options.twin, 'camera_ingest': not cameras, 'learner': not options.learner}
+    config = layered(options.mode, options.config)
+    cell = config.pop('cell')
+    check_names(options.parameters, config, 'parameters')
+    lay(config, _chosen(options))
+    _fit_cameras(config, options)
+    lay(config, options.parameters)
+    cameras = _check_cameras(config, options.twin)
+    runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
+            'learner': options.learner}
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
-                  for name in NODES if not left_out.get(name))
-    return GraphDescription(nodes, () if options.twin else _drivers(cameras, cell, options.namespace))
+                  for name in NODES if runs.get(name, True))
+    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace)
+    check_profiles(drivers, config['arm_controller'])
+    return GraphDescription(nodes, drivers)
 
 
-def _apply(config: dict[str, dict[str, Any]], changes: dict[str, dict[str, Any]]) -> None:
-    for node, values in changes.items():
-        config[node] |= {name: value for name, value in values.items() if value is not None}
-
-
-def _chosen(options: GraphOptions) -> dict[str, dict[str, Any]]:
+def _chosen(options: GraphOptions) -> Configuration:
     """Return node → parameter → value of the user's choices; None where there is none."""
     contract = options.contract
     task = options.task or (contract.task if contract else None)
@@ -189,67 +157,70 @@ def _chosen(options: GraphOptions) -> dict[str, dict[str, Any]]:
     cameras = seen if options.cameras is None else options.cameras
     size = {'image_height': contract.image_height, 'image_width': contract.image_width} if contract else {}
     rows = {'horizon': contract.horizon, 'execute': contract.execute} if contract else {}
-    keys = {'trusted_keys': options.trusted_keys}
+    store = {'trusted_keys': options.trusted_keys, 'releases': options.releases}
     return {
-        'driver_twin': {'task': task, 'cameras': cameras} | size,
+        'driver_twin': {'task': task, 'cameras': cameras, 'judge': not options.person},
+        'operator': {'task': task},
         'camera_ingest': {'cameras': cameras} | size,
         'proprio_ingest': {'cameras': cameras},
         'arm_controller': dict(rows),
         'policy': {'release': options.policy, 'task': task, 'cameras': seen,
-                   'observation': contract.observation if contract else None} | size | rows | keys,
+                   'observation': contract.observation if contract else None} | size | rows | store,
         'episode_manager': {'task': task, 'record_dir': options.record_dir},
-        'learner': {'releases': options.releases, 'record_dir': options.record_dir,
-                    'run_dir': options.run_dir} | keys,
+        'learner': {'record_dir': options.record_dir, 'run_dir': options.run_dir,
+                    'start_policy': options.start_policy} | store,
     }
 
 
-def _drivers(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str) -> tuple[DriverSpec, ...]:
-    """Return the Interbotix and camera drivers of the real cell."""
-    prefix = namespace.strip('/')
-    drivers = []
-    for side in SIDES:
-        name = f'{prefix}/{FOLLOWERS[side]}'.lstrip('/')
-        modes = cell.get(f'{side}_mode_configs') or share_path(f'config/follower_{side}_modes.yaml')
-        arguments = {'robot_model': 'aloha_vx300s', 'robot_name': name, 'base_link_frame': 'base_link',
-                     'use_rviz': 'false', 'mode_configs': str(modes)}
-        if cell.get(f'{side}_motor_configs'):
-            arguments['motor_configs'] = str(cell[f'{side}_motor_configs'])
-        drivers.append(DriverSpec('interbotix_xsarm_control', name, launch_file='xsarm_control.launch.py',
-                                  arguments=arguments))
-    for camera in cameras:
-        arguments = {'serial_no': str(cell.get(f'{camera}_serial', '')),
-                     'rgb_camera.color_profile': str(cell.get('color_profile', '640x480x30')),
-                     'enable_depth': 'false', 'enable_infra1': 'false', 'enable_infra2': 'false'}
-        drivers.append(DriverSpec('realsense2_camera', f'{prefix}/{camera}'.lstrip('/'),
-                                  executable='realsense2_camera_node', arguments=arguments))
-    return tuple(drivers)
+def _fit_cameras(config: Configuration, options: GraphOptions) -> None:
+    """Let what policies see follow the cameras that were chosen, and the twin's pictures be large enough."""
+    policy, twin, contract = config['policy'], config['driver_twin'], options.contract
+    if contract is None and options.cameras is not None:
+        if not options.cameras.strip():
+            policy['observation'] = 'state'  # without cameras there are no pixels to see
+        policy['cameras'] = options.cameras if policy['observation'] == 'pixels' else ''
+    if contract is not None:
+        # The twin keeps its cameras' aspect ratio, which the contract need not have; enlarging would blur.
+        scale = min(contract.image_height / twin['image_height'], contract.image_width / twin['image_width'])
+        if scale > 1:
+            lay(config, {'driver_twin': {name: round(twin[name] * scale) for name in ('image_height', 'image_width')}})
 
 
-def missing_packages(description: GraphDescription) -> list[str]:
-    """Return the ROS packages of drivers that ament's index does not know, once each."""
-    try:
-        from ament_index_python.packages import get_packages_with_prefixes
-        known = get_packages_with_prefixes()
-    except (ImportError, OSError):  # no ament, or no prefix: no ROS 2 set-up is sourced
-        known = {}
-    return sorted({driver.package for driver in description.drivers} - set(known))
+def _check_cameras(config: Configuration, with_twin: bool) -> tuple[str, ...]:
+    """Return the cameras of the cell.
 
-
-def check_drivers(description: GraphDescription) -> None:
-    """Refuse to start drivers that are not installed or not identified.
-
-    :raises GraphError: naming every missing package, or the camera without a serial number.
+    :raises GraphError: when one node wants a camera that the node before it does not give.
     """
-    missing = missing_packages(description)
-    if missing:
-        names = ' '.join(f'ros-$ROS_DISTRO-{package.replace("_", "-")}' for package in missing)
-        raise GraphError(f'the real cell needs the ROS packages {", ".join(missing)}, which are not installed: '
-                         f'rosdep install --from-paths . or apt-get install {names}, or try use_twin:=true')
-    for driver in description.drivers:
-        if driver.arguments.get('serial_no') == '':
-            camera = driver.namespace.rsplit('/', 1)[-1]
-            raise GraphError(f"configuration has no serial number of camera '{camera}': set {camera}_serial "
-                             "under '/**/cell' (rs-enumerate-devices lists them)")
+    pairs = [('policy', 'proprio_ingest'), ('proprio_ingest', 'camera_ingest')]
+    pairs += [('proprio_ingest', 'driver_twin')] if with_twin else []
+    try:
+        lists = {node: camera_list(config[node]['cameras']) for pair in pairs for node in pair}
+    except ValueError as error:
+        raise GraphError(str(error)) from error
+    for node, source in pairs:
+        lacking = [camera for camera in lists[node] if camera not in lists[source]]
+        if lacking:
+            raise GraphError(f"{node} wants camera '{lacking[0]}', but {source} has "
+                             f'{", ".join(lists[source]) or "none"}: name the same cameras for both')
+    return lists['proprio_ingest']
+
+
+def check_keys(description: GraphDescription) -> None:
+    """Refuse to start a cell whose policy node would refuse every release.
+
+    :raises GraphError: saying how to name the trusted keys, or what is wrong with them.
+    """
+    from fpo_ros.releases import load_trusted_keys
+
+    trusted = next(spec.parameters['trusted_keys'] for spec in description.nodes if spec.name == 'policy')
+    if not trusted:
+        raise GraphError('no trusted keys: name the public keys that releases of this cell are signed with, by '
+                         '--trusted-keys (fpo-ros up) or trusted_keys:= (ros2 launch); "fpo-ros releases keygen" '
+                         'makes a pair')
+    try:
+        load_trusted_keys(trusted)
+    except (ValueError, OSError) as error:
+        raise GraphError(str(error)) from error
 
 
 def of_release(options: GraphOptions) -> GraphOptions:
@@ -257,11 +228,13 @@ def of_release(options: GraphOptions) -> GraphOptions:
 
     :raises GraphError: when the release has no readable contract.
     """
-    from fpo_ros.runtime.release_files import ReleaseFiles
-
     if options.contract is not None or not options.policy:
         return options
+    file = Path(options.policy) / 'contract.json'  # verified by the policy node; launch may lack what that takes
     try:
-        return dataclasses.replace(options, contract=ReleaseFiles(options.policy).contract())
-    except ValueError as error:
-        raise GraphError(str(error)) from error
+        contract = PolicyContract.from_dict(json.loads(file.read_text(encoding='utf-8')))
+    except FileNotFoundError as error:
+        raise GraphError(f'{options.policy}: no such release directory, or no release') from error
+    except (OSError, ValueError, TypeError) as error:
+        raise GraphError(f'{file}: {error}') from error
+    return dataclasses.replace(options, contract=contract)

@@ -48,6 +48,10 @@ class Learner(CellNode):
         p = self.params
         if p.releases and not p.trusted_keys:
             raise ValueError('parameter trusted_keys is empty: name the keys the releases are signed with')
+        try:
+            self.train_arguments = shlex.split(p.train_arguments)
+        except ValueError as error:
+            raise ValueError(f'parameter train_arguments is no command line: {error}') from error
         self.store = ReleaseStore(p.releases) if p.releases else None
         self.trusted = load_trusted_keys(p.trusted_keys) if p.trusted_keys else {}
         self.trainer: TrainerProcess | None = None
@@ -66,6 +70,7 @@ class Learner(CellNode):
             self.trainer.stop()
             self.trainer = None
             self.status.state, self.status.message = LearnerStatus.STATE_IDLE, 'stopped; resume to continue'
+            self._publish()
 
     # ---- releases
 
@@ -110,6 +115,9 @@ class Learner(CellNode):
             response.message = f'the trainer is running in {self.trainer.run}: wait until it has finished'
         elif not run:
             response.message = 'no run directory: name one in the request or in parameter run_dir'
+        elif not request.resume and not self.params.start_policy:
+            response.message = ('no policy to start from: name its directory in parameter start_policy, or resume '
+                                'a run, which keeps its own')
         else:
             try:
                 self._start_trainer(Path(run), request.iterations or self.params.iterations, request.resume)
@@ -120,7 +128,7 @@ class Learner(CellNode):
         return response
 
     def _start_trainer(self, run: Path, iterations: int, resume: bool) -> None:
-        arguments = ['--iterations', str(iterations), *shlex.split(self.params.train_arguments)]
+        arguments = ['--iterations', str(iterations), *self.train_arguments]
         if self.params.start_policy and not resume:
             arguments += ['--policy', self.params.start_policy]
         if self.params.record_dir:
@@ -150,7 +158,7 @@ class Learner(CellNode):
                 )
                 self.status.success_rate = float(entry['success_rate'])
                 self.status.message = f'iteration {self.status.iteration} of {self.status.iterations}'
-        except (KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             self.get_logger().error(
                 f'progress of the trainer is unreadable: {error}', throttle_duration_sec=10.0
             )
@@ -175,9 +183,9 @@ class Learner(CellNode):
         try:
             promoted = self.store.promoted() or ''
             if promoted and promoted != self.seen_promoted:
-                self.seen_promoted = promoted
                 self._announce(promoted)
-        except (ValueError, OSError) as error:
+                self.seen_promoted = promoted
+        except (ValueError, OSError) as error:  # tried again with the next look
             self.get_logger().error(f'promoted release not announced: {error}', throttle_duration_sec=10.0)
 
     def _publish(self) -> None:

@@ -8,9 +8,11 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import numpy as np
+from std_srvs.srv import Trigger
 
 from fpo_ros.hardware.names import camera_list
 from fpo_ros.msg import ActionChunk, ControllerStatus, Observation, PolicyRelease, PolicyStatus
@@ -21,7 +23,12 @@ from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import OBSERVATION_KINDS, TASKS, PolicyContract
 from fpo_ros.releases import load_trusted_keys
-from fpo_ros.runtime.swap import PolicySlot, SlotState, not_promoted
+from fpo_ros.runtime.admission import PromotedOnly
+from fpo_ros.runtime.providers import PolicyError
+from fpo_ros.runtime.swap import PolicySlot, SlotState
+
+#: Time given to a running inference to end [s].
+JOIN_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class PolicyParameters:
 
     release: str = param('', 'directory of the release served first; empty: wait for an announcement')
     trusted_keys: str = param('', 'file or directory of the public keys releases must be signed with')
+    releases: str = param('', 'release store of the cell; empty: the one the first release lies in')
     require_promotion: bool = param(True, 'serve only releases that passed the promotion gate of their store')
     verify_limit: float = param(60.0, 'time given to verify the first release [s]', low=1.0, high=600.0)
     task: str = param('transfer_cube', 'task of the cell', choices=tuple(TASKS))
@@ -61,12 +69,12 @@ class Policy(CellNode):
         if not p.trusted_keys:
             raise ValueError('parameter trusted_keys is empty: name the file or directory of the public keys '
                              'releases of this cell are signed with')
+        store = p.releases or (Path(p.release).resolve().parent if p.release else None)
         self.slot = PolicySlot(cell, load_trusted_keys(p.trusted_keys), p.provider, p.threads,
-                               not_promoted if p.require_promotion else None)
+                               PromotedOnly(store, p.trusted_keys) if p.require_promotion else None)
         self.on_teardown(self.slot.close)
         self.rng = np.random.default_rng(p.noise_seed) if p.noise == 'sample' else None
         self.gate = ChunkGate()
-        self.work: queue.Queue[Observation | None] = queue.Queue(1)
         self.worker: threading.Thread | None = None
         self.sequence = 0
         self.chunks = 0
@@ -80,12 +88,14 @@ class Policy(CellNode):
         self.add_subscription(Observation, 'observation', self._on_observation, qos.OBSERVATION)
         self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.SENSOR)
         self.add_subscription(PolicyRelease, 'policy_release', self._on_release, qos.LATCHED)
+        self.add_service(Trigger, 'rollback_policy', self._on_rollback)
         self.add_timer(0.1, self._report_changes)
         self.add_timer(1.0, self._publish_status)
 
     def start(self) -> None:
         """Start answering."""
         self.gate = ChunkGate()
+        self.work: queue.Queue[Observation | None] = queue.Queue()
         self.worker = threading.Thread(target=self._answer, name='inference', daemon=True)
         self.worker.start()
 
@@ -93,11 +103,13 @@ class Policy(CellNode):
         """Stop answering; a running inference ends first."""
         if self.worker is not None:
             self.work.put(None)
-            self.worker.join()
+            self.worker.join(JOIN_LIMIT_S)
+            if self.worker.is_alive():
+                self.get_logger().error(f'an inference did not end within {JOIN_LIMIT_S:g} s')
             self.worker = None
 
     def _load_first(self, release: str) -> None:
-        self.slot.offer(release)
+        self.slot.offer(release, configured=True)
         if not self.slot.wait(self.params.verify_limit):
             raise ValueError(f'release {release} was not verified within {self.params.verify_limit:g} s')
         if not self.slot.at_chunk_edge():
@@ -117,43 +129,59 @@ class Policy(CellNode):
             self.work.put(message)
 
     def _on_release(self, message: PolicyRelease) -> None:
-        parts = urlparse(message.uri)
+        try:
+            parts = urlparse(message.uri)
+        except ValueError:
+            parts = urlparse('unreadable:')
         if parts.scheme not in ('', 'file'):
             self.get_logger().error(
                 f"release {message.version}: address '{message.uri}' is not a local path: "
-                'copy the release to this machine and announce it by its path'
+                'copy the release store to this machine and announce the release by its path'
             )
             return
         self.get_logger().info(f'release {message.version} announced: verifying')
-        self.slot.offer(unquote(parts.path) if parts.scheme else message.uri, message.manifest_sha256)
+        self.slot.offer(unquote(parts.path) if parts.scheme else message.uri, message.manifest_sha256, message.version)
+
+    def _on_rollback(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Serve the policy of before again, at once; the one left is not taken again."""
+        try:
+            response.message = f'serving {self.slot.rollback()}'
+            response.success = True
+        except PolicyError as error:
+            response.message = str(error)
+        return response
 
     def _answer(self) -> None:
-        while True:
-            try:
-                message = self.work.get(timeout=0.1)
-            except queue.Empty:
-                self.slot.at_chunk_edge()  # nothing to answer: a newer release may take over at once
-                continue
-            if message is None:
-                break
-            started = time.perf_counter()
-            try:
-                value = convert.observation_value(message)
-                chunk = self.slot.infer(value, rng=self.rng)
-            except ValueError as error:  # ContractError, PolicyError and ImageError are such
-                self.problem = str(error)
-                self.get_logger().error(f'no chunk: {error}', throttle_duration_sec=1.0)
-            except Exception as error:
-                self.fail(f'inference failed: {error!r}')
-            else:
-                self.problem = ''
-                self._send(chunk, value.stamp_ns, time.perf_counter() - started)
-            self.gate.sent(self.now_ns())
-            self.work.task_done()
-        self.work.task_done()
+        work = self.work
+        try:
+            while True:
+                try:
+                    message = work.get(timeout=0.1)
+                except queue.Empty:
+                    self.slot.at_chunk_edge()  # nothing to answer: a newer release may take over at once
+                    continue
+                if message is None:
+                    return
+                self._answer_one(message)
+                self.gate.sent(self.now_ns())
+                work.task_done()
+        except Exception as error:
+            self.fail(f'inference failed: {error!r}')
+
+    def _answer_one(self, message: Observation) -> None:
+        started = time.perf_counter()
+        try:
+            value = convert.observation_value(message)
+            chunk = self.slot.infer(value, rng=self.rng)
+        except ValueError as error:  # ContractError, PolicyError and ImageError are such
+            self.problem = str(error)
+            self.get_logger().error(f'no chunk: {error}', throttle_duration_sec=1.0)
+            return
+        self.problem = ''
+        self._send(chunk, value.stamp_ns, time.perf_counter() - started)
 
     def _send(self, chunk: np.ndarray, observation_ns: int, elapsed_s: float) -> None:
-        session = self.slot.session
+        session = self.slot.answered
         self.sequence += 1
         self.output.publish(convert.chunk_message(
             chunk, sequence=self.sequence, observation_ns=observation_ns, now_ns=self.now_ns(),

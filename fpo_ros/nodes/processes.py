@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,15 +12,24 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from fpo_ros.nodes.base import END_WITH_PARENT
 from fpo_ros.nodes.graph import NodeSpec
+from fpo_ros.nodes.transport import profile_variables, sends_images
 
-#: Name of the variable that lets a node end with its launcher (fpo_ros.nodes.base reads it).
-END_WITH_PARENT = 'FPO_ROS_END_WITH_PARENT'
 #: Lines kept per process, for the error when it ends.
 KEPT_LINES = 40
+#: Time a node is given to end in order: longer than the slowest, which closes a trainer or commits an episode [s].
+PATIENCE_S = 25.0
+#: Who ends before the others: what moves the arms or writes to the disk needs the rest to do it in order.
+FIRST_TO_END = (('episode_manager', 'learner'), ('policy', 'arm_controller'))
+
+
+#: Arguments of Popen for a process group of its own.
+OWN_GROUP: dict[str, Any] = {'process_group': 0} if sys.version_info >= (3, 11) else {'preexec_fn': os.setpgrp}
 
 
 class NodeProcess:
@@ -43,10 +53,12 @@ class NodeProcess:
         command = [sys.executable, '-m', spec.module, '--ros-args', '--params-file', str(file),
                    '-r', f'__ns:={spec.namespace}']
         environment = os.environ | {
-            'ROS_DOMAIN_ID': str(domain), END_WITH_PARENT: '1', 'PYTHONUNBUFFERED': '1',
+            'ROS_DOMAIN_ID': str(domain), END_WITH_PARENT: str(os.getpid()), 'PYTHONUNBUFFERED': '1',
             'RCUTILS_CONSOLE_OUTPUT_FORMAT': '{severity} {message}', 'RCUTILS_COLORIZED_OUTPUT': '0'}
         environment.setdefault('OMP_NUM_THREADS', '1')
-        # A session of its own: Ctrl-C reaches the launcher alone, which then ends the nodes in order.
+        environment |= profile_variables(os.environ) if sends_images(spec) else {}
+        # A process group of its own: Ctrl-C reaches the launcher alone, which then ends the nodes in order. Not a
+        # session: the kernel shares time between sessions first, so the trainer's niceness would count for nothing.
         self.popen = subprocess.Popen(
             command,
             env=environment,
@@ -55,7 +67,7 @@ class NodeProcess:
             stderr=subprocess.STDOUT,
             text=True,
             errors='replace',
-            start_new_session=True,
+            **OWN_GROUP,
         )
         self._reader = threading.Thread(target=self._read, name=f'log {spec.name}', daemon=True)
         self._reader.start()
@@ -68,36 +80,59 @@ class NodeProcess:
     def describe_end(self) -> str:
         """Return how the process ended and the last it said."""
         code = self.popen.returncode
-        how = (
-            f'killed by {signal.Signals(-code).name}'
-            if code is not None and code < 0
-            else f'exit code {code}'
-        )
+        how = f'killed by {signal_name(-code)}' if code is not None and code < 0 else f'exit code {code}'
         self._reader.join(1.0)
         last = next((line for line in reversed(self.lines) if line.startswith(('ERROR', 'FATAL', 'cannot'))),
                     self.lines[-1] if self.lines else 'it said nothing')
         return f'{self.spec.name} ended ({how}): {last}'
 
     def _read(self) -> None:
+        """Pass lines on until the process ends. A sink that fails must not fill the pipe, which would stop the node."""
+        sink_works = True
         for line in self.popen.stdout:
             line = line.rstrip()
             self.lines.append(line)
-            self._print(self.spec.name, line)
+            if not sink_works:
+                continue
+            try:
+                self._print(self.spec.name, line)
+            except (OSError, ValueError) as error:  # a full disk, a closed file
+                sink_works = False
+                with contextlib.suppress(OSError, ValueError):
+                    print(f'[{self.spec.name}] its output goes nowhere from now on: {error}', file=sys.stderr,
+                          flush=True)
         self.popen.stdout.close()
 
 
-def end_all(processes: list[NodeProcess], patience_s: float = 8.0) -> list[str]:
-    """Ask processes to end (SIGINT), kill those that do not.
+def signal_name(number: int) -> str:
+    """Return the name of a signal; real-time signals have none but their number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f'signal {number}'
 
-    :param patience_s: time given to end in order [s].
+
+def end_all(processes: list[NodeProcess], patience_s: float = PATIENCE_S) -> list[str]:
+    """Ask processes to end (SIGINT) in the order of :data:`FIRST_TO_END`; kill those that do not.
+
+    :param patience_s: time given to each step of the order [s].
     :returns: one sentence for each that did not end in order.
     """
-    mine = [process for process in processes if process.running]
-    for process in mine:
+    left = [process for process in processes if process.running]
+    problems = []
+    for names in (*FIRST_TO_END, None):
+        step = [process for process in left if names is None or process.spec.name in names]
+        left = [process for process in left if process not in step]
+        problems += _end(step, patience_s)
+    return problems
+
+
+def _end(step: list[NodeProcess], patience_s: float) -> list[str]:
+    for process in step:
         process.popen.send_signal(signal.SIGINT)
     deadline = time.monotonic() + patience_s
     problems = []
-    for process in mine:
+    for process in step:
         try:
             process.popen.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -9,26 +9,31 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
 
 from fpo_ros.hardware.alignment import Aligned, Aligner
-from fpo_ros.hardware.gripper import CALIBRATIONS
+from fpo_ros.hardware.gripper import calibration_of
 from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
 from fpo_ros.hardware.names import SIDES, camera_list, joint_states_topic, resized_topic
 from fpo_ros.msg import Observation
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, Health, StreamMonitor
 from fpo_ros.nodes.parameters import param
 
+#: Rate of a tag tracker [Hz]; health warns below 80 % of it.
+POSE_RATE_HZ = 25.0
 #: Time in which nodes find each other after the start [ns].
 STARTUP_NS = 3_000_000_000
 
 
 @dataclass(frozen=True)
-class ProprioIngestParameters:
+class ProprioIngestParameters(GripperParameters):
     """Parameters of ``proprio_ingest``."""
 
     cameras: str = param(
@@ -43,7 +48,6 @@ class ProprioIngestParameters:
     )
     max_image_age: float = param(0.3, 'frames older than this stop the observations [s]', low=0.01, high=5.0)
     max_pose_age: float = param(0.2, 'an object pose older than this is left out [s]', low=0.005, high=5.0)
-    gripper: str = param('gym_aloha', 'gripper calibration', choices=tuple(CALIBRATIONS))
 
 
 class ProprioIngest(CellNode):
@@ -56,13 +60,15 @@ class ProprioIngest(CellNode):
         """Connect the streams and the aligner."""
         p = self.params
         self.cameras = camera_list(p.cameras)
-        self.gripper = CALIBRATIONS[p.gripper]
+        self.gripper = calibration_of(p)
         required = dict.fromkeys(SIDES, p.max_joint_age) | dict.fromkeys(self.cameras, p.max_image_age)
         self.aligner = Aligner(required, {'object_pose': p.max_pose_age} if p.object_pose else {})
         self.monitors = {side: StreamMonitor(f'joint_states {side}', p.joint_rate, p.max_joint_age)
                          for side in SIDES}
         self.monitors |= {camera: StreamMonitor(camera, p.camera_rate, p.max_image_age)
                           for camera in self.cameras}
+        if p.object_pose:
+            self.monitors['object_pose'] = StreamMonitor('object_pose', POSE_RATE_HZ, p.max_pose_age)
         self.sequence = 0
         self.reason = 'not active'
         self.output = self.add_publisher(Observation, 'observation', qos.OBSERVATION)
@@ -88,14 +94,22 @@ class ProprioIngest(CellNode):
             self.monitors[side].reject(str(error))
             self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
             return
-        self.aligner.push(side, convert.nanoseconds(message.header.stamp), joints)
+        self._take(side, message.header.stamp, joints)
 
     def _on_frame(self, camera: str, message: Image) -> None:
         self.monitors[camera].arrived(self.now_ns())
-        self.aligner.push(camera, convert.nanoseconds(message.header.stamp), message)
+        self._take(camera, message.header.stamp, message)
 
     def _on_pose(self, message: PoseStamped) -> None:
-        self.aligner.push('object_pose', convert.nanoseconds(message.header.stamp), message.pose)
+        self.monitors['object_pose'].arrived(self.now_ns())
+        self._take('object_pose', message.header.stamp, message.pose)
+
+    def _take(self, name: str, stamp: Time, value: Any) -> None:
+        """Give a sample to the aligner; health tells of a clock that runs ahead."""
+        stream, ahead = self.aligner.streams[name], self.aligner.streams[name].ahead
+        self.aligner.push(name, convert.nanoseconds(stamp), value, self.now_ns())
+        if stream.ahead > ahead:
+            self.monitors[name].reject(stream.refusal)
 
     def _publish(self) -> None:
         if not self.active:
@@ -119,13 +133,15 @@ class ProprioIngest(CellNode):
         message.image_ages = [aligned.ages_s[camera] for camera in self.cameras]
         if 'object_pose' in aligned.values:
             message.object_poses = [aligned.values['object_pose']]
+            message.object_pose_ages = [aligned.ages_s['object_pose']]
         return message
 
     def health(self) -> list[Health]:
         """Return one line per stream and one for the observation."""
         now = self.now_ns()
-        values = {'observations': self.sequence,
-                  'out_of_order': sum(stream.out_of_order for stream in self.aligner.streams.values())}
+        streams = self.aligner.streams.values()
+        values = {'observations': self.sequence, **{
+            name: sum(getattr(stream, name) for stream in streams) for name in ('out_of_order', 'ahead', 'restarts')}}
         line = Health('observation', ERROR if self.reason else OK, self.reason or 'published', values)
         return [line, *(monitor.health(now) for monitor in self.monitors.values())]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -16,7 +15,7 @@ from typing import Any
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 
-from fpo_ros.nodes.graph import GraphDescription, GraphError, GraphOptions, describe, of_release
+from fpo_ros.nodes.graph import GraphDescription, GraphError, GraphOptions, check_keys, describe, of_release
 from fpo_ros.nodes.processes import NodeProcess, end_all
 from fpo_ros.nodes.ros_client import RosClient, domain_of_environment
 
@@ -45,6 +44,8 @@ class RunningGraph:
         self._sink = sink
         self._directory = tempfile.TemporaryDirectory(prefix='fpo_ros_graph_')
         self._reported: set[int] = set()
+        #: One sentence for each process that did not end in order; filled by :meth:`stop`.
+        self.problems: list[str] = []
         self.processes: dict[str, NodeProcess] = {}
         self._probe = RosClient(f'graph_probe_{os.getpid()}', self.namespace, domain)
 
@@ -156,9 +157,9 @@ class RunningGraph:
     def stop(self) -> list[str]:
         """End all processes; returns one sentence for each that did not end in order."""
         self._probe.close()
-        problems = end_all(list(self.processes.values()))
+        self.problems = end_all(list(self.processes.values()))
         self._directory.cleanup()
-        return problems
+        return self.problems
 
 
 @contextmanager
@@ -174,7 +175,9 @@ def running_graph(options: GraphOptions, *, domain: int | None = None, timeout_s
     :raises GraphError: when it does not start, saying why; nothing is left running then.
     """
     domain = domain_of_environment() if domain is None else domain
-    graph = RunningGraph(describe(of_release(options)), domain, sink)
+    description = describe(of_release(options))
+    check_keys(description)
+    graph = RunningGraph(description, domain, sink)
     try:
         graph.check_domain()
         graph.start()
@@ -188,7 +191,8 @@ def running_graph(options: GraphOptions, *, domain: int | None = None, timeout_s
 def up(options: GraphOptions, timeout_s: float = 60.0) -> int:
     """Run the graph until SIGINT or SIGTERM. A node that ends is reported and not started again.
 
-    :returns: exit code: 0, or 1 when a node ended by itself.
+    :returns: exit code: 0, or 1 when a node ended by itself or not in order.
+    :raises GraphError: when the graph does not start, saying why.
     """
     stopping = threading.Event()
     started = threading.Event()
@@ -214,9 +218,7 @@ def up(options: GraphOptions, timeout_s: float = 60.0) -> int:
                 for sentence in graph.ended():
                     code = 1
                     print_line('up', f'{sentence}. It is not started again; the arms hold without it')
+        code = 1 if graph.problems else code
     except KeyboardInterrupt:
         print_line('up', 'interrupted while starting')
-    except GraphError as error:
-        print(f'error: {error}', file=sys.stderr)
-        code = 1
     return code

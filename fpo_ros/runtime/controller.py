@@ -38,8 +38,12 @@ class ArmControllerCore:
         self.reason = 'activated'
         #: Newest plausible measured joints, (14,) float64; None before the first.
         self.measured: np.ndarray | None = None
+        #: Times the arms were taken over, where they stand or at their target [count].
+        self.takeovers = 0
         self._joints_problem = 'no joint states received yet'
+        self._gripper_goals: np.ndarray | None = None
         self._takeover_due = False
+        self._blind = False
         self._starved_ticks = 0
         self._driving_version: str | None = None
         self._pressed = False
@@ -111,28 +115,30 @@ class ArmControllerCore:
 
     # ---- once per control period
 
-    def tick(self, now_ns: int, measured: np.ndarray | None,
-             measured_stamp_ns: int | None) -> np.ndarray | None:
+    def tick(self, now_ns: int, measured: np.ndarray | None, measured_stamp_ns: int | None,
+             gripper_goals: np.ndarray | None = None) -> np.ndarray | None:
         """Decide what to send in this control period.
 
         :param now_ns: this instant [ns].
         :param measured: (14,) newest measured joints [rad, grippers 0..1], or None when there are none yet.
         :param measured_stamp_ns: instant they were measured (of the oldest part) [ns].
+        :param gripper_goals: (2,) the grippers on the scale they are commanded on [0..1], where that is
+            another than the one they are measured on; None: the same.
         :returns: (14,) read-only float64 command, or None: send nothing.
         """
         elapsed = self.timing.tick(now_ns)
         self._look(now_ns, measured, measured_stamp_ns)
+        self._gripper_goals = gripper_goals
         if self.state in (ArmState.IDLE, ArmState.STOPPED):
             return None
+        self._watch(elapsed)
         if self._takeover_due:
             self._take_over(now_ns)
-        elif self._joints_problem and self.state is not ArmState.HOLD:
-            self._enter(ArmState.HOLD, self._joints_problem)
         elif self.state is ArmState.HOMING:
             self._home_step()
         elif self.state is ArmState.POLICY:
             self._policy_step(elapsed)
-        return self.filter.command
+        return None if self._blind else self.filter.command
 
     @property
     def at_home(self) -> bool:
@@ -164,6 +170,7 @@ class ArmControllerCore:
         self.chunks.drop()
         holds_on = state is ArmState.HOLD and self.filter.command is not None and not self._takeover_due
         self._takeover_due = state in (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD) and not holds_on
+        self._blind = self._blind and holds_on
         self.state, self.reason = state, reason
 
     def _look(self, now_ns: int, measured: np.ndarray | None, stamp_ns: int | None) -> None:
@@ -184,20 +191,58 @@ class ArmControllerCore:
             self._joints_problem = ''
             self.measured = measured.astype(np.float64)
 
+    @property
+    def joints_problem(self) -> str:
+        """Why the measured joints cannot be used; empty when they can."""
+        return self._joints_problem
+
+    def _watch(self, elapsed_ns: int | None) -> None:
+        """Hold where joint states are lost, the clock stands, or the arms are far from their target.
+
+        Without joint states nothing is sent: the servos hold by themselves, and a driver that comes back, whose
+        arms may have fallen in between, must not find an old goal waiting. Once they are back the arms are
+        taken over anew.
+        """
+        if self._joints_problem and not self._takeover_due:
+            if self.state is not ArmState.HOLD:
+                self._enter(ArmState.HOLD, self._joints_problem)
+            self._blind = True
+            return
+        if self._blind:
+            self._blind, self._takeover_due = False, True
+        elif self.state is ArmState.HOMING and elapsed_ns is not None and elapsed_ns <= 0:
+            self._enter(ArmState.HOLD, 'the clock stands still or jumped back')
+        elif not self._takeover_due and (lead := self._lead()):
+            self._enter(ArmState.HOLD, lead)
+            self._takeover_due = True
+
+    def _lead(self) -> str:
+        """Say which joint is too far from its target; empty when none is. Grippers squeeze and are left out."""
+        distance = np.abs(self.filter.command - self.measured)
+        distance[list(GRIPPER_COLUMNS)] = 0.0
+        column = int(np.argmax(distance))
+        if distance[column] <= self.config.lead_limit:
+            return ''
+        return (f'{JOINT_NAMES[column]} stands {distance[column]:.2f} rad from its target, the limit is '
+                f'{self.config.lead_limit:g} rad: it is blocked, or its motor was off; the arms hold where they stand')
+
     def _take_over(self, now_ns: int) -> None:
         """First tick of a state: command what is measured, or the current target where the arms follow it."""
         if self._joints_problem:
             lost, self._takeover_due = f'takeover failed: {self._joints_problem}', False
             self._enter(ArmState.IDLE if self.filter.command is None else ArmState.HOLD, lost)
+            self._blind = self.state is ArmState.HOLD
             return
-        start = self.measured
+        start, grippers = np.array(self.measured), list(GRIPPER_COLUMNS)
         if self.filter.command is not None:
-            grippers = list(GRIPPER_COLUMNS)
-            start = np.array(self.measured)
             start[grippers] = self.filter.command[grippers]
             if np.abs(self.filter.command - start).max() <= self.config.takeover_joint_tolerance:
                 start = self.filter.command
+        elif self._gripper_goals is not None:
+            limits = self.filter.limits
+            start[grippers] = np.clip(self._gripper_goals, limits.lower[grippers], limits.upper[grippers])
         self.filter.start(start, self.config.ramp_periods)
+        self.takeovers += 1
         self._takeover_due = False
         self._starved_ticks = 0
         self._driving_version = None

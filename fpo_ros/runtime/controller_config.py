@@ -39,6 +39,7 @@ class ControllerConfig:
     :param settle_limit_s: time given to reach home after the ramp has ended [s].
     :param takeover_joint_tolerance: joints farther than this from the current target are taken over where
         they are measured, not where they were sent [rad]; grippers squeeze, so they always keep their target.
+    :param lead_limit: a joint farther than this from its target makes the arms hold where they stand [rad].
     :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
     """
 
@@ -53,6 +54,7 @@ class ControllerConfig:
     home_gripper_tolerance: float = 0.2
     settle_limit_s: float = 2.0
     takeover_joint_tolerance: float = 0.2
+    lead_limit: float = 0.5
     ramp_periods: int = 5
 
     def __post_init__(self) -> None:
@@ -68,3 +70,6 @@ class ControllerConfig:
                 object.__setattr__(self, 'home', home)
             elif not (math.isfinite(value) and value > 0):
                 raise ValueError(f'{field.name} must be positive, got {value}')
+        if self.lead_limit < self.takeover_joint_tolerance:
+            raise ValueError(f'lead_limit ({self.lead_limit} rad) must not be below takeover_joint_tolerance '
+                             f'({self.takeover_joint_tolerance} rad)')

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image
 
-from fpo_ros.hardware.gripper import GYM_ALOHA
-from fpo_ros.hardware.names import SIDES, camera_list, camera_topic
+from fpo_ros.hardware.gripper import calibration_of
+from fpo_ros.hardware.names import IMAGE_NAMES, SIDES, camera_list, camera_topic
 from fpo_ros.msg import TaskReward
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode
+from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import OK, WARN, Health
 from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import TASKS
 from fpo_ros.runtime.timing import PeriodStatistics
 from fpo_ros.sim.model import CAMERAS
-from fpo_ros.sim.render import WorldRenderer
+from fpo_ros.sim.render import RenderError, WorldRenderer
 from fpo_ros.sim.twin.driver import XsDriver
 from fpo_ros.sim.twin.physics import TwinPhysics
 from fpo_ros.srv import ResetScene
@@ -28,15 +30,17 @@ JOINT_RATE_HZ = 100
 
 
 @dataclass(frozen=True)
-class DriverTwinParameters:
+class DriverTwinParameters(GripperParameters):
     """Parameters of ``driver_twin``."""
 
     task: str = param('transfer_cube', 'task whose objects lie on the table', choices=tuple(TASKS))
     seed: int = param(0, 'seed of the first start position [count]', low=0, high=2**31 - 1)
     cameras: str = param('', 'cameras rendered, comma-separated; empty for none')
     camera_rate: float = param(25.0, 'frames per camera and second [Hz]', low=0.5, high=120.0)
-    image_height: int = param(96, 'rows of a frame [pixels]', low=8, high=1080)
+    image_name: str = param(IMAGE_NAMES[0], "last part of the cameras' topic", choices=IMAGE_NAMES)
+    image_height: int = param(72, 'rows of a frame [pixels]', low=8, high=1080)
     image_width: int = param(96, 'columns of a frame [pixels]', low=8, high=1920)
+    judge: bool = param(True, 'whether the twin resets the scene and judges the task; false: the operator does')
     realtime_priority: int = param(
         10, 'SCHED_FIFO priority of the physics thread, where permitted; 0 for none', low=0, high=99
     )
@@ -60,17 +64,42 @@ class DriverTwin(CellNode):
         self.timing = PeriodStatistics(1 / JOINT_RATE_HZ)
         self.ticks = self.frames = 0
         self.loops: list[SteadyLoop] = []
-        self.drivers = [XsDriver(side, self.get_namespace(), self.physics, GYM_ALOHA, context=self.context)
+        self.reward_output = None
+        gripper = calibration_of(p)
+        if cameras:
+            self._probe_renderer()
+        self.drivers = [XsDriver(side, self.get_namespace(), self.physics, gripper, context=self.context)
                         for side in SIDES]
         for driver in self.drivers:
             self.on_teardown(driver.destroy_node)
             if self.executor is not None:
                 self.executor.add_node(driver)
         self.pose_output = self.add_publisher(PoseStamped, 'object_pose', qos.DRIVER)
-        self.reward_output = self.add_publisher(TaskReward, 'task_reward', qos.STATUS)
-        self.camera_outputs = {camera: self.add_publisher(Image, camera_topic(camera), qos.DRIVER)
+        self.camera_outputs = {camera: self.add_publisher(Image, camera_topic(camera, p.image_name), qos.DRIVER)
                                for camera in cameras}
-        self.add_service(ResetScene, 'reset_scene', self._on_reset)
+        if p.judge:
+            self.reward_output = self.add_publisher(TaskReward, 'task_reward', qos.STATUS)
+            self.add_service(ResetScene, 'reset_scene', self._on_reset)
+
+    def _probe_renderer(self) -> None:
+        """Draw one picture on a thread of its own, as the cameras will, so that a lack of GL shows before active.
+
+        :raises ValueError: saying what is missing.
+        """
+        p, problems = self.params, []
+
+        def draw() -> None:
+            try:
+                with WorldRenderer(p.task, p.image_height, p.image_width) as renderer:
+                    renderer.render(self.physics.positions(), camera_list(p.cameras)[0])
+            except Exception as error:  # whatever GL throws, the node must say it in its own words
+                problems.append(str(error) if isinstance(error, RenderError) else repr(error))
+
+        thread = threading.Thread(target=draw, name='camera probe')
+        thread.start()
+        thread.join()
+        if problems:
+            raise ValueError(f'no camera pictures: {problems[0]}. Or run without cameras')
 
     def start(self) -> None:
         """Let time run."""
@@ -103,13 +132,15 @@ class DriverTwin(CellNode):
         pose = PoseStamped(pose=convert.pose_message(self.physics.object_pose()))
         pose.header.stamp, pose.header.frame_id = stamp.to_msg(), 'world'
         self.pose_output.publish(pose)
+        if self.reward_output is None:
+            return
         stage, success = self.physics.judge()
         reward = TaskReward(task=self.params.task, stage=stage, success=success)
         reward.header.stamp = stamp.to_msg()
         self.reward_output.publish(reward)
 
     def _on_failure(self, error: Exception) -> None:
-        self.fail(f'simulation failed: {error!r}')
+        self.fail(f'simulation failed: {error}' if isinstance(error, RenderError) else f'simulation failed: {error!r}')
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         if request.task != self.params.task:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -31,16 +34,48 @@ sys.exit(service.run())
 """
 
 
-def _launch(file: str, *arguments: str) -> subprocess.Popen:
+#: Stands in for the Interbotix driver: writes down the launch configurations it sees, and leaves its own behind.
+ARM_DRIVER = """
+import json, os
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+
+def note(context):
+    seen = {name: value for name, value in context.launch_configurations.items()}
+    with open(os.path.join(os.environ['SEEN'], seen['robot_name'].replace('/', '_') + '.json'), 'w') as file:
+        json.dump(seen, file)
+
+def generate_launch_description():
+    return LaunchDescription([
+        DeclareLaunchArgument('robot_name'),
+        DeclareLaunchArgument('robot_description', default_value=['urdf of ', LaunchConfiguration('robot_name')]),
+        OpaqueFunction(function=note)])
+"""
+CAMERA_DRIVER = """#!{python}
+import os, re, signal, sys
+text = ''.join(open(a).read() for a in sys.argv if a.startswith('/') and os.path.isfile(a) and a != sys.argv[0])
+open(os.path.join(os.environ['SEEN'], 'camera.txt'), 'w').write(' '.join(sys.argv) + text)
+signal.sigwait({{signal.SIGINT}})
+"""
+
+
+def _launch(file: str, *arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, '-c', RUN, str(share_path(f'launch/{file}')), *arguments], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | environment)
+
+
+@pytest.fixture
+def keys(tmp_path) -> str:
+    """Launch argument with a trusted key."""
+    generate_keypair(tmp_path / 'keys')
+    return f'trusted_keys:={tmp_path / "keys"}'
 
 
 @pytest.mark.parametrize(('file', 'mode', 'arguments'), [
     ('aloha_sim.launch.py', 'sim', []), ('aloha_real.launch.py', 'real', ['use_twin:=true', 'cameras:=none'])])
-def test_launch_file_brings_up_the_described_nodes_and_ends_cleanly(file, mode, arguments, tmp_path) -> None:
-    generate_keypair(tmp_path / 'keys')
-    launch = _launch(file, f'trusted_keys:={tmp_path / "keys"}', *arguments)
+def test_launch_file_brings_up_the_described_nodes_and_ends_cleanly(file, mode, arguments, keys) -> None:
+    launch = _launch(file, keys, *arguments)
     options = GraphOptions(mode=mode, use_twin=True, cameras='' if 'cameras:=none' in arguments else None)
     graph = RunningGraph(describe(options), int(os.environ['ROS_DOMAIN_ID']), lambda node, line: None)
     try:
@@ -48,11 +83,52 @@ def test_launch_file_brings_up_the_described_nodes_and_ends_cleanly(file, mode, 
     finally:
         graph.stop()
         launch.send_signal(signal.SIGINT)
-        output, _ = launch.communicate(timeout=30)
+        output, _ = launch.communicate(timeout=60)
     assert output.count('process has finished cleanly') == len(graph.description.nodes), output
 
 
-def test_real_cell_says_which_driver_packages_are_missing(tmp_path) -> None:
-    launch = _launch('aloha_real.launch.py', 'cameras:=none')
+def test_real_cell_says_which_driver_packages_are_missing(keys) -> None:
+    launch = _launch('aloha_real.launch.py', keys, 'cameras:=none')
     output, _ = launch.communicate(timeout=30)
     assert launch.returncode != 0 and 'interbotix_xsarm_control' in output
+
+
+def _driver_packages(prefix: Path) -> None:
+    """Install stand-ins for both driver packages below a prefix."""
+    index = prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'
+    index.mkdir(parents=True)
+    for package in ('interbotix_xsarm_control', 'realsense2_camera'):
+        (index / package).touch()
+    launch = prefix / 'share' / 'interbotix_xsarm_control' / 'launch'
+    launch.mkdir(parents=True)
+    (launch / 'xsarm_control.launch.py').write_text(ARM_DRIVER)
+    program = prefix / 'lib' / 'realsense2_camera' / 'realsense2_camera_node'
+    program.parent.mkdir(parents=True)
+    program.write_text(CAMERA_DRIVER.format(python=sys.executable))
+    program.chmod(0o755)
+
+
+def test_real_cell_starts_each_driver_with_its_own_settings(keys, tmp_path) -> None:
+    prefix, seen = tmp_path / 'prefix', tmp_path / 'seen'
+    seen.mkdir()
+    _driver_packages(prefix)
+    mine = tmp_path / 'mine.yaml'
+    mine.write_text('/**/cell: {ros__parameters: {cam_high_serial: "0123456789", left_motor_configs: /left.yaml}}')
+    launch = _launch('aloha_real.launch.py', keys, 'learner:=false', f'config:={mine}', SEEN=str(seen),
+                     AMENT_PREFIX_PATH=f'{prefix}{os.pathsep}{os.environ.get("AMENT_PREFIX_PATH", "")}')
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(seen.iterdir())) < 3 and time.monotonic() < deadline and launch.poll() is None:
+            time.sleep(0.1)
+    finally:
+        time.sleep(0.5)
+        launch.send_signal(signal.SIGINT)
+        output, _ = launch.communicate(timeout=60)
+    assert len(list(seen.iterdir())) == 3, output
+    left, right = (json.loads((seen / f'follower_{side}.json').read_text()) for side in ('left', 'right'))
+    assert left['robot_description'] == 'urdf of follower_left' and left['motor_configs'] == '/left.yaml'
+    assert right['robot_description'] == 'urdf of follower_right'
+    assert right['motor_configs'].endswith('share/interbotix_xsarm_control/config/aloha_vx300s.yaml')
+    camera = (seen / 'camera.txt').read_text()
+    assert 'serial_no: _0123456789\n' in camera and 'depth_module.color_profile: 640x480x30' in camera
+    assert '__ns:=/cam_high' in camera

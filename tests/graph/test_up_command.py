@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,9 +19,10 @@ pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
 
 class Up:
-    """The command in a process of its own."""
+    """The command in a process of its own, which a test may leave in whatever state."""
 
     def __init__(self, *arguments: str) -> None:
+        self._seen: dict[int, psutil.Process] = {}
         self.popen = subprocess.Popen([sys.executable, '-m', 'fpo_ros.cli', 'up', 'sim', *arguments], text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         self.lines: list[str] = []
@@ -37,11 +39,35 @@ class Up:
 
     def children(self) -> list[psutil.Process]:
         """Return the processes of the nodes."""
-        return psutil.Process(self.popen.pid).children(recursive=True)
+        found = psutil.Process(self.popen.pid).children(recursive=True) if self.popen.poll() is None else []
+        self._seen |= {child.pid: child for child in found}
+        return found
+
+    def kill(self) -> None:
+        """Leave nothing behind: the command, and its nodes, which have process groups of their own."""
+        self.children()
+        for process in (*self._seen.values(), self.popen):
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.kill()
+        self.popen.wait(5.0)
 
 
 def _gone(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
     return psutil.wait_procs(processes, timeout_s)[1]
+
+
+@pytest.fixture
+def start():
+    """Start the command; whatever happens in the test, nothing of it lives on."""
+    started: list[Up] = []
+
+    def run(*arguments: str) -> Up:
+        started.append(Up(*arguments))
+        return started[-1]
+
+    yield run
+    for up in started:
+        up.kill()
 
 
 @pytest.fixture
@@ -53,19 +79,19 @@ def keys(tmp_path):
     return str(tmp_path / 'keys')
 
 
-def test_interrupt_ends_every_node_and_exits_zero(keys) -> None:
-    up = Up('--trusted-keys', keys, '--no-learner')
+def test_interrupt_ends_every_node_and_exits_zero(start, keys) -> None:
+    up = start('--trusted-keys', keys, '--no-learner')
     up.wait_for('nodes are active', 60.0)
     children = up.children()
     assert len(children) == 5
     up.popen.send_signal(signal.SIGINT)
-    assert up.popen.wait(20.0) == 0, ''.join(up.lines)
+    assert up.popen.wait(60.0) == 0, ''.join(up.lines)
     assert not _gone(children, 1.0)
     assert any(line.startswith('[arm_controller] ') for line in up.lines), 'lines must carry the name of their node'
 
 
-def test_killed_node_is_reported_and_a_killed_launcher_takes_its_nodes_along(keys) -> None:
-    up = Up('--trusted-keys', keys, '--no-learner')
+def test_killed_node_is_reported_and_a_killed_launcher_takes_its_nodes_along(start, keys) -> None:
+    up = start('--trusted-keys', keys, '--no-learner')
     up.wait_for('nodes are active', 60.0)
     children = up.children()
     victim = next(child for child in children if 'fpo_ros.nodes.policy' in child.cmdline())
@@ -76,9 +102,33 @@ def test_killed_node_is_reported_and_a_killed_launcher_takes_its_nodes_along(key
     assert not _gone(children, 10.0), 'nodes must end with their launcher'
 
 
-def test_start_that_fails_says_why_in_one_line_and_exits_one(tmp_path) -> None:
-    done = subprocess.run([sys.executable, '-m', 'fpo_ros.cli', 'up', 'sim', '--no-learner'], text=True,
-                          capture_output=True, timeout=60, env=os.environ)
+def test_node_that_does_not_end_in_order_is_reported_and_exits_one(start, keys) -> None:
+    up = start('--trusted-keys', keys, '--no-learner')
+    up.wait_for('nodes are active', 60.0)
+    victim = next(child for child in up.children() if 'fpo_ros.nodes.driver_twin' in child.cmdline())
+    controller = next(child for child in up.children() if 'fpo_ros.nodes.arm_controller' in child.cmdline())
+    victim.suspend()
+    up.popen.send_signal(signal.SIGINT)
+    assert not _gone([controller], 20.0), 'the others end in order meanwhile'
+    victim.send_signal(signal.SIGKILL)  # what the launcher would do when its patience ends
+    assert up.popen.wait(60.0) == 1, ''.join(up.lines)
+    assert any('driver_twin ended (killed by SIGKILL)' in line for line in up.lines)
+
+
+@pytest.mark.parametrize('verb', ['sim', 'real'])
+def test_start_without_keys_says_what_to_name_and_starts_nothing(verb) -> None:
+    done = subprocess.run([sys.executable, '-m', 'fpo_ros.cli', 'up', verb], text=True, capture_output=True, timeout=60,
+                          env=os.environ)
+    assert done.returncode == 1 and done.stdout == ''
+    errors = done.stderr.splitlines()
+    assert len(errors) == 1 and errors[0].startswith('fpo-ros: no trusted keys') and '--trusted-keys' in errors[0]
+
+
+def test_node_that_refuses_its_configuration_is_the_reason_in_one_line(keys, tmp_path) -> None:
+    config = tmp_path / 'mine.yaml'
+    config.write_text('/**/arm_controller: {ros__parameters: {horizon: 10, execute: 20}}')
+    done = subprocess.run([sys.executable, '-m', 'fpo_ros.cli', 'up', 'sim', '--trusted-keys', keys, '--no-learner',
+                           '--config', str(config)], text=True, capture_output=True, timeout=90, env=os.environ)
     assert done.returncode == 1
-    errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert len(errors) == 1 and 'trusted_keys is empty' in errors[0]
+    errors = [line for line in done.stderr.splitlines() if line.startswith('fpo-ros: ')]
+    assert len(errors) == 1 and 'arm_controller ended (exit code 1)' in errors[0] and 'execute' in errors[0]

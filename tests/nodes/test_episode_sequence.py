@@ -19,9 +19,9 @@ S = 1_000_000_000
 class Course:
     """An episode and the clock it runs by."""
 
-    def __init__(self, max_steps: int = 3) -> None:
+    def __init__(self, max_steps: int = 3, **limits: float) -> None:
         self.now = 0
-        self.sequence = EpisodeSequence('transfer_cube', 7, max_steps, SequenceLimits(), 0)
+        self.sequence = EpisodeSequence('transfer_cube', 7, max_steps, SequenceLimits(**limits), 0)
 
     def status(
         self, state: ArmState, at_home: bool = True, why: str = 'because', version: str = 'v000001'
@@ -126,7 +126,7 @@ def test_silent_stream_is_named(silent: str, why: str) -> None:
             course.sequence.on_status(course.now, ArmState.POLICY, '', True, '')
         else:
             course.sequence.on_reward(course.now, 0, False)
-    course.step()
+        course.step()
     assert course.sequence.reason == 'stream' and why in course.sequence.message
 
 
@@ -144,6 +144,7 @@ def test_arms_that_miss_home_home_again_after_the_reset() -> None:
     miss_home(course)
     assert course.step() == SceneOrder('transfer_cube', 7)
     course.sequence.on_reset_reply(course.now, True, '')
+    course.now += S // 10
     assert course.step() == SetState(ArmState.HOMING, 'episode with seed 7')
     course.grant()
     for _ in range(6):
@@ -158,6 +159,7 @@ def test_home_missed_after_the_reset_is_a_set_up_fault() -> None:
     miss_home(course)
     course.step()
     course.sequence.on_reset_reply(course.now, True, '')
+    course.now += S // 10
     course.step()
     miss_home(course)
     assert course.sequence.reason == 'setup' and 'off the start pose' in course.sequence.message
@@ -206,3 +208,126 @@ def test_a_status_older_than_the_grant_does_not_end_homing_asked_for_again() -> 
     course.grant()
     course.status(ArmState.IDLE, at_home=False, why='activated')
     assert not course.sequence.reason and course.sequence.phase is Phase.HOMING
+
+
+def until_resetting(course: Course) -> None:
+    course.step()
+    course.grant()
+    for _ in range(7):
+        course.status(ArmState.HOLD)
+    assert course.step() == SceneOrder('transfer_cube', 7)
+
+
+def test_a_reset_that_a_person_has_not_confirmed_is_asked_for_again_until_its_limit() -> None:
+    course = Course(reset_s=3.0)
+    until_resetting(course)
+    asked = 0
+    while not course.sequence.reason:
+        course.sequence.on_reset_reply(course.now, False, 'waiting for the operator', pending=True)
+        for _ in range(26):
+            course.status(ArmState.HOLD)
+            asked += isinstance(course.step(), SceneOrder)
+    assert course.sequence.reason == 'setup' and asked == 5
+    assert course.sequence.message == 'resetting took longer than 3 s: waiting for the operator'
+
+
+def test_after_the_reset_the_arms_rest_until_hands_have_left() -> None:
+    course = Course(start_delay_s=2.0)
+    until_resetting(course)
+    course.sequence.on_reset_reply(course.now, True, '')
+    confirmed = course.now
+    while not isinstance(course.step(), SetState):
+        course.status(ArmState.HOLD)
+    assert 2 * S <= course.now - confirmed <= 2.1 * S
+
+
+def test_homing_again_after_the_reset_waits_too() -> None:
+    course = Course(start_delay_s=2.0)
+    course.step()
+    miss_home(course)
+    course.step()
+    course.sequence.on_reset_reply(course.now, True, '')
+    confirmed = course.now
+    while course.step() is None:
+        course.status(ArmState.HOLD, at_home=False)
+    assert course.sequence.phase is Phase.HOMING and course.now - confirmed >= 2 * S
+
+
+def test_requests_without_an_answer_are_sent_again() -> None:
+    """A server that has just been restarted may miss one."""
+    course = Course()
+    orders = [course.step()]
+    for _ in range(60):
+        course.status(ArmState.IDLE)
+        orders.append(course.step())
+    assert orders.count(SetState(ArmState.HOMING, 'episode with seed 7')) == 2
+    course.grant()
+    for _ in range(7):
+        course.status(ArmState.HOLD)
+    orders = [course.step()]
+    for _ in range(60):
+        course.status(ArmState.HOLD)
+        orders.append(course.step())
+    assert orders.count(SceneOrder('transfer_cube', 7)) == 2
+
+
+def test_a_granted_request_is_not_sent_again() -> None:
+    course = Course()
+    course.step()
+    course.grant()
+    for _ in range(100):
+        course.status(ArmState.HOMING, at_home=False)
+        assert course.step() is None
+
+
+def test_judged_failure_ends_the_episode() -> None:
+    course = Course(max_steps=100)
+    course.until_running()
+    course.sequence.on_reward(course.now, 2, False, failure=True)
+    assert (course.sequence.reason, course.sequence.success) == ('failure', False)
+    course.until_done()
+
+
+def test_arms_that_are_still_homing_do_not_confirm_the_hold() -> None:
+    course = Course()
+    course.step()
+    course.grant()
+    course.sequence.stop('canceled')
+    assert course.step().state is ArmState.HOLD
+    course.status(ArmState.HOMING)
+    assert course.step() is None and course.sequence.phase is Phase.HOLDING
+    course.status(ArmState.HOLD)
+    course.step()
+    assert course.sequence.phase is Phase.DONE
+
+
+def test_every_release_that_drove_the_arms_is_noted() -> None:
+    course = Course(max_steps=100)
+    course.until_running()
+    for version in ('v000001', '', 'v000002', 'v000002'):
+        course.status(ArmState.POLICY, version=version)
+    assert course.sequence.policy_versions == ['v000001', 'v000002']
+    assert course.sequence.policy_version == 'v000002'
+
+
+def test_absent_server_is_named_after_a_while() -> None:
+    course = Course()
+    until_resetting(course)
+    course.sequence.on_no_server(course.now, '/reset_scene')
+    assert not course.sequence.reason
+    course.now += 5 * S + 1
+    course.sequence.on_no_server(course.now, '/reset_scene')
+    assert course.sequence.reason == 'setup' and 'nobody serves /reset_scene' in course.sequence.message
+
+
+def test_a_pause_of_the_episode_manager_is_no_silence_of_the_others() -> None:
+    course = Course(max_steps=1000)
+    course.until_running()
+    course.step()
+    course.now += S
+    assert course.step() is None and not course.sequence.reason, 'what they sent meanwhile waits to be read'
+    course.status(ArmState.POLICY)
+    for _ in range(30):
+        course.now += S // 50
+        course.step()
+    assert course.sequence.reason == 'stream'

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpo_ros.hardware.gripper import CALIBRATIONS, GYM_ALOHA, INTERBOTIX, GripperCalibration
+from fpo_ros.hardware.gripper import CALIBRATIONS, GYM_ALOHA, INTERBOTIX, GripperCalibration, calibration_of
 from fpo_ros.hardware.images import ImageError, rgb_image
 from fpo_ros.hardware.joints import (
     JointStateError,
     both_sides,
     joint_state_positions,
+    side_gripper_command,
     side_joints,
     split_command,
 )
@@ -67,6 +70,29 @@ def test_unusable_joint_states_are_refused_with_the_joint(names, positions, why)
         side_joints(names, positions, GYM_ALOHA)
 
 
+def test_gripper_command_is_what_the_motor_reads_not_what_the_finger_measures() -> None:
+    """The stock linkage: 0.6197 rad closes the jaws to 42.9 mm, which the finger scale calls -0.08, the motor 0."""
+    positions = [0.0] * 6 + [0.6197, 0.04288, -0.04288]
+    assert side_joints(JOINT_STATE_NAMES, positions, INTERBOTIX)[6] == pytest.approx(-0.0806, abs=1e-3)
+    assert side_gripper_command(JOINT_STATE_NAMES, positions, INTERBOTIX) == pytest.approx(0.0, abs=1e-9)
+    assert side_gripper_command((), positions, INTERBOTIX) == side_gripper_command(
+        JOINT_STATE_NAMES[::-1], positions[::-1], INTERBOTIX)
+
+
+@given(st.floats(-0.2, 1.5))
+def test_first_gripper_command_leaves_the_motor_where_it_is(angle: float) -> None:
+    command = np.zeros(14)
+    command[6] = side_gripper_command((), [0.0] * 6 + [angle, 0.05, -0.05], INTERBOTIX)
+    assert split_command(command, INTERBOTIX)['left'].gripper_rad == pytest.approx(angle, abs=1e-9)
+
+
+def test_gripper_command_refuses_a_motor_that_is_not_read() -> None:
+    with pytest.raises(JointStateError, match='gripper is nan'):
+        side_gripper_command((), [0.0] * 6 + [np.nan, 0.05, -0.05], INTERBOTIX)
+    with pytest.raises(JointStateError, match="lacks 'gripper'"):
+        side_gripper_command(('left_finger',), [0.05], INTERBOTIX)
+
+
 def test_command_is_split_into_arms_and_gripper_angles() -> None:
     command = np.arange(14.0)
     command[[6, 13]] = 1.0, 0.0
@@ -89,9 +115,20 @@ def test_both_sides_in_contract_order() -> None:
     np.testing.assert_array_equal(joined, np.arange(14.0))
 
 
-def test_calibration_must_open_upwards() -> None:
+@pytest.mark.parametrize('values', [
+    (0.01, 0.05, 1.0, 0.0), (0.05, 0.01, 0.0, 1.0), (0.05, 0.05, 1.0, 0.0), (0.0, 0.0, 0.0, 0.0)])
+def test_calibration_must_open_upwards(values) -> None:
     with pytest.raises(ValueError, match='open above closed'):
-        GripperCalibration(0.01, 0.05, 1.0, 0.0)
+        GripperCalibration(*values)
+
+
+def test_calibration_of_four_parameters() -> None:
+    parameters = SimpleNamespace(gripper_finger_open=0.06, gripper_finger_closed=0.04, gripper_joint_open=1.6,
+                                 gripper_joint_closed=0.6)
+    assert calibration_of(parameters) == GripperCalibration(0.06, 0.04, 1.6, 0.6)
+    parameters.gripper_joint_open = float('nan')
+    with pytest.raises(ValueError, match='joint_open_rad is not a finite number'):
+        calibration_of(parameters)
 
 
 def test_bgr_rows_with_padding_become_rgb() -> None:
@@ -114,5 +151,6 @@ def test_camera_lists() -> None:
     assert camera_list(' cam_high, cam_low ') == ('cam_high', 'cam_low')
     assert camera_list('  ') == ()
     assert camera_topic('cam_high') == 'cam_high/camera/color/image_rect_raw'
+    assert camera_topic('cam_high', 'image_raw') == 'cam_high/camera/color/image_raw'
     with pytest.raises(ValueError, match='empty or repeated'):
         camera_list('a,,b')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
@@ -14,21 +15,24 @@ from rclpy.parameter import Parameter  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from fpo_ros.nodes import convert  # noqa: E402
 from fpo_ros.nodes.arm_controller import ArmController  # noqa: E402
 from fpo_ros.nodes.camera_ingest import CameraIngest  # noqa: E402
 from fpo_ros.nodes.episode_manager import EpisodeManager  # noqa: E402
 from fpo_ros.nodes.graph import CONFIGS, NODES, load_config  # noqa: E402
 from fpo_ros.nodes.learner import Learner  # noqa: E402
 from fpo_ros.nodes.locate import share_path  # noqa: E402
+from fpo_ros.nodes.operator import Operator  # noqa: E402
 from fpo_ros.nodes.policy import Policy  # noqa: E402
 from fpo_ros.nodes.proprio_ingest import ProprioIngest  # noqa: E402
 from fpo_ros.releases import generate_keypair  # noqa: E402
 from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
 from fpo_ros.sim.twin.node import DriverTwin  # noqa: E402
+from fpo_ros.srv import SetControllerState  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CLASSES = {node.NAME: node for node in (DriverTwin, CameraIngest, ProprioIngest, ArmController, Policy,
-                                         EpisodeManager, Learner)}
+                                         Operator, EpisodeManager, Learner)}
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -78,10 +82,11 @@ def test_active_controller_sends_nothing_until_a_state_is_asked_for(ros) -> None
         sent = []
         node._send = sent.append
         node.trigger_activate()
-        deadline = node.now_ns() + 300_000_000
-        while node.now_ns() < deadline:
-            pass
-        assert not sent and node.core.summary().ticks >= 10
+        deadline = time.monotonic() + 10.0
+        while node.core.summary().ticks < 10:
+            assert time.monotonic() < deadline, 'waited 10 s for ten control periods'
+            time.sleep(0.02)
+        assert not sent
         node.trigger_shutdown()
     finally:
         node.destroy_node()
@@ -103,6 +108,69 @@ def test_emergency_stop_pressed_while_inactive_holds_after_activation(ros) -> No
         node.destroy_node()
 
 
+def test_emergency_stop_stays_latched_through_cleanup_and_configure(ros) -> None:
+    node = make('arm_controller')
+    try:
+        node.trigger_configure()
+        node._on_emergency_stop(Bool(data=True))
+        node._on_emergency_stop(Bool(data=False))
+        assert node.trigger_cleanup() == OK and node.trigger_configure() == OK and node.trigger_activate() == OK
+        assert node.core.state is ArmState.STOPPED and node.core.reason == 'emergency stop pressed'
+        assert node._on_reset(Trigger.Request(), Trigger.Response()).success
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
+def test_fresh_controller_of_a_real_cell_is_stopped_until_its_reset(ros) -> None:
+    node = make('arm_controller', start_stopped=True)
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        reply = node._on_request(SetControllerState.Request(state=ArmState.HOMING), SetControllerState.Response())
+        assert not reply.success and 'latched (just started): reset it first' in reply.message
+        assert node._on_reset(Trigger.Request(), Trigger.Response()).success
+        for _ in range(2):  # what was reset stays so for the life of the process
+            assert node.trigger_deactivate() == OK and node.trigger_cleanup() == OK
+            assert node.trigger_configure() == OK and node.trigger_activate() == OK
+        assert node.core.state is ArmState.IDLE
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
+def test_motion_asked_for_long_ago_is_refused(ros) -> None:
+    """A controller that was halted for a while finds old requests in its queue."""
+    node = make('arm_controller')
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        old = convert.stamp_of(node.now_ns() - 2_000_000_000)
+        request = SetControllerState.Request(state=ArmState.HOMING, stamp=old)
+        reply = node._on_request(request, SetControllerState.Response())
+        assert not reply.success and 'the request is 2.0 s old' in reply.message
+        request.state = int(ArmState.IDLE)
+        assert node._on_request(request, SetControllerState.Response()).success, 'ending a motion is never too late'
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
+def test_silent_emergency_stop_device_stops_the_arms(ros) -> None:
+    node = make('arm_controller', emergency_stop_limit=0.2)
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        deadline = time.monotonic() + 5.0
+        while node.core.state is not ArmState.STOPPED:
+            assert time.monotonic() < deadline, 'waited 5 s for the emergency stop to latch'
+            time.sleep(0.02)
+        assert "no sign of the emergency stop's device" in node.core.reason
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
 @pytest.mark.parametrize(('name', 'values', 'why'), [
     ('policy', {}, 'trusted_keys is empty'),
     ('camera_ingest', {'cameras': ''}, 'name at least one camera'),
@@ -110,8 +178,10 @@ def test_emergency_stop_pressed_while_inactive_holds_after_activation(ros) -> No
     ('driver_twin', {'cameras': 'cam_nowhere'}, "unknown camera 'cam_nowhere'"),
     ('driver_twin', {'task': 'juggling'}, "task is 'juggling'"),
     ('arm_controller', {'execute': 30}, 'execute must be 1..horizon'),
-    ('arm_controller', {'gripper': 'claw'}, "gripper is 'claw'"),
+    ('arm_controller', {'gripper_finger_open': 0.01}, 'needs open above closed'),
     ('learner', {'releases': '/nowhere'}, 'trusted_keys is empty'),
+    ('learner', {'train_arguments': "--x 'y"}, 'train_arguments is no command line'),
+    ('episode_manager', {'start_delay': 6.0}, 'must be shorter than settle_limit'),
 ])
 def test_unfit_parameters_are_refused_at_configure_with_the_reason(ros, name, values, why) -> None:
     node = make(name, **values)

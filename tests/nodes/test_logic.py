@@ -33,6 +33,13 @@ def test_gate_admits_one_observation_newer_than_the_last_row() -> None:
     assert gate.admits(200 * MS)
 
 
+def test_gate_opens_again_after_the_clock_was_set_back() -> None:
+    gate = ChunkGate()
+    gate.sent(10_000 * MS)
+    gate.on_status(5_000 * MS, following=True, remaining=0)
+    assert gate.admits(5_000 * MS)
+
+
 def test_gate_is_shut_outside_policy() -> None:
     gate = ChunkGate()
     gate.on_status(100 * MS, following=True, remaining=0)
@@ -56,6 +63,7 @@ def test_stream_health_tells_silence_slowness_and_rejects() -> None:
     assert slow.health(2000 * MS).level == WARN
 
 
+@pytest.mark.serial
 def test_loop_keeps_its_grid_and_skips_what_it_missed() -> None:
     starts = []
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+import fpo_ros
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
@@ -21,6 +26,11 @@ from fpo_ros.policy.normalisation import NormStats  # noqa: E402
 from fpo_ros.policy.transforms import model_inputs, resize_with_pad  # noqa: E402
 
 pytestmark = pytest.mark.ros
+
+ROOT = Path(fpo_ros.__file__).parents[1]
+INTERFACES = sorted(file for kind in ('msg', 'srv', 'action') for file in (ROOT / kind).glob(f'*.{kind}'))
+#: Types whose fields need a unit: numbers, and the messages of numbers that ours hold.
+NUMBERS = re.compile(r'u?int\d+|float\d+|builtin_interfaces/Time|std_msgs/Header|geometry_msgs/Pose|sensor_msgs/Image')
 
 
 def test_stamps_poses_and_images_survive_the_round_trip() -> None:
@@ -80,3 +90,32 @@ def test_live_and_recorded_path_give_the_model_the_same_arrays(tmp_path) -> None
     assert first.keys() == second.keys()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.skipif(not INTERFACES, reason='the interface files lie in the checkout')
+@pytest.mark.parametrize('file', INTERFACES, ids=lambda path: path.stem)
+def test_every_field_is_explained_and_every_number_has_its_unit(file) -> None:
+    for number, line in enumerate(file.read_text(encoding='utf-8').splitlines(), 1):
+        code, _, comment = line.partition('#')
+        if not code.strip() or code.startswith('---') or '=' in code:
+            continue
+        kind = code.split()[0].split('[')[0]
+        assert comment.strip(), f'{file.name}:{number}: say what this is: {line}'
+        if NUMBERS.fullmatch(kind):
+            assert re.search(r'\[[^\]]+\]', comment), f'{file.name}:{number}: name the unit in brackets: {line}'
+
+
+@pytest.mark.skipif(not INTERFACES, reason='the interface files lie in the checkout')
+def test_built_interfaces_are_those_of_the_files() -> None:
+    from fpo_ros import action, msg, srv
+
+    kinds = {'msg': (msg, ['']), 'srv': (srv, ['Request', 'Response']),
+             'action': (action, ['Goal', 'Result', 'Feedback'])}
+    for file in INTERFACES:
+        module, parts = kinds[file.parent.name]
+        for part, text in zip(parts, re.split('^---$', file.read_text(encoding='utf-8'), flags=re.M), strict=True):
+            built = getattr(module, file.stem)
+            built = getattr(built, part) if part else built
+            lines = [line.partition('#')[0] for line in text.splitlines()]
+            wanted = [line.split()[1] for line in lines if line.strip() and '=' not in line]
+            assert list(built.get_fields_and_field_types()) == wanted, f'{file.name}: make setup builds it again'

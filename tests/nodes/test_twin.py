@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,18 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand  # noqa: E402
 from interbotix_xs_msgs.srv import RobotInfo, TorqueEnable  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 
-from fpo_ros.hardware.gripper import GYM_ALOHA  # noqa: E402
-from fpo_ros.hardware.joints import side_joints  # noqa: E402
+from fpo_ros.hardware.gripper import CALIBRATIONS, GYM_ALOHA, INTERBOTIX  # noqa: E402
+from fpo_ros.hardware.joints import side_gripper_command, side_joints  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
+from fpo_ros.sim.render import RenderError  # noqa: E402
 from fpo_ros.sim.task import sample_object_pose  # noqa: E402
+from fpo_ros.sim.twin import node as twin_node  # noqa: E402
 from fpo_ros.sim.twin.driver import XsDriver  # noqa: E402
+from fpo_ros.sim.twin.node import DriverTwin  # noqa: E402
 from fpo_ros.sim.twin.physics import TwinPhysics  # noqa: E402
 from fpo_ros.sim.world import World  # noqa: E402
 
@@ -101,6 +108,89 @@ def test_robot_info_describes_the_arm_as_the_python_client_expects(driver) -> No
     assert info.joint_lower_limits[1] == pytest.approx(-1.85005)
     whole = driver._on_info(RobotInfo.Request(cmd_type='group', name='all'), RobotInfo.Response())
     assert list(whole.joint_names)[-1] == 'left_finger' and whole.num_joints == 7
+
+
+@pytest.mark.parametrize('gripper', CALIBRATIONS.values(), ids=CALIBRATIONS)
+def test_twin_has_the_gripper_it_is_told_and_the_scales_of_the_cell_fit_it(ros, physics, gripper) -> None:
+    driver = XsDriver('left', '/', physics, gripper)
+    try:
+        driver.publish(Time(nanoseconds=5))
+        message = driver.message
+        assert message.position[7] == pytest.approx(gripper.finger_position(START_JOINTS[6]), abs=1e-4)
+        np.testing.assert_allclose(side_joints(message.name, message.position, gripper), START_JOINTS[:7], atol=1e-3)
+        stands_at = side_gripper_command(message.name, message.position, gripper)
+        driver._on_single(JointSingleCommand(name='gripper', cmd=gripper.joint_angle(stands_at)))
+        physics.step(200)
+        assert left(physics)[6] == pytest.approx(START_JOINTS[6], abs=0.02), 'the first command moves nothing'
+        driver._on_single(JointSingleCommand(name='gripper', cmd=gripper.joint_open_rad))
+        physics.step(500)
+        assert left(physics)[6] == pytest.approx(1.0, abs=0.05)
+    finally:
+        driver.destroy_node()
+
+
+def twin(**values: object) -> DriverTwin:
+    return DriverTwin(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
+
+
+def test_twin_takes_its_calibration_from_its_parameters(ros) -> None:
+    node = twin(gripper_finger_open=INTERBOTIX.finger_open_m, gripper_finger_closed=INTERBOTIX.finger_closed_m,
+                gripper_joint_open=INTERBOTIX.joint_open_rad, gripper_joint_closed=INTERBOTIX.joint_closed_rad)
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert [driver.gripper for driver in node.drivers] == [INTERBOTIX, INTERBOTIX]
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
+def test_pictures_have_the_aspect_of_real_cameras_under_the_drivers_name(ros) -> None:
+    node, frames = twin(cameras='cam_high', image_name='image_raw'), []
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        output = node.camera_outputs['cam_high']
+        assert output.topic_name == '/cam_high/camera/color/image_raw'
+        output.publish = frames.append
+        node.trigger_activate()
+        deadline = time.monotonic() + 10.0
+        while not frames:
+            assert time.monotonic() < deadline, f'waited 10 s for a picture: {node.failure}'
+            time.sleep(0.02)
+        assert (frames[0].height, frames[0].width) == (72, 96) and len(set(frames[0].data)) > 10
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
+def test_twin_without_gl_refuses_to_configure_and_says_what_is_missing(ros, monkeypatch) -> None:
+    def no_gl(*args: object) -> None:
+        raise RenderError('cannot make a GL context. Install software GL')
+
+    monkeypatch.setattr(twin_node, 'WorldRenderer', no_gl)
+    node, said = twin(cameras='cam_high'), []
+    node._complain = lambda what, error: said.append((type(error), str(error)))
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert said == [(ValueError, 'no camera pictures: cannot make a GL context. Install software GL. '
+                                     'Or run without cameras')]
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
+def test_twin_leaves_scene_and_judgement_to_the_operator_where_told(ros) -> None:
+    for judge in (True, False):
+        node = twin(judge=judge)
+        try:
+            node.trigger_configure()
+            services = {service.srv_name.lstrip('/') for service in node.services}
+            assert ('reset_scene' in services) is judge
+            assert ('/task_reward' in {publisher.topic_name for publisher in node.publishers}) is judge
+            node._tick()
+            node._tick()
+            node.trigger_shutdown()
+        finally:
+            node.destroy_node()
 
 
 def test_twin_is_the_world_policies_train_in(physics) -> None:

@@ -51,18 +51,19 @@ class Watch:
     def tick(self, step_ns, measured, measured_age):
         self.now += step_ns
         remaining, before = self.core.remaining, self.core.state
-        due = self.core._takeover_due
+        takeovers = self.core.takeovers
         command = self.core.tick(self.now, measured, self.now - measured_age)
         if self.latched:
             assert command is None and self.core.state is ArmState.STOPPED
         if command is None:
-            assert self.core.state in (ArmState.IDLE, ArmState.STOPPED)
-            self.last = None
+            blind = self.core.state is ArmState.HOLD and self.core.joints_problem
+            assert blind or self.core.state in (ArmState.IDLE, ArmState.STOPPED)
+            self.last = self.last if blind else None
             return
         assert self.core.state in ACTIVE
         assert command.shape == (14,) and np.isfinite(command).all()
         assert (command >= LIMITS.lower).all() and (command <= LIMITS.upper).all()
-        if self.last is None or due:
+        if self.core.takeovers != takeovers:
             pose = np.clip(self.core.measured, LIMITS.lower, LIMITS.upper)
             current = self.last is not None and (command == self.last).all()
             arms = [column for column in range(14) if column not in (6, 13)]

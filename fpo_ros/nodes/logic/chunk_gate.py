@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: A controller status this long after a chunk was sent has seen the chunk [ns].
 TRANSIT_NS = 30_000_000
+#: A status so much older than the newest chunk tells that the clock was set back [ns].
+JUMP_NS = 1_000_000_000
 
 
 class ChunkGate:
@@ -24,6 +26,8 @@ class ChunkGate:
         :param following: the controller is in POLICY.
         :param remaining: rows not sent yet.
         """
+        if stamp_ns < self._sent - JUMP_NS:
+            self._sent = 0
         if not following or remaining or stamp_ns < self._sent + TRANSIT_NS:
             self._empty_since = None
         elif self._empty_since is None:

@@ -12,14 +12,21 @@ from fpo_ros.runtime.controller_config import ArmState
 
 SUCCESS, TIMEOUT, CANCELED = 'success', 'timeout', 'canceled'
 CONTROLLER, STREAM, SETUP = 'controller', 'stream', 'setup'
+FAILURE, RECORDING = 'failure', 'recording'
 #: Pause before a refused request for homing is repeated [ns].
 RETRY_NS = 200_000_000
 #: Statuses received sooner after the controller granted homing may be older than its answer [ns].
 SETTLED_NS = 100_000_000
 #: A controller that is idle so long after it granted homing has given it up [ns].
 IDLE_NS = 1_000_000_000
-#: Shortest rest between the reset and the policy [s].
-SETTLE_S = 0.1
+#: A request without an answer for so long is sent again: a server that was restarted may have missed it [ns].
+REPEAT_NS = 1_000_000_000
+#: Looks at the clock farther apart than this tell that this process was paused, not those it waits for [ns].
+PAUSE_NS = 200_000_000
+#: Time in which a server must be found [s].
+SERVER_S = 5.0
+#: Pause before a reset that a person has not confirmed yet is asked for again [ns].
+PENDING_NS = 500_000_000
 
 
 class Phase(enum.Enum):
@@ -60,6 +67,7 @@ class SequenceLimits:
     :param reply_s: an answer of the controller.
     :param stream_s: silence of the controller status or the task reward.
     :param connect_s: time until the first controller status, for nodes that have just found each other.
+    :param start_delay_s: rest between the confirmed reset and the next motion, for hands to leave the cell.
     """
 
     homing_s: float = 20.0
@@ -68,6 +76,7 @@ class SequenceLimits:
     reply_s: float = 2.0
     stream_s: float = 0.5
     connect_s: float = 10.0
+    start_delay_s: float = 0.1
 
 
 class EpisodeSequence:
@@ -90,15 +99,19 @@ class EpisodeSequence:
         self.stage = 0
         self.max_stage = 0
         self.policy_version = ''
+        #: Every release that drove the arms in this episode, in order.
+        self.policy_versions: list[str] = []
         self.hold_confirmed = False
         self._since = self._rewarded = now_ns
         self._heard: int | None = None
-        self._begun = now_ns
+        self._begun = self._looked = now_ns
         self._observed: int | None = None
         self._missing = ''
         self._ask_again_ns: int | None = None
-        self._asked, self._granted_ns = False, None
+        self._asked_ns: int | None = None
+        self._granted_ns: int | None = None
         self._at_home = self._scene_is_reset = False
+        self._scene_reset_ns = now_ns
 
     @property
     def success(self) -> bool:
@@ -126,17 +139,19 @@ class EpisodeSequence:
                 self.stop(SETUP, f'the arms did not reach the start pose: {why}')
         elif self.phase is Phase.SETTLING:
             self._settle(now_ns, state is ArmState.HOLD and at_home)
-        elif self.phase is Phase.TAKING_OVER and self._asked and state is ArmState.POLICY:
+        elif self.phase is Phase.TAKING_OVER and self._asked_ns is not None and state is ArmState.POLICY:
             self._go(Phase.RUNNING, now_ns)
             self._rewarded = now_ns
         elif self.phase is Phase.RUNNING and state is not ArmState.POLICY:
             self.stop(CONTROLLER, f'the controller left POLICY for {state.name}: {why}')
-        elif self.phase is Phase.HOLDING and self._asked and state is not ArmState.POLICY:
-            self.hold_confirmed = True
+        elif self.phase is Phase.HOLDING and self._asked_ns is not None:
+            self.hold_confirmed = state in (ArmState.IDLE, ArmState.HOLD, ArmState.STOPPED)
         if self.phase is not Phase.RUNNING or self.reason:
             return False
         self.steps += 1
-        self.policy_version = policy_version or self.policy_version
+        if policy_version and policy_version != self.policy_version:
+            self.policy_version = policy_version
+            self.policy_versions.append(policy_version)
         if self.steps >= self.max_steps:
             self.stop(TIMEOUT, f'not done within {self.max_steps} control periods')
         return True
@@ -145,14 +160,17 @@ class EpisodeSequence:
         seen = self._observed is not None and self._observed > self._since
         self._missing = '' if at_home else ': the arms are not at home'
         self._missing = self._missing if seen else ': no observation since the reset'
-        if at_home and seen and self._age_s(now_ns) >= SETTLE_S:
+        if at_home and seen and self._rested(now_ns):
             self._go(Phase.TAKING_OVER, now_ns)
 
     def on_observation(self, now_ns: int) -> None:
         """Note that an observation was received now."""
         self._observed = now_ns
 
-    def on_reward(self, now_ns: int, stage: int, success: bool) -> None:
+    def _rested(self, now_ns: int) -> bool:
+        return (now_ns - self._scene_reset_ns) * 1e-9 >= self.limits.start_delay_s
+
+    def on_reward(self, now_ns: int, stage: int, success: bool, failure: bool = False) -> None:
         """Take a task reward received now."""
         self._rewarded = now_ns
         if self.phase is Phase.RUNNING and not self.reason:
@@ -160,6 +178,8 @@ class EpisodeSequence:
             self.max_stage = max(self.max_stage, stage)
             if success:
                 self.stop(SUCCESS)
+            elif failure:
+                self.stop(FAILURE, 'judged a failure')
 
     def on_controller_reply(self, now_ns: int, granted: bool, message: str) -> None:
         """Take the controller's answer to the newest :class:`SetState`.
@@ -174,13 +194,24 @@ class EpisodeSequence:
         else:
             self.stop(CONTROLLER, f'the controller refused {self.phase.value}: {message}')
 
-    def on_reset_reply(self, now_ns: int, done: bool, message: str) -> None:
-        """Take the answer to :class:`SceneOrder`."""
+    def on_no_server(self, now_ns: int, name: str) -> None:
+        """Note that nobody serves the newest order; nodes that have just started get a while to find each other."""
+        if self._age_s(now_ns) > SERVER_S:
+            self.stop(SETUP, f'nobody serves {name}: is the node that does running (driver_twin for simulated arms, '
+                             'operator for real ones, arm_controller)?')
+
+    def on_reset_reply(self, now_ns: int, done: bool, message: str, pending: bool = False) -> None:
+        """Take the answer to :class:`SceneOrder`.
+
+        :param pending: a person is at it: ask again.
+        """
         if self.phase is not Phase.RESETTING:
             return
         if done:
-            self._scene_is_reset = True
+            self._scene_is_reset, self._scene_reset_ns = True, now_ns
             self._go(Phase.SETTLING if self._at_home else Phase.HOMING, now_ns)
+        elif pending:
+            self._missing, self._ask_again_ns = f': {message}', now_ns + PENDING_NS
         else:
             self.stop(SETUP, f'the scene was not reset: {message}')
 
@@ -188,19 +219,24 @@ class EpisodeSequence:
         """Return the next thing to do now, if any. :attr:`phase` says when the episode is done."""
         if self.phase is Phase.DONE:
             return None
+        self._allow_for_pause(now_ns)
         if not self.reason:
             self._watch(now_ns)
         if self.reason and self.phase is not Phase.HOLDING:
             self._go(Phase.HOLDING, now_ns)
-        if self.phase is Phase.HOLDING and self._asked and (
+        if self.phase is Phase.HOLDING and self._asked_ns is not None and (
                 self.hold_confirmed or self._age_s(now_ns) > self.limits.reply_s):
             self._go(Phase.DONE, now_ns)
             return None
         if self._ask_again_ns is not None and now_ns >= self._ask_again_ns:
-            self._asked, self._ask_again_ns = False, None
-        if self._asked:
+            self._asked_ns = self._ask_again_ns = None
+        elif self._ask_again_ns is None and self._asked_ns is not None and self._granted_ns is None \
+                and now_ns - self._asked_ns > REPEAT_NS:
+            self._asked_ns = None
+        if self._asked_ns is not None or (self.phase is Phase.HOMING and self._scene_is_reset
+                                          and not self._rested(now_ns)):
             return None
-        self._asked = True
+        self._asked_ns = now_ns
         if self.phase is Phase.HOMING:
             return SetState(ArmState.HOMING, f'episode with seed {self.seed}')
         if self.phase is Phase.RESETTING:
@@ -211,12 +247,19 @@ class EpisodeSequence:
             return SetState(ArmState.HOLD, f'episode ended: {self.reason}')
         return None
 
+    def _allow_for_pause(self, now_ns: int) -> None:
+        """Leave a pause of this process out of the silence of others: what they sent waits to be read."""
+        paused, self._looked = now_ns - self._looked, now_ns
+        if paused > PAUSE_NS:
+            self._heard = None if self._heard is None else self._heard + paused
+            self._rewarded += paused
+
     def _watch(self, now_ns: int) -> None:
         limits, age = self.limits, self._age_s(now_ns)
         allowed = {Phase.HOMING: limits.homing_s, Phase.RESETTING: limits.reset_s,
                    Phase.SETTLING: limits.settle_s, Phase.TAKING_OVER: limits.reply_s}.get(self.phase)
         if allowed is not None and age > allowed:
-            missing = self._missing if self.phase is Phase.SETTLING else ''
+            missing = self._missing if self.phase in (Phase.SETTLING, Phase.RESETTING) else ''
             self.stop(SETUP, f'{self.phase.value} took longer than {allowed:g} s{missing}')
         elif self._heard is None:
             if (now_ns - self._begun) * 1e-9 > limits.connect_s:
@@ -229,8 +272,8 @@ class EpisodeSequence:
             self.stop(STREAM, f'no task reward for {limits.stream_s:g} s: is its source running?')
 
     def _go(self, phase: Phase, now_ns: int) -> None:
-        self.phase, self._since, self._ask_again_ns = phase, now_ns, None
-        self._asked, self._granted_ns = False, None
+        self.phase, self._since, self._missing = phase, now_ns, ''
+        self._asked_ns = self._ask_again_ns = self._granted_ns = None
 
     def _age_s(self, now_ns: int) -> float:
         return (now_ns - self._since) * 1e-9

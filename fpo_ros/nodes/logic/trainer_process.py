@@ -40,13 +40,13 @@ def newest_progress(path: Path) -> dict[str, Any] | None:
 
 
 class TrainerProcess:
-    """Runs ``fpo-ros train fpo`` in a process group of its own.
+    """Runs ``fpo-ros train fpo`` in a process group of its own; it ends when its learner does, however that ends.
 
     :param run: run directory.
     :param arguments: further arguments of ``fpo-ros train fpo``.
     :param resume: continue the run.
     :param nice: added niceness, so that the arms come first.
-    :param threads: threads of the numerical libraries.
+    :param threads: threads of physics and of the numerical libraries.
     :raises OSError: when the directory cannot be written, or another trainer works in it.
     """
 
@@ -54,19 +54,23 @@ class TrainerProcess:
         self.run = run
         run.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(run / LOCK_FILE)
-        command = [sys.executable, '-m', 'fpo_ros.cli', 'train', 'fpo', '--run', str(run), *arguments,
+        command = [sys.executable, '-m', 'fpo_ros.cli', 'train', 'fpo', '--run', str(run),
+                   '--threads', str(threads), *arguments,
                    *(['--resume'] if resume else [])]
         environment = os.environ | {'OMP_NUM_THREADS': str(threads)}
         self._log: TextIO = open(run / OUTPUT_FILE, 'a', encoding='utf-8')
+        # A session of its own would be scheduled apart from the nodes, and niceness would count for nothing.
         self._process = subprocess.Popen(
-            ['nice', '-n', str(nice), *command],
+            ['setpriv', '--pdeathsig', 'INT', 'nice', '-n', str(nice), *command],
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env=environment,
             pass_fds=(self._lock.fileno(),),
-            start_new_session=True,
+            preexec_fn=os.setpgrp,
         )
+        self._lock.write(f'{self._process.pid}\n')
+        self._lock.flush()
 
     @property
     def pid(self) -> int:
@@ -82,14 +86,19 @@ class TrainerProcess:
         return self._process.poll()
 
     def last_output(self) -> str:
-        """Return the newest line the trainer printed."""
-        lines = (self.run / OUTPUT_FILE).read_text(encoding='utf-8', errors='replace').split('\n')
+        """Return the newest line the trainer printed; empty where its log is gone."""
+        try:
+            lines = (self.run / OUTPUT_FILE).read_text(encoding='utf-8', errors='replace').split('\n')
+        except OSError:
+            return ''
         return next((line.strip() for line in reversed(lines) if line.strip()), '')
 
     def stop(self, patience_s: float = 10.0) -> int:
-        """Ask the trainer to save and end (SIGINT), kill it after a while; returns the exit code.
+        """Ask the trainer to end (SIGINT), kill it after a while; returns the exit code.
 
-        :param patience_s: time given to save [s].
+        What it saved after its newest iteration stays; the iteration in progress is lost.
+
+        :param patience_s: time given to end [s].
         """
         if self._process.poll() is None:
             os.killpg(self.pid, signal.SIGINT)
@@ -105,11 +114,14 @@ class TrainerProcess:
 
 def _lock(path: Path) -> TextIO:
     """Take the lock of a run directory. The trainer inherits it, so it outlives a killed learner."""
-    file = open(path, 'w', encoding='utf-8')
+    file = open(path, 'a+', encoding='utf-8')
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        file.seek(0)
+        process = file.read().strip() or 'unknown'
         file.close()
-        raise OSError(error.errno, 'another trainer works in this run directory: wait for it or end it',
-                      str(path.parent)) from error
+        raise OSError(error.errno, f'another trainer (process {process}) works in this run directory: '
+                                   'wait for it or end it', str(path.parent)) from error
+    file.truncate(0)
     return file

@@ -1,0 +1,121 @@
+"""The drivers of the real cell, which ROS 2's own launch starts: what they are, and whether they can be started."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, SIDES
+from fpo_ros.nodes.configuration import GraphError
+from fpo_ros.nodes.locate import share_path
+
+#: Unit of a servo's profile velocity, 0.229 rpm [rad/s].
+PROFILE_UNIT_RAD_S = 0.229 * 2 * math.pi / 60
+#: How much faster than its targets a servo must be allowed to run, so as not to lag behind them.
+PROFILE_MARGIN = 1.2
+ARM_DRIVER, CAMERA_DRIVER = 'interbotix_xsarm_control', 'realsense2_camera'
+
+
+@dataclass(frozen=True)
+class DriverSpec:
+    """A driver of the real cell, which ROS 2's own launch starts.
+
+    :param package: ROS package it comes in.
+    :param namespace: namespace it runs in.
+    :param launch_file: launch file below the package's ``launch`` folder; empty for an executable.
+    :param executable: executable of the package; empty for a launch file.
+    :param arguments: launch arguments, or parameters of the executable.
+    """
+
+    package: str
+    namespace: str
+    launch_file: str = ''
+    executable: str = ''
+    arguments: dict[str, str] = field(default_factory=dict)
+
+
+def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str) -> tuple[DriverSpec, ...]:
+    """Return the Interbotix and camera drivers of the real cell.
+
+    :param cell: the block ``cell`` of the configuration.
+    """
+    prefix = namespace.strip('/')
+    drivers = []
+    for side in SIDES:
+        name = f'{prefix}/{FOLLOWERS[side]}'.lstrip('/')
+        modes = cell[f'{side}_mode_configs'] or share_path(f'config/follower_{side}_modes.yaml')
+        # Every argument that matters is said for each arm: none may be inherited from the other.
+        drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
+            'robot_model': 'aloha_vx300s', 'robot_name': name, 'base_link_frame': 'base_link',
+            'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
+            'mode_configs': str(modes), 'motor_configs': str(cell[f'{side}_motor_configs']),
+            'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
+    profile = str(cell['color_profile'])
+    for camera in cameras:
+        serial = str(cell.get(f'{camera}_serial', ''))
+        drivers.append(DriverSpec(CAMERA_DRIVER, f'{prefix}/{camera}'.lstrip('/'),
+                                  executable='realsense2_camera_node', arguments={
+            # The driver drops the underscore; without it a parameter file may hold a number.
+            'serial_no': f'_{serial}' if serial else '',
+            # A D405 takes its colour from the depth module, other cameras have a module for it.
+            'depth_module.color_profile': profile, 'rgb_camera.color_profile': profile,
+            'enable_depth': 'false', 'enable_infra1': 'false', 'enable_infra2': 'false'}))
+    return tuple(drivers)
+
+
+def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) -> None:
+    """Refuse mode files whose speed limit the controller's targets reach: the arms would lag behind them.
+
+    :param controller: parameters of ``arm_controller``.
+    :raises GraphError: naming the file, or what in it is too slow.
+    """
+    stroke = controller['gripper_joint_open'] - controller['gripper_joint_closed']
+    wanted = {('groups', ARM_GROUP): controller['joint_speed'],
+              ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke}
+    for file in dict.fromkeys(d.arguments['mode_configs'] for d in drivers if d.package == ARM_DRIVER):
+        try:
+            modes = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
+            parts = {key: modes[key[0]][key[1]] for key in wanted}
+            limits = {key: part['profile_velocity'] * PROFILE_UNIT_RAD_S for key, part in parts.items()
+                      if part.get('profile_type', 'velocity') == 'velocity'}
+        except OSError as error:
+            raise GraphError(f'cannot read the mode file {file}: {error.strerror}') from error
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            raise GraphError(f'{file} is not a mode file of interbotix_xs_sdk: {error!r}') from error
+        for key, limit in limits.items():
+            if 0 < limit < PROFILE_MARGIN * wanted[key]:  # 0: no limit of the servo's own
+                raise GraphError(
+                    f'{file}: profile_velocity of {key[1]} is {limit:.2f} rad/s, less than {PROFILE_MARGIN} times the '
+                    f'speed of its targets, {wanted[key]:.2f} rad/s: raise it, or lower joint_speed or gripper_speed '
+                    'of arm_controller')
+
+
+def missing_packages(drivers: tuple[DriverSpec, ...]) -> list[str]:
+    """Return the ROS packages of drivers that ament's index does not know, once each."""
+    try:
+        from ament_index_python.packages import get_packages_with_prefixes
+        known = get_packages_with_prefixes()
+    except (ImportError, OSError):  # no ament, or no prefix: no ROS 2 set-up is sourced
+        known = {}
+    return sorted({driver.package for driver in drivers} - set(known))
+
+
+def check_drivers(drivers: tuple[DriverSpec, ...]) -> None:
+    """Refuse to start drivers that are not installed or not identified.
+
+    :raises GraphError: naming every missing package, or the camera without a serial number.
+    """
+    missing = missing_packages(drivers)
+    if missing:
+        raise GraphError(f'the real cell needs the ROS packages {", ".join(missing)}, which are not installed: '
+                         'Interbotix gives a script that builds its packages from source, realsense2_camera comes by '
+                         'apt-get install ros-$ROS_DISTRO-realsense2-camera; or try use_twin:=true')
+    for driver in drivers:
+        if driver.arguments.get('serial_no') == '':
+            camera = driver.namespace.rsplit('/', 1)[-1]
+            raise GraphError(f"configuration has no serial number of camera '{camera}': set {camera}_serial "
+                             "under '/**/cell' (rs-enumerate-devices lists them)")

@@ -1,0 +1,25 @@
+"""Which processes get the transports of ``config/fastdds.xml``: those that send pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fpo_ros.nodes.graph import NodeSpec
+from fpo_ros.nodes.locate import share_path
+
+#: Variables that name a profile to Fast DDS, since ROS 2 Jazzy and before. Other middleware reads neither.
+VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+#: Nodes that publish images.
+SENDERS = ('driver_twin', 'camera_ingest', 'proprio_ingest')
+
+
+def sends_images(spec: NodeSpec) -> bool:
+    """Return whether a node publishes images."""
+    return spec.name in SENDERS and bool(spec.parameters.get('cameras'))
+
+
+def profile_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a process that sends images; none where the user named a profile of their own."""
+    if any(environment.get(name) for name in VARIABLES):
+        return {}
+    return dict.fromkeys(VARIABLES, str(share_path('config/fastdds.xml')))

@@ -1,0 +1,95 @@
+"""The policy node: what a bad policy, a bad observation or a bad announcement provokes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_releases import Releases
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from fpo_ros.msg import Observation, PolicyRelease  # noqa: E402
+from fpo_ros.nodes.logic.health import ERROR, OK  # noqa: E402
+from fpo_ros.nodes.policy import Policy  # noqa: E402
+from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture(scope='module')
+def store(tmp_path_factory) -> Releases:
+    """A release store with one tiny promoted policy that stands still."""
+    releases = Releases.make(tmp_path_factory.mktemp('releases'))
+    releases.publish(START_JOINTS)
+    return releases
+
+
+@pytest.fixture
+def node(ros, store):
+    """An active policy node; its messages are kept instead of sent."""
+    values = {'release': str(store.path / 'v000001'), 'trusted_keys': str(store.keys), 'horizon': 10, 'execute': 10}
+    node = Policy(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    node.sent = []
+    node._send = lambda chunk, stamp, elapsed: node.sent.append(chunk)
+    yield node
+    node.trigger_shutdown()
+    node.destroy_node()
+
+
+def observation() -> Observation:
+    """Return a message such as proprio_ingest sends, of arms at the start pose."""
+    from geometry_msgs.msg import Pose
+
+    pose = Pose()
+    pose.orientation.w = 1.0
+    return Observation(joint_positions=START_JOINTS.astype(np.float32), object_poses=[pose])
+
+
+def test_observation_is_answered_with_a_chunk(node) -> None:
+    node._answer_one(observation())
+    assert node.sent[0].shape == (10, 14) and node.health()[0].level == OK
+
+
+def test_policy_that_gives_nan_sends_nothing_and_says_so(node, monkeypatch) -> None:
+    session = node.slot.session
+    chunk = np.zeros((1, 10, 14), np.float32)
+    chunk[0, 3, 2] = np.nan
+    monkeypatch.setattr(session, '_sample', lambda *_: chunk)
+    node._answer_one(observation())
+    line, = node.health()
+    assert not node.sent and line.level == ERROR
+    assert 'v000001' in line.message and 'not finite: row 3, left_elbow is nan' in line.message
+    monkeypatch.undo()
+    node._answer_one(observation())
+    assert node.health()[0].level == OK
+
+
+@pytest.mark.parametrize(('change', 'why'), [
+    (lambda message: setattr(message, 'object_poses', []), 'needs an object pose'),
+    (lambda message: setattr(message, 'joint_positions', np.full(14, np.nan, np.float32)), 'joints are not finite'),
+    (lambda message: setattr(message, 'camera_names', ['cam_high']), 'names 1 cameras but has 0 images')])
+def test_unfit_observation_is_not_answered(node, change, why) -> None:
+    message = observation()
+    change(message)
+    node._answer_one(message)
+    assert not node.sent and why in node.health()[0].message
+
+
+@pytest.mark.parametrize('uri', ['file://[x', 'https://host/v000002', 'relative/../v000002', ''])
+def test_malformed_announcement_leaves_the_policy_serving(node, uri) -> None:
+    node._on_release(PolicyRelease(version='v000002', uri=uri))
+    assert node.slot.wait(10.0) and node.slot.version == 'v000001'
+    node._answer_one(observation())
+    assert len(node.sent) == 1
+
+
+def test_a_defect_in_the_inference_thread_ends_the_node(node, monkeypatch) -> None:
+    monkeypatch.setattr(node.slot, 'infer', lambda *_, **__: 1 / 0)
+    node.trigger_activate()
+    node.work.put(observation())
+    node.worker.join(5.0)
+    assert not node.worker.is_alive() and 'ZeroDivisionError' in node.failure
