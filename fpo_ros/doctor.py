@@ -204,7 +204,8 @@ def check_gl() -> Check:
                 'GL', WARN, f'{"; ".join(problems)}; {backend} works: {answer}', f'export MUJOCO_GL={backend}'
             )
         problems.append(f'{backend}: {answer}')
-    return Check('GL', FAIL, '; '.join(problems), f'{gl.INSTALL} (only state observations work without)')
+    return Check('GL', FAIL, '; '.join(problems),
+                 f'{gl.INSTALL} (without it: state observations only, and no films in the demo report)')
 
 
 def check_ros() -> Check:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
@@ -9,6 +11,8 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 
 import numpy as np  # noqa: E402
 
+from fpo_ros.episodes.store import EpisodeStore  # noqa: E402
+from fpo_ros.learning.record import record_demonstrations  # noqa: E402
 from fpo_ros.msg import LearnerStatus  # noqa: E402
 from fpo_ros.nodes.client import EpisodeClient  # noqa: E402
 from fpo_ros.nodes.graph import GraphError, GraphOptions  # noqa: E402
@@ -24,6 +28,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
 def test_training_goes_on_while_an_episode_runs_and_reports_its_progress(releases, tmp_path) -> None:
     contract = PolicyContract()
+    record_demonstrations(EpisodeStore.create_or_open(tmp_path / 'episodes'), contract, 1, noise_std=0.0)
     stats = NormStats(np.zeros(contract.state_dim), np.ones(contract.state_dim), START_JOINTS, np.full(14, 0.05))
     start = tmp_path / 'start'
     start.mkdir()
@@ -36,14 +41,19 @@ def test_training_goes_on_while_an_episode_runs_and_reports_its_progress(release
         client.start_training(iterations=1)
         with pytest.raises(GraphError, match='the trainer is running'):
             client.start_training(iterations=1)
+        before = client.command_timing()
         outcome = client.run_episode(3, max_steps=100)
         assert outcome.reason == 'timeout'
+        after = client.command_timing()
+        assert after.missed_ticks - before.missed_ticks < 0.05 * (after.ticks - before.ticks)
         status = client.wait_for(
             lambda: client.learner_status() if client.learner_status().state != LearnerStatus.STATE_TRAINING else None,
             'the end of the training', 60.0)
         assert status.state == LearnerStatus.STATE_FINISHED, status.message
         assert status.iteration == 1 and status.control_steps > 0
         assert (tmp_path / 'run' / 'best' / 'policy.json').is_file()
+        used = json.loads((tmp_path / 'run' / 'config.json').read_text())['demonstrations']
+        assert used['episodes'] == 1, 'the recorded success is imitated, the episodes that failed are not'
 
         client.start_training(iterations=1)
         status = client.wait_for(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import fpo_ros
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
@@ -103,6 +107,15 @@ def test_arguments_have_the_documented_names_defaults_and_choices(launching, mod
     assert declared['use_twin']['choices'] == declared['learner']['choices'] == ['true', 'false']
     assert declared['operator']['choices'] == ['', 'true', 'false'] and declared['policy']['choices'] is None
     assert all(argument['description'] for argument in declared.values())
+
+
+def test_document_names_every_launch_argument(launching) -> None:
+    document = Path(fpo_ros.__file__).parents[1] / 'docs' / 'graph.md'
+    if not document.is_file():
+        pytest.skip('the documents lie in the checkout')
+    declared, _ = parts(launching, 'real')
+    paragraph = document.read_text(encoding='utf-8').split('Arguments of both launch files:')[1].split('.')[0]
+    assert set(re.findall('`([a-z_]+)`', paragraph)) == set(declared)
 
 
 def test_simulation_starts_the_described_nodes_with_their_parameters(launching, keys) -> None:
