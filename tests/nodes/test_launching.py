@@ -146,7 +146,7 @@ def test_each_arm_is_included_in_a_scope_of_its_own_with_everything_said(launchi
 
 def test_cameras_get_a_profile_for_either_module_and_a_text_as_serial_number(
         launching, keys, tmp_path, monkeypatch) -> None:
-    for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+    for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE', 'ROS_DISTRO'):
         monkeypatch.delenv(name, raising=False)
     mine = tmp_path / 'mine.yaml'
     mine.write_text('/**/cell: {ros__parameters: {cam_high_serial: "0123"}}')
