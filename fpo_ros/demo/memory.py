@@ -22,6 +22,7 @@ class PeakMemory:
         self.bytes = 0
 
     def __enter__(self) -> PeakMemory:
+        self._sample()  # so that even the shortest block has a figure
         self._thread.start()
         return self
 
@@ -31,11 +32,12 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
+        while not self._stop.wait(self._period_s):
+            self._sample()
+
+    def _sample(self) -> None:
         own = psutil.Process()
-        while True:
-            self.bytes = max(self.bytes, sum(map(_resident, (own, *own.children(recursive=True)))))
-            if self._stop.wait(self._period_s):
-                return
+        self.bytes = max(self.bytes, sum(map(_resident, (own, *own.children(recursive=True)))))
 
 
 def _resident(process: psutil.Process) -> int:
