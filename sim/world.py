@@ -77,10 +77,6 @@ class World:
         """Return (16,) actuator forces: per arm six [N m], then two fingers [N]."""
         return self.data.actuator_force.copy()
 
-    def finger_positions(self) -> np.ndarray:
-        """Return the (2,) left-finger positions of both grippers [m]."""
-        return self.data.qpos[[6, 14]].copy()
-
     def object_pose(self) -> np.ndarray:
         """Return the (7,) object pose in "world"."""
         return self.data.qpos[OBJECT_QPOS].copy()
