@@ -223,7 +223,7 @@ def record(store: Annotated[Path, typer.Option(help='Episode store; made if miss
     from fpo_ros.episodes.store import EpisodeStore
     from fpo_ros.learning.record import record_demonstrations, recorded_scenes
     from fpo_ros.sim.render import check_camera
-    from fpo_ros.sim.task import Scenes, scene_seeds
+    from fpo_ros.sim.scenes import Scenes, scene_seeds
 
     contract = _contract(observation, cameras)
     for camera in contract.cameras:

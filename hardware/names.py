@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from fpo_ros.policy.contract import ARM_JOINTS
+from fpo_ros.policy.contract import ARM_JOINTS, SIDES
 
-#: The two arms that are driven, in the order of the 14-vector.
-SIDES = ('left', 'right')
 #: Namespace of each follower's driver.
 FOLLOWERS = {side: f'follower_{side}' for side in SIDES}
 #: Entries of a follower's joint_states, in order: six joints and the gripper motor [rad], two fingers [m].

@@ -16,7 +16,7 @@ import numpy as np
 
 from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS
 from fpo_ros.policy.limits import JointLimits
-from fpo_ros.sim.model import SUBSTEPS, load_model, start_qpos
+from fpo_ros.sim.model import SUBSTEPS, load_model
 
 #: Height of the fingertips above the table when grasping [m].
 GRASP_HEIGHT_M = 0.022
@@ -66,7 +66,8 @@ class TransferCubeExpert:
 
     def __init__(self, steps: int = 250) -> None:
         self.steps = steps
-        self._model = load_model('transfer_cube')
+        self._scene = load_model('transfer_cube')
+        self._model = self._scene.mj
         self._configuration = mink.Configuration(self._model)
         self._limits = JointLimits()
         self._velocity_columns = {'left': slice(0, 6), 'right': slice(8, 14)}
@@ -129,7 +130,7 @@ class TransferCubeExpert:
 
     def _solve(self, side: str, point: Waypoint, seed: np.ndarray, object_pose: np.ndarray) -> np.ndarray:
         """Return (6,) joint angles [rad] that put the tool site at a waypoint."""
-        qpos = start_qpos(object_pose)
+        qpos = self._scene.start_qpos(object_pose)
         start = 0 if side == 'left' else 8
         qpos[start:start + 6] = seed
         configuration = self._configuration

@@ -11,7 +11,8 @@ import mujoco
 import numpy as np
 
 from fpo_ros.policy.transforms import fitted_size, resize_with_pad
-from fpo_ros.sim.model import CAMERAS, load_model
+from fpo_ros.sim.model import load_model
+from fpo_ros.sim.robots import VX300S, robot_of
 
 #: Rows and columns of a frame of the cell's cameras and of gym-aloha's [pixels].
 CAMERA_SIZE = (480, 640)
@@ -21,13 +22,14 @@ class RenderError(RuntimeError):
     """No picture can be drawn; the message says what is missing."""
 
 
-def check_camera(camera: str) -> None:
+def check_camera(camera: str, robot: str = VX300S.name) -> None:
     """Refuse a camera that the simulated cell lacks.
 
     :raises RenderError: naming the known ones.
     """
-    if camera not in CAMERAS:
-        raise RenderError(f"unknown camera '{camera}': known cameras are {', '.join(CAMERAS)}")
+    known = robot_of(robot).cameras
+    if camera not in known:
+        raise RenderError(f"unknown camera '{camera}': known cameras are {', '.join(known)}")
 
 
 class WorldRenderer:
@@ -44,8 +46,9 @@ class WorldRenderer:
     """
 
     def __init__(self, task: str, height: int, width: int, fast: bool = True,
-                 hulls: bool = True) -> None:
-        model = load_model(task).__copy__()
+                 hulls: bool = True, robot: str = VX300S.name) -> None:
+        scene = load_model(task, robot)
+        self._robot, model = scene.robot, scene.mj.__copy__()
         model.vis.global_.offheight, model.vis.global_.offwidth = max(height, 480), max(width, 640)
         if fast:
             model.vis.quality.offsamples = 0
@@ -68,15 +71,15 @@ class WorldRenderer:
     def render(self, qpos: np.ndarray, camera: str) -> np.ndarray:
         """Return an (H, W, 3) uint8 RGB picture of (nq,) positions.
 
-        :param camera: key of ``CAMERAS``.
+        :param camera: one of the robot's ``cameras``.
         :raises RenderError: for an unknown camera.
         """
-        check_camera(camera)
+        check_camera(camera, self._robot.name)
         self._data.qpos[:] = qpos
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
-        self._renderer.update_scene(self._data, CAMERAS[camera], self._option)
+        self._renderer.update_scene(self._data, self._robot.cameras[camera], self._option)
         return self._renderer.render().copy()
 
     def close(self) -> None:

@@ -1,58 +1,55 @@
-"""One ALOHA world stepped in small pieces, for a driver twin that runs in real time."""
+"""One ALOHA world stepped in small pieces, for a driver twin that runs in real time and for dm_control."""
 
 from __future__ import annotations
 
 import mujoco
 import numpy as np
 
-from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS
-from fpo_ros.sim.model import OBJECT_QPOS, SENSORS, SUBSTEPS, controls_of, joints_of, load_model, start_qpos
-from fpo_ros.sim.task import SUCCESS_STAGE, held_by_left_alone, sample_object_pose, stages_of
+from fpo_ros.policy.contract import START_JOINTS
+from fpo_ros.sim.actions import checked_targets
+from fpo_ros.sim.model import SUBSTEPS, load_model
+from fpo_ros.sim.robots import VX300S
+from fpo_ros.sim.task import SUCCESS_STAGE
 
 
 class World:
-    """A world with the arms at the start pose and the object at a seeded one.
+    """A world with the arms at the start pose and the objects at seeded ones.
+
+    Its copy of the MuJoCo model, ``mj``, is its own: switching motors may change it.
 
     :param task: key of ``TASKS``.
+    :param robot: key of ``ROBOTS``.
+    :param out_of_range: what happens to targets beyond a joint's range: ``'refuse'`` or ``'clip'``.
     :raises UnknownTaskError: if there is no such task.
     """
 
-    def __init__(self, task: str, seed: int = 0) -> None:
-        self.task = task
-        self.model = load_model(task)
-        self.data = mujoco.MjData(self.model)
-        sensors = [self.model.sensor(name) for name in SENSORS]
-        self._sensor_rows = [int(sensor.adr[0]) for sensor in sensors]
+    def __init__(self, task: str, seed: int = 0, robot: str = VX300S.name, out_of_range: str = 'refuse') -> None:
+        self.model = load_model(task, robot)
+        self.mj = self.model.mj.__copy__()
+        self.data = mujoco.MjData(self.mj)
+        self._out_of_range = out_of_range
         self._targets = START_JOINTS.copy()
         self.reset(seed)
 
     @property
     def timestep(self) -> float:
         """Physics step [s]."""
-        return float(self.model.opt.timestep)
+        return float(self.mj.opt.timestep)
 
     def reset(self, seed: int) -> None:
-        """Put arms and object at their start; the same seed gives the same start."""
-        mujoco.mj_resetData(self.model, self.data)
-        self.data.qpos[:] = start_qpos(sample_object_pose(self.task, seed))
+        """Put arms and objects at their start; the same seed gives the same start."""
+        mujoco.mj_resetData(self.mj, self.data)
+        self.data.qpos[:] = self.model.start_qpos(self.model.task.sample_object_pose(seed))
         self.set_targets(START_JOINTS)
-        mujoco.mj_forward(self.model, self.data)
-
-    def place_object(self, seed: int) -> None:
-        """Put the object at a seeded start, at rest, and leave the arms as they are."""
-        self.data.qpos[OBJECT_QPOS] = sample_object_pose(self.task, seed)
-        self.data.qvel[-6:] = 0.0
-        mujoco.mj_forward(self.model, self.data)
+        mujoco.mj_forward(self.mj, self.data)
 
     def set_targets(self, targets: np.ndarray) -> None:
         """Set (14,) joint targets [rad, grippers 0..1]; they hold until the next call.
 
-        :raises ValueError: for a wrong length or a value that is not finite.
+        :raises ActionError: for a wrong shape, a value that is not finite or, unless clipped, one out of range.
         """
-        if np.shape(targets) != (ACTION_DIM,) or not np.isfinite(targets).all():
-            raise ValueError(f'targets must be {ACTION_DIM} finite numbers, got {np.asarray(targets)}')
-        self._targets = np.array(targets, np.float64)
-        self.data.ctrl[:] = controls_of(self._targets)
+        self._targets = checked_targets(targets, self.model, self._out_of_range)
+        self.data.ctrl[:] = self.model.controls_of(self._targets)
 
     @property
     def targets(self) -> np.ndarray:
@@ -62,35 +59,35 @@ class World:
     def step(self, substeps: int = SUBSTEPS) -> None:
         """Advance by physics steps and leave contacts and sensors at the state reached."""
         for _ in range(substeps):
-            mujoco.mj_step2(self.model, self.data)
-            mujoco.mj_step1(self.model, self.data)
+            mujoco.mj_step2(self.mj, self.data)
+            mujoco.mj_step1(self.mj, self.data)
 
     def joints(self) -> np.ndarray:
         """Return (14,) measured joints [rad, grippers 0..1]."""
-        return joints_of(self.data.qpos)
+        return self.model.joints_of(self.data.qpos)
 
-    def velocities(self) -> np.ndarray:
-        """Return (16,) joint velocities: per arm six [rad/s], then two fingers [m/s]."""
-        return self.data.qvel[:16].copy()
+    def arm_velocities(self) -> np.ndarray:
+        """Return (2, 6) joint velocities of the left and the right arm [rad/s]."""
+        return self.data.qvel[self.model.arm_dofs]
 
-    def forces(self) -> np.ndarray:
-        """Return (16,) actuator forces: per arm six [N m], then two fingers [N]."""
-        return self.data.actuator_force.copy()
+    def arm_torques(self) -> np.ndarray:
+        """Return (2, 6) actuator torques of the left and the right arm [N m]."""
+        return self.data.actuator_force[self.model.arm_ctrl]
 
     def object_pose(self) -> np.ndarray:
-        """Return the (7,) object pose in "world"."""
-        return self.data.qpos[OBJECT_QPOS].copy()
+        """Return the (7 * objects,) object poses in gym-aloha's "world"."""
+        return self.model.object_pose_of(self.data.qpos)
 
-    def _contacts(self) -> np.ndarray:
-        return self.data.sensordata[self._sensor_rows]
+    def _judge(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.model.judge(self.data.sensordata, self.data.qpos)
 
     def stage(self) -> int:
         """Return the staged reward 0..4."""
-        return int(stages_of(self._contacts()))
+        return int(self._judge()[0])
 
-    def held_by_left(self) -> bool:
-        """Return whether the left gripper alone holds the object."""
-        return bool(held_by_left_alone(self._contacts()))
+    def strict(self) -> bool:
+        """Return whether the task's stricter success rule holds now."""
+        return bool(self._judge()[1])
 
     @property
     def success(self) -> bool:

@@ -19,7 +19,8 @@ from fpo_ros.releases.gate import PromotionGate
 from fpo_ros.releases.keys import generate_keypair, load_trusted_keys
 from fpo_ros.releases.publishing import publish_policy
 from fpo_ros.releases.store import ReleaseStore
-from fpo_ros.sim.task import GRAPH_SEED, MAX_STEPS
+from fpo_ros.sim.scenes import GRAPH_SEED
+from fpo_ros.sim.task import MAX_STEPS
 
 if TYPE_CHECKING:
     from fpo_ros.nodes.client import EpisodeClient
@@ -145,7 +146,7 @@ def _episodes(client: EpisodeClient, config: DemoConfig, bar: Bar, done: int, ve
     outcomes = []
     for index in range(config.graph_episodes):
         outcome = client.run_episode(GRAPH_SEED + index, config.contract.task,
-                                     max_steps=MAX_STEPS[config.contract.task] + HOLD_PERIODS)
+                                     max_steps=MAX_STEPS + HOLD_PERIODS)
         if outcome.reason not in ('success', 'timeout'):
             raise DeploymentError(f'episode {index} with {version} ended early ({outcome.reason}): {outcome.message}. '
                                   'Go on with --resume; a busy machine may be the cause')

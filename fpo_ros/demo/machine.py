@@ -15,10 +15,10 @@ from fpo_ros.policy.contract import PolicyContract
 # Each trial has a process of its own, since a faulty library can end the process that loads it.
 _DRAW = """
 import numpy as np
-from fpo_ros.sim.model import start_qpos
+from fpo_ros.sim.model import load_model
 from fpo_ros.sim.render import WorldRenderer
 with WorldRenderer('transfer_cube', 24, 32) as renderer:
-    picture = renderer.render(start_qpos(np.array([0.0, 0.5, 0.05, 1.0, 0.0, 0.0, 0.0])), 'cam_high')
+    picture = renderer.render(load_model().start_qpos(np.array([0.0, 0.5, 0.05, 1.0, 0.0, 0.0, 0.0])), 'cam_high')
 if picture.min() == picture.max():
     raise SystemExit('the picture is empty')
 """

@@ -83,7 +83,7 @@ def write_report(path: Path, config: DemoConfig, work: Path, results: dict, foun
         fpo=results['fpo_evaluation'], graph=results['graph'], each=config.graph_episodes, stages=found['stages'],
         films=films, no_film=problem, verdict=verdict(found), onnx=release['onnx_max_abs_difference'],
         memory='not measured, since the demo was resumed' if memory is None else f'{memory / 1e9:.1f} GB',
-        cap=MAX_STEPS[config.contract.task], more=HOLD_PERIODS, place=str(work.resolve()),
+        cap=MAX_STEPS, more=HOLD_PERIODS, place=str(work.resolve()),
         commands=commands(work, release['fpo_version'] or release['sft_version']),
         curve=learning_curve(results['fpo']['history'], results['sft_evaluation'], results['fpo_evaluation']),
         bars=comparison(results['sft_evaluation'], results['fpo_evaluation'])), encoding='utf-8')

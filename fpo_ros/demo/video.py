@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from fpo_ros.episodes.store import Episode
-from fpo_ros.sim.model import start_qpos
+from fpo_ros.sim.model import load_model
 from fpo_ros.sim.render import WorldRenderer
 
 #: Control steps between the frames of a drawn film.
@@ -32,7 +32,8 @@ def episode_frames(episode: Episode, camera: str = 'cam_angle') -> tuple[list[np
         return [np.kron(frame, np.ones((3, 3, 1), np.uint8)) for frame in frames], float(rate_hz / every)
     joints, poses = (np.asarray(episode.arrays[name]) for name in ('joint_positions', 'object_pose'))
     with WorldRenderer(episode.meta.task, _HEIGHT, _WIDTH, fast=True, hulls=False) as renderer:
-        return [renderer.render(start_qpos(pose, row), camera)
+        scene = load_model(episode.meta.task)
+        return [renderer.render(scene.start_qpos(pose, row), camera)
                 for row, pose in zip(joints[::_EVERY].astype(float), poses[::_EVERY].astype(float), strict=True)
                 ], rate_hz / _EVERY
 

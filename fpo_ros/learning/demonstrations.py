@@ -13,7 +13,7 @@ from fpo_ros.episodes.store import Episode, EpisodeStore
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.transforms import resize_with_pad, state_vector
-from fpo_ros.sim.task import is_held_out
+from fpo_ros.sim.scenes import is_held_out
 
 NOT_SUCCESSFUL = 'not successful'
 

@@ -16,7 +16,7 @@ from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.releases.wilson import wilson_interval
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.render import BatchRenderer
-from fpo_ros.sim.task import Scenes, scene_seeds
+from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 
 @dataclass(frozen=True)

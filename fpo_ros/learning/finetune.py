@@ -15,7 +15,7 @@ from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, 
 from fpo_ros.learning.training_state import CheckpointDirectory, load_state
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import Scenes, scene_seeds
+from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 #: The best policy is judged by the mean training success of this many iterations in a row.
 SMOOTHING = 3

@@ -17,12 +17,12 @@ from fpo_ros.learning.critic import Critic, fit
 from fpo_ros.learning.decisions import Decisions, flatten, joined, recorded_decisions
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.objective import ObjectiveConfig, log_ratios, pair_losses, surrogate
-from fpo_ros.learning.rollout import PRIVILEGED_DIM, Rollout, collect
+from fpo_ros.learning.rollout import Rollout, collect, privileged_dim
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.finite import NotFiniteError, check_finite
 from fpo_ros.policy.flow import squared_error
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import Scenes, scene_seeds
+from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class FPO:
             parameter.requires_grad_(id(parameter) in trained)
         #: The policy that made the newest rollout: the one whose success its metrics are.
         self.rolled_out = copy.deepcopy(policy)
-        self.critic = Critic(PRIVILEGED_DIM, seed=seed)
+        self.critic = Critic(privileged_dim(policy.contract), seed=seed)
         self.actor_optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_learning_rate)
         self.generator = torch.Generator().manual_seed(seed)

@@ -14,7 +14,8 @@ from fpo_ros.policy.contract import CONTROL_RATE_HZ, PolicyContract
 from fpo_ros.sim.batch import BatchedWorlds, ChunkOutcome
 from fpo_ros.sim.expert import TransferCubeExpert
 from fpo_ros.sim.render import BatchRenderer
-from fpo_ros.sim.task import SUCCESS_STAGE, Scenes, sample_object_pose, scene_seeds
+from fpo_ros.sim.scenes import Scenes, scene_seeds
+from fpo_ros.sim.task import SUCCESS_STAGE, sample_object_pose
 
 _NOISE = 'waypoint_noise_std_m'
 

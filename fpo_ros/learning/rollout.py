@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ACTION_DIM, PolicyContract
 from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.sim.batch import BatchedWorlds
@@ -17,8 +18,12 @@ from fpo_ros.sim.task import MAX_STEPS, SUCCESS_STAGE
 
 #: Control steps in a row that the stricter rule must hold.
 STRICT_STEPS = 10
-#: Length of the privileged state: 14 joints, object pose, elapsed share.
-PRIVILEGED_DIM = 22
+
+
+def privileged_dim(contract: PolicyContract) -> int:
+    """Return the length of the privileged state: joints, object poses, elapsed share of the cap."""
+    return ACTION_DIM + contract.object_dim + 1
+
 
 
 @dataclass
@@ -26,7 +31,7 @@ class Rollout:
     """Episodes of one policy; N episodes of at most K decisions, padded.
 
     :param states: (N, K, state_dim) normalised states at each decision.
-    :param privileged: (N, K, PRIVILEGED_DIM) joints, object pose and elapsed share of the cap, for the critic.
+    :param privileged: (N, K, privileged_dim) joints, object pose and elapsed share of the cap, for the critic.
     :param prefix_kv: (layers, 2, N * K or 1, kv_heads, n_prefix, head_dim) prefix of each decision.
     :param chunks: (N, K, H, action_dim) normalised chunks, as drawn from the flow.
     :param valid: (N, K) bool, the decision was taken.
@@ -67,12 +72,12 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
     :raises NotFiniteError: for actions that are not finite; the worlds are left as they were.
     """
     contract, limits = policy.contract, limits or JointLimits()
-    cap = max_steps or MAX_STEPS[contract.task]
+    cap = max_steps or MAX_STEPS
     decisions = -(-cap // contract.execute)
     count, horizon = len(seeds), contract.horizon
     worlds.reset(seeds, np.arange(count))
     states = torch.zeros(count, decisions, contract.state_dim)
-    privileged = np.zeros((count, decisions, PRIVILEGED_DIM), np.float32)
+    privileged = np.zeros((count, decisions, privileged_dim(contract)), np.float32)
     chunks = torch.zeros(count, decisions, horizon, contract.action_dim)
     valid = np.zeros((count, decisions), bool)
     success, strict = np.zeros(count, bool), np.zeros(count, bool)
@@ -120,12 +125,12 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
         success[running] |= hit.any(1)
         max_stage[running] = np.maximum(max_stage[running], outcome.stage.max(1))
         for step in range(length):
-            held[running] = np.where(outcome.held_by_left[:, step], held[running] + 1, 0)
+            held[running] = np.where(outcome.strict[:, step], held[running] + 1, 0)
             strict[running] |= held[running] >= STRICT_STEPS
         if on_decision:
             on_decision(decision, len(running))
         ended = strict[running] if continue_to_strict else success[running]
-        running = running[~ended]
+        running = running[~(ended | outcome.diverged)]
         if not len(running):
             break
     return Rollout(states, privileged, shared_prefix if prefixes is None else prefixes, chunks, valid,

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 ARM_JOINTS = ('waist', 'shoulder', 'elbow', 'forearm_roll', 'wrist_angle', 'wrist_rotate')
+#: The two arms, in the order of every state and action vector.
+SIDES = ('left', 'right')
 #: Columns of every state and action vector: left arm, left gripper, right arm, right gripper.
 JOINT_NAMES = tuple(
-    f'{side}_{joint}' for side in ('left', 'right') for joint in (*ARM_JOINTS, 'gripper')
+    f'{side}_{joint}' for side in SIDES for joint in (*ARM_JOINTS, 'gripper')
 )
 #: Columns of the two grippers (0 closed .. 1 open); every other column is an angle in rad.
 GRIPPER_COLUMNS = (6, 13)
@@ -23,13 +25,15 @@ ACTION_DIM = 14
 #: Position [m] and unit quaternion (w, x, y, z) of one tracked object, in the frame "world".
 OBJECT_POSE_DIM = 7
 CONTROL_RATE_HZ = 50.0
-#: Measured joints at the start of an episode (gym-aloha START_ARM_POSE, fingers normalised).
-START_JOINTS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.0998] * 2)
+#: Joints at the start of an episode (gym-aloha START_ARM_POSE); its fingers stand at 0.02239 m, of 0.01844 to 0.058 m.
+START_JOINTS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, (0.02239 - 0.01844) / (0.05800 - 0.01844)] * 2)
 START_JOINTS.setflags(write=False)
 
 OBSERVATION_KINDS = ('state', 'pixels')
 #: Known tasks and the language instruction of each.
-TASKS = {'transfer_cube': 'Transfer cube'}
+TASKS = {'transfer_cube': 'Transfer cube', 'insertion': 'Insert the peg into the socket'}
+#: Tracked objects of each task, in the order of their poses.
+OBJECTS = {'transfer_cube': ('cube',), 'insertion': ('peg', 'socket')}
 
 
 class ContractError(ValueError):
@@ -94,9 +98,14 @@ class PolicyContract:
                 raise ContractError(f'{name} cannot be {value!r}')
 
     @property
+    def object_dim(self) -> int:
+        """Length of the poses of the task's objects together."""
+        return OBJECT_POSE_DIM * len(OBJECTS[self.task])
+
+    @property
     def state_dim(self) -> int:
-        """Length of the state vector: joints, plus the object pose for ``'state'``."""
-        return ACTION_DIM + (OBJECT_POSE_DIM if self.observation == 'state' else 0)
+        """Length of the state vector: joints, plus the object poses for ``'state'``."""
+        return ACTION_DIM + (self.object_dim if self.observation == 'state' else 0)
 
     @property
     def action_dim(self) -> int:
@@ -132,7 +141,7 @@ class Observation:
 
     :param joint_positions: (14,) columns as :data:`JOINT_NAMES` [rad, grippers 0..1].
     :param images: camera name → (height, width, 3) uint8 RGB of the contract's size.
-    :param object_pose: (7,) position [m] and quaternion (w, x, y, z) in "world", or None.
+    :param object_pose: (7 * objects,) position [m] and quaternion (w, x, y, z) in "world" of each, or None.
     :param stamp_ns: instant of the observation [ns].
     """
 

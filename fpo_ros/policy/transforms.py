@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from fpo_ros.policy.contract import ACTION_DIM, OBJECT_POSE_DIM, ContractError, Observation, PolicyContract
+from fpo_ros.policy.contract import ACTION_DIM, ContractError, Observation, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 
 
@@ -42,7 +42,7 @@ def state_vector(joints: np.ndarray, object_pose: np.ndarray | None, contract: P
                                 'start a tracker that publishes one, or use a policy that sees pixels')
         parts.append(np.asarray(object_pose, np.float32))
     # One part alone where the policy sees pixels.
-    for part, size, name in zip(parts, (ACTION_DIM, OBJECT_POSE_DIM), ('joints', 'object pose'), strict=False):
+    for part, size, name in zip(parts, (ACTION_DIM, contract.object_dim), ('joints', 'object pose'), strict=False):
         if part.shape[-1] != size:
             raise ContractError(f'{name} must have {size} entries, got {part.shape[-1]}')
         if not np.isfinite(part).all():

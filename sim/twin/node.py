@@ -19,8 +19,8 @@ from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import TASKS
 from fpo_ros.runtime.timing import PeriodStatistics
-from fpo_ros.sim.model import CAMERAS
 from fpo_ros.sim.render import RenderError, WorldRenderer
+from fpo_ros.sim.robots import VX300S
 from fpo_ros.sim.twin.driver import XsDriver
 from fpo_ros.sim.twin.physics import TwinPhysics
 from fpo_ros.srv import ResetScene
@@ -56,9 +56,9 @@ class DriverTwin(CellNode):
         """Load the model and offer the drivers' interfaces."""
         p = self.params
         cameras = camera_list(p.cameras)
-        unknown = [camera for camera in cameras if camera not in CAMERAS]
+        unknown = [camera for camera in cameras if camera not in VX300S.cameras]
         if unknown:
-            raise ValueError(f"unknown camera '{unknown[0]}': the simulated cell has {', '.join(CAMERAS)}")
+            raise ValueError(f"unknown camera '{unknown[0]}': the simulated cell has {', '.join(VX300S.cameras)}")
         self.physics = TwinPhysics(p.task, p.seed)
         self.substeps = round(1 / JOINT_RATE_HZ / self.physics.timestep)
         self.timing = PeriodStatistics(1 / JOINT_RATE_HZ)

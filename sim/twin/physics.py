@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 
 from fpo_ros.hardware.names import SIDES
 from fpo_ros.sim.world import World
 
-#: Actuators, and degrees of freedom, of each arm: six joints and two mirrored fingers.
-_ARM = {side: slice(8 * k, 8 * k + 8) for k, side in enumerate(SIDES)}
 _COLUMNS = {side: slice(7 * k, 7 * k + 7) for k, side in enumerate(SIDES)}
 #: Torque per current of an arm's servos, the XM540-W270 class [Nm/A] (interbotix_gravity_compensation,
 #: motor specs), and of the last, an XM430-W350.
@@ -43,13 +39,10 @@ class TwinPhysics:
 
     def __init__(self, task: str, seed: int = 0) -> None:
         self._world = World(task, seed)
-        self._world.model = copy.deepcopy(self._world.model)  # switching motors changes it
-        self._world.data = mujoco.MjData(self._world.model)
-        self._world.reset(seed)
         self._lock = threading.Lock()
         self._targets = self._world.targets
-        self._gain = self._world.model.actuator_gainprm.copy()
-        self._bias = self._world.model.actuator_biasprm.copy()
+        self._gain = self._world.mj.actuator_gainprm.copy()
+        self._bias = self._world.mj.actuator_biasprm.copy()
 
     @property
     def timestep(self) -> float:
@@ -57,9 +50,9 @@ class TwinPhysics:
         return self._world.timestep
 
     def reset(self, seed: int) -> np.ndarray:
-        """Put the arms at rest at the start pose and the object at a seeded one, as training episodes begin.
+        """Put the arms at rest at the start pose and the objects at seeded ones, as training episodes begin.
 
-        :returns: (7,) pose of the object.
+        :returns: (7 * objects,) poses of the objects.
         """
         with self._lock:
             self._world.reset(seed)
@@ -81,14 +74,16 @@ class TwinPhysics:
 
         :param motors: (7,) bool: six joints and the gripper.
         """
-        affected = np.append(motors, motors[6])
+        index = SIDES.index(side)
+        controls = np.concatenate([self._world.model.arm_ctrl[index], self._world.model.finger_ctrl[index]])
+        affected = controls[np.append(motors, motors[6])]
         with self._lock:
-            model = self._world.model
+            model = self._world.mj
             for array, original in (
                 (model.actuator_gainprm, self._gain),
                 (model.actuator_biasprm, self._bias),
             ):
-                array[_ARM[side]][affected] = original[_ARM[side]][affected] if enabled else 0.0
+                array[affected] = original[affected] if enabled else 0.0
             if enabled:
                 self._targets[_COLUMNS[side]][motors] = self._world.joints()[_COLUMNS[side]][motors]
 
@@ -103,12 +98,12 @@ class TwinPhysics:
         with self._lock:
             return FollowerState(
                 self._world.joints()[_COLUMNS[side]],
-                self._world.velocities()[_ARM[side]][:6],
-                self._world.forces()[_ARM[side]][:6] / TORQUE_PER_AMPERE * 1e3,
+                self._world.arm_velocities()[SIDES.index(side)],
+                self._world.arm_torques()[SIDES.index(side)] / TORQUE_PER_AMPERE * 1e3,
             )
 
     def object_pose(self) -> np.ndarray:
-        """Return the (7,) pose of the object: position [m] in "world", quaternion (w, x, y, z)."""
+        """Return the (7 * objects,) poses of the objects: position [m] in "world", quaternion (w, x, y, z) each."""
         with self._lock:
             return self._world.object_pose()
 

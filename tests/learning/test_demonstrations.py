@@ -18,7 +18,7 @@ from fpo_ros.learning.demonstrations import (
     usable,
 )
 from fpo_ros.policy.contract import PolicyContract
-from fpo_ros.sim.task import BAND, GRAPH_SEED, HELD_OUT_SEED
+from fpo_ros.sim.scenes import BAND, GRAPH_SEED, HELD_OUT_SEED
 
 STATE = PolicyContract(horizon=4, execute=2)
 

@@ -19,7 +19,7 @@ from fpo_ros.learning.fpo import FPO
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.finite import NotFiniteError
-from fpo_ros.sim.task import SeedError
+from fpo_ros.sim.scenes import SeedError
 
 SCRIPT = Path(__file__).with_name('train_forever.py')
 

@@ -14,7 +14,7 @@ from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.rollout import Rollout, collect
 from fpo_ros.policy.finite import NotFiniteError
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import SeedError, is_held_out
+from fpo_ros.sim.scenes import SeedError, is_held_out
 
 
 def test_training_scenes_are_never_held_out_ones():

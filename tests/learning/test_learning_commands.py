@@ -15,7 +15,7 @@ from fpo_ros import cli
 from fpo_ros.episodes.store import EpisodeStore
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import GRAPH_SEED
+from fpo_ros.sim.scenes import GRAPH_SEED
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from fpo_ros.learning import record
 from fpo_ros.learning.demonstrations import load_demonstrations
 from fpo_ros.learning.record import record_demonstrations, recorded_scenes
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
-from fpo_ros.sim.task import SeedError, is_held_out, sample_object_pose
+from fpo_ros.sim.scenes import SeedError, is_held_out
+from fpo_ros.sim.task import sample_object_pose
 
 #: First scene of the demonstrations of seed 0.
 FIRST = 900_000

@@ -19,7 +19,8 @@ from fpo_ros.learning.rollout import collect
 from fpo_ros.policy.contract import START_JOINTS
 from fpo_ros.policy.finite import NotFiniteError
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import SeedError, is_held_out, sample_object_pose
+from fpo_ros.sim.scenes import SeedError, is_held_out
+from fpo_ros.sim.task import sample_object_pose
 
 
 def run(policy, count: int = 4, seed: int = 0, **options: object) -> rollout.Rollout:

@@ -77,7 +77,7 @@ def config(**changes: object) -> FPOConfig:
 
 def short_episodes() -> mock._patch:
     """Cap episodes at ``STEPS``."""
-    return mock.patch.dict(rollout.MAX_STEPS, {'transfer_cube': STEPS})
+    return mock.patch.object(rollout, 'MAX_STEPS', STEPS)
 
 
 def waist_reward(goal: float = GOAL) -> mock._patch:
@@ -87,7 +87,7 @@ def waist_reward(goal: float = GOAL) -> mock._patch:
     def step(worlds: BatchedWorlds, targets: np.ndarray, where: np.ndarray | None = None):
         outcome = plain(worlds, targets, where)
         hit = outcome.joints[..., 0] > goal
-        return replace(outcome, stage=np.where(hit, SUCCESS_STAGE, 0).astype(np.int8), held_by_left=hit)
+        return replace(outcome, stage=np.where(hit, SUCCESS_STAGE, 0).astype(np.int8), strict=hit)
 
     return mock.patch.object(BatchedWorlds, 'step', step)
 

@@ -39,7 +39,7 @@ def test_speed_limit_by_hand():
     target[0], target[6] = 1.0, 1.0
     command = safety.step(target)
     assert command[0] == pytest.approx(0.04)  # 2 rad/s for 0.02 s
-    assert command[6] == pytest.approx(0.0998 + 0.08)  # 4 /s for 0.02 s
+    assert command[6] == pytest.approx(START_JOINTS[6] + 0.08)  # 4 /s for 0.02 s
     assert safety.projected == 1
     assert safety.last_projection == 'left_waist: target 1.0000 sent as 0.0400 (speed limit)'
 

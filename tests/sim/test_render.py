@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from fpo_ros.policy.transforms import resize_with_pad
-from fpo_ros.sim.model import CAMERAS, start_qpos
+from fpo_ros.sim.model import load_model
 from fpo_ros.sim.render import CAMERA_SIZE, BatchRenderer, RenderError, WorldRenderer
+from fpo_ros.sim.robots import VX300S
 from fpo_ros.sim.task import sample_object_pose
 from fpo_ros.sim.world import World
+
+CAMERAS = VX300S.cameras
+start_qpos = load_model('transfer_cube').start_qpos
 
 
 @pytest.fixture(scope='module')

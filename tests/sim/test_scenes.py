@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpo_ros.sim.task import (
+from fpo_ros.sim.scenes import (
     BAND,
     GRAPH_SEED,
     HELD_OUT_SEED,
@@ -15,9 +15,9 @@ from fpo_ros.sim.task import (
     Scenes,
     SeedError,
     is_held_out,
-    sample_object_pose,
     scene_seeds,
 )
+from fpo_ros.sim.task import sample_object_pose
 
 #: Scenes of a kind that one seed has.
 SIZES = {kind: kind.value[1] - kind.value[0] for kind in Scenes}
