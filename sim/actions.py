@@ -10,6 +10,8 @@ from fpo_ros.sim.model import TaskModel
 #: What happens to targets beyond a joint's range: an error, or the nearest target within it, as MuJoCo itself does
 #: with gym-aloha's.
 OUT_OF_RANGE = ('refuse', 'clip')
+#: So far beyond a joint's range a target is taken for its end, as single precision rounds it [rad, grippers 0..1].
+ROUNDING = 1e-6
 
 
 class ActionError(ValueError):
@@ -46,10 +48,8 @@ def checked_targets(targets: np.ndarray, model: TaskModel, out_of_range: str = '
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise ActionError(f'targets are not finite: {_first(~np.isfinite(array), array)}')
-    beyond = (array < model.lower) | (array > model.upper)
-    if not beyond.any():
-        return array
-    if out_of_range == 'refuse':
+    beyond = (array < model.lower - ROUNDING) | (array > model.upper + ROUNDING)
+    if beyond.any() and out_of_range == 'refuse':
         column = np.argwhere(beyond)[0][-1]
         raise ActionError(
             f'targets are out of range: {_first(beyond, array)}, allowed {model.lower[column]:g} to '
