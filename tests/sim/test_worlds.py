@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 import pytest
-from gym_aloha.constants import START_ARM_POSE
-from gym_aloha.tasks.sim import TransferCubeTask
-from gym_aloha.utils import sample_box_pose
+from reference import play
 
 from fpo_ros.policy.contract import START_JOINTS
 from fpo_ros.policy.limits import JointLimits
@@ -15,7 +12,7 @@ from fpo_ros.sim import batch
 from fpo_ros.sim.actions import ActionError
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.expert import InverseKinematicsError, TransferCubeExpert
-from fpo_ros.sim.model import SUBSTEPS, load_model, task_xml
+from fpo_ros.sim.model import SUBSTEPS, load_model
 from fpo_ros.sim.task import SUCCESS_STAGE, sample_object_pose
 from fpo_ros.sim.world import World
 
@@ -47,19 +44,6 @@ def test_trajectories_do_not_depend_on_the_number_of_worlds_or_threads():
     assert np.abs(seen[0] - seen[0][:1]).max() > 0.01, 'worlds differ from each other'
 
 
-def mj_steps(seed: int, plan: np.ndarray) -> np.ndarray:
-    """Return (T, nq) positions of gym-aloha's own model stepped as dm_control steps it."""
-    physics = Physics()
-    physics.data.qpos[:] = SCENE.start_qpos(sample_object_pose('transfer_cube', seed))
-    mujoco.mj_forward(physics.model_, physics.data)
-    seen = []
-    for target in plan:
-        physics.set_control(SCENE.controls_of(target))
-        physics.step(SUBSTEPS)
-        seen.append(physics.data.qpos.copy())
-    return np.array(seen)
-
-
 def test_chunks_of_any_length_give_the_trajectory_of_single_steps_bit_for_bit(noisy_plans):
     seeds, trajectories = np.arange(len(noisy_plans)), {}
     for length in (20, 50, 250):
@@ -73,7 +57,7 @@ def test_chunks_of_any_length_give_the_trajectory_of_single_steps_bit_for_bit(no
             assert np.array_equal(mine, whole), f'chunks of {length} rows'
     assert trajectories[20][1].max() >= 1, 'the case needs contact with the cube'
     for seed in seeds:
-        assert np.array_equal(trajectories[20][0][seed], mj_steps(seed, noisy_plans[seed]))
+        assert np.array_equal(trajectories[20][0][seed], play('transfer_cube', seed, noisy_plans[seed])[0])
 
 
 def test_a_process_steps_with_the_cores_it_may_use(monkeypatch):
@@ -134,74 +118,6 @@ def test_a_single_world_refuses_bad_targets_and_begins_anew():
     assert np.array_equal(world.targets, START_JOINTS)
     world.reset(1)
     assert np.array_equal(world.object_pose(), sample_object_pose('transfer_cube', 1)) and not world.success
-
-
-class Physics:
-    """What gym-aloha's task asks of dm_control's physics, on its own model without additions.
-
-    dm_control is not used itself: its releases fit single releases of MuJoCo only.
-    """
-
-    def __init__(self) -> None:
-        self.model_ = mujoco.MjModel.from_xml_path(str(task_xml('transfer_cube')))
-        self.data = mujoco.MjData(self.model_)
-        self.model = self
-
-    def id2name(self, index: int, kind: str) -> str:
-        assert kind == 'geom'
-        return self.model_.geom(index).name
-
-    def set_control(self, control: np.ndarray) -> None:
-        self.data.ctrl[:] = control
-
-    def step(self, substeps: int) -> None:
-        """Advance as dm_control does for Euler integration: contacts belong to the state reached."""
-        mujoco.mj_step2(self.model_, self.data)
-        for _ in range(substeps - 1):
-            mujoco.mj_step(self.model_, self.data)
-        mujoco.mj_step1(self.model_, self.data)
-
-
-def gym_aloha_rewards(seed: int, plan: np.ndarray) -> np.ndarray:
-    """Return the rewards of gym-aloha's own TransferCube task along a plan."""
-    task, physics = TransferCubeTask(random=False), Physics()
-    physics.data.qpos[:16] = START_ARM_POSE
-    physics.data.ctrl[:] = START_ARM_POSE
-    physics.data.qpos[-7:] = sample_box_pose(seed)
-    mujoco.mj_forward(physics.model_, physics.data)
-    rewards = []
-    for target in plan:
-        task.before_step(target, physics)
-        physics.step(SUBSTEPS)
-        rewards.append(task.get_reward(physics))
-    return np.array(rewards)
-
-
-@pytest.fixture(scope='module')
-def scripted(plans):
-    """Return plans and stages: two good ones, one with a closed left gripper, one of another scene."""
-    chosen = plans[[0, 1, 2, 3]].copy()
-    chosen[2, :, 6] = 0.0
-    chosen[3] = plans[4]
-    with BatchedWorlds('transfer_cube', 4) as worlds:
-        worlds.reset(np.arange(4))
-        return chosen, worlds.step(chosen).stage
-
-
-@pytest.mark.parametrize('row', range(4))
-def test_rewards_and_first_success_are_those_of_gym_aloha(scripted, row):
-    plan, stage = scripted[0][row], scripted[1][row]
-    expected = gym_aloha_rewards(row, plan)
-    assert np.array_equal(stage, expected)
-    first = [
-        int(np.argmax(values == SUCCESS_STAGE)) if (values == SUCCESS_STAGE).any() else None
-        for values in (stage, expected)
-    ]
-    assert first[0] == first[1]
-    if row < 2:
-        assert first[0] is not None and set(range(5)) - {3} <= set(stage.tolist())
-    if row == 3:
-        assert first[0] is None and stage.max() < 4, 'this plan is made for another scene and misses'
 
 
 def test_expert_succeeds_on_nearly_every_scene(plans):
