@@ -81,7 +81,7 @@ def rendering() -> dict[str, float]:
     with WorldRenderer('transfer_cube', 224, 224) as fast:
         fast.render(qpos, 'cam_high')
         ours = best(lambda: fast.render(qpos, 'cam_high'), 50)
-    with WorldRenderer('transfer_cube', 480, 640, fast=False) as faithful:
+    with WorldRenderer('transfer_cube', 480, 640, mode='faithful') as faithful:
         faithful.render(qpos, 'cam_high')
         theirs = best(lambda: faithful.render(qpos, 'cam_high'), 5)
     return {'fast_pictures_per_s': 1 / ours, 'gym_aloha_pictures_per_s': 1 / theirs, 'speed_up': theirs / ours}

@@ -57,10 +57,11 @@ class World:
         return self._targets.copy()
 
     def step(self, substeps: int = SUBSTEPS) -> None:
-        """Advance by physics steps and leave contacts and sensors at the state reached."""
-        for _ in range(substeps):
-            mujoco.mj_step2(self.mj, self.data)
-            mujoco.mj_step1(self.mj, self.data)
+        """Advance by one or more physics steps and leave contacts and sensors at the state reached."""
+        mujoco.mj_step2(self.mj, self.data)
+        if substeps > 1:
+            mujoco.mj_step(self.mj, self.data, substeps - 1)
+        mujoco.mj_step1(self.mj, self.data)
 
     def joints(self) -> np.ndarray:
         """Return (14,) measured joints [rad, grippers 0..1]."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from fractions import Fraction
-
-import av
 import numpy as np
 
 from fpo_ros.episodes.store import Episode
@@ -31,28 +27,8 @@ def episode_frames(episode: Episode, camera: str = 'cam_angle') -> tuple[list[np
         every = (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 1
         return [np.kron(frame, np.ones((3, 3, 1), np.uint8)) for frame in frames], float(rate_hz / every)
     joints, poses = (np.asarray(episode.arrays[name]) for name in ('joint_positions', 'object_pose'))
-    with WorldRenderer(episode.meta.task, _HEIGHT, _WIDTH, fast=True, hulls=False) as renderer:
+    with WorldRenderer(episode.meta.task, _HEIGHT, _WIDTH) as renderer:
         scene = load_model(episode.meta.task)
         return [renderer.render(scene.start_qpos(pose, row), camera)
                 for row, pose in zip(joints[::_EVERY].astype(float), poses[::_EVERY].astype(float), strict=True)
                 ], rate_hz / _EVERY
-
-
-def encode(frames: list[np.ndarray], fps: float) -> bytes:
-    """Return frames as an MP4 film that browsers play (H.264, 4:2:0).
-
-    :param fps: frames per second [Hz].
-    """
-    buffer = io.BytesIO()
-    with av.open(buffer, 'w', format='mp4') as container:
-        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1000),
-                                      options={'crf': '28', 'preset': 'veryfast'})
-        stream.height, stream.width = (side - side % 2 for side in frames[0].shape[:2])
-        stream.pix_fmt = 'yuv420p'
-        for frame in frames:
-            image = np.ascontiguousarray(frame[:stream.height, :stream.width])
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format='rgb24')):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return buffer.getvalue()

@@ -83,7 +83,7 @@ def requirements(file: str) -> list[str]:
 def test_constraints_pin_every_direct_dependency():
     toml = load_toml()
     wanted = toml['project']['dependencies'] + toml['build-system']['requires'] + ['pip']
-    for extra in ('ros', 'dev'):
+    for extra in ('ros', 'scale', 'aloha2', 'dev'):
         wanted += toml['project']['optional-dependencies'][extra]
     pinned = {name_of(line) for line in requirements('constraints.txt') if '==' in line}
     assert {name_of(requirement) for requirement in wanted} <= pinned

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from release_data import CREATED, evaluation, publish, stage
 
-from fpo_ros.policy.contract import TASKS, PolicyContract
+from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.releases import (
     PromotionGate,
     PromotionRefused,
@@ -118,11 +118,11 @@ def test_the_gate_lets_a_drop_within_the_margin_pass(releases, staging, keys, tr
     assert releases.promote('v000003', trusted).version == 'v000003'
 
 
-def test_a_release_for_another_task_is_not_compared(releases, staging, keys, trusted, monkeypatch):
-    monkeypatch.setitem(TASKS, 'other_task', 'Do something else')
+def test_a_release_for_another_task_is_not_compared(releases, staging, keys, trusted):
     publish(releases, staging, keys.private_path)
     releases.promote('v000001', trusted)
-    publish(releases, staging, keys.private_path, contract=PolicyContract(task='other_task'))
+    other = PolicyContract(task='insertion')
+    publish(releases, stage(staging, other), keys.private_path, contract=other)
     with pytest.raises(PromotionRefused, match='one store for each task'):
         releases.promote('v000002', trusted)
 

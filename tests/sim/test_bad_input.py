@@ -5,8 +5,10 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 import pytest
+from mujoco import rollout
 
 from fpo_ros.policy.contract import START_JOINTS
+from fpo_ros.sim import divergence
 from fpo_ros.sim.actions import ActionError, checked_targets
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.divergence import DivergenceWarning
@@ -107,6 +109,28 @@ def test_a_world_that_diverged_repeats_its_episode_from_the_start(worlds):
     with pytest.warns(DivergenceWarning):
         worlds.step(still(3))
     assert np.array_equal(worlds.step(still(3)).qpos[1], first)
+
+
+def test_a_state_that_goes_bad_in_the_last_step_is_found_in_that_call(worlds, monkeypatch):
+    """MuJoCo itself would only complain when it steps on from there."""
+    def spoilt(self, *inputs, state, **options):
+        rolled(self, *inputs, state=state, **options)
+        state[0, -1, 5] = np.inf
+
+    rolled = rollout.Rollout.rollout
+    monkeypatch.setattr(rollout.Rollout, 'rollout', spoilt)
+    with pytest.warns(DivergenceWarning):
+        outcome = worlds.step(still(1), np.array([1]))
+    assert outcome.diverged.all() and np.isfinite(outcome.qpos).all() and np.isfinite(worlds.qpos).all()
+
+
+def test_a_directory_full_of_dumps_takes_no_more(worlds, tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, 'MOST_DUMPS', 2)
+    for told in ('states are in', 'states are in', 'holds 2 dumps already: clear it'):
+        worlds._state[1, 1 + MODEL.mj.nq:] = 1e9
+        with pytest.warns(DivergenceWarning, match=told):
+            worlds.step(still(3))
+    assert len(list((tmp_path / 'dumps').iterdir())) == 2
 
 
 def test_a_dump_that_cannot_be_written_is_told_and_does_not_stop_the_others(tmp_path, monkeypatch):

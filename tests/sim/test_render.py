@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,6 +70,53 @@ def test_an_unknown_camera_is_refused_with_the_known_ones(renderer):
         renderer.render(scene(0.1, 0.5), 'cam_moon')
 
 
+def test_an_unknown_mode_is_refused_with_the_known_ones():
+    for renderer in (WorldRenderer, partial(BatchRenderer, 'transfer_cube', ('cam_high',))):
+        arguments = (48, 64) if renderer is not WorldRenderer else ('transfer_cube', 48, 64)
+        with pytest.raises(RenderError, match="unknown mode 'pretty' of drawing: use fast or faithful"):
+            renderer(*arguments, mode='pretty')
+
+
+def test_an_unknown_camera_of_a_batch_is_refused_before_anything_is_drawn():
+    with pytest.raises(RenderError, match="unknown camera 'cam_moon'"):
+        BatchRenderer('transfer_cube', ('cam_high', 'cam_moon'), 48, 64)
+
+
+@pytest.mark.parametrize('size', [(0, 64), (48, -1)])
+def test_a_picture_without_pixels_is_refused(size):
+    with pytest.raises(RenderError, match=f'{size[0]} rows and {size[1]} columns cannot be drawn'):
+        WorldRenderer('transfer_cube', *size)
+
+
+def test_positions_of_another_shape_are_refused(renderer):
+    for wrong in (np.zeros(3), np.zeros((2, 23))):
+        with pytest.raises(ValueError, match=r'expected \(23,\) of one world'):
+            renderer.render(wrong, 'cam_high')
+
+
+def test_a_closed_renderer_says_so():
+    one = WorldRenderer('transfer_cube', 24, 32)
+    one.close()
+    one.close()
+    with pytest.raises(RuntimeError, match='cannot be called after close'):
+        one.render(scene(0.1, 0.5), 'cam_high')
+
+
+@pytest.mark.parametrize('size', [(48, 64), (64, 48), (40, 90)])
+def test_what_is_left_out_of_view_would_not_be_seen(size, monkeypatch):
+    """Every camera, along random motions of the arms: the same bytes as with everything drawn."""
+    rng = np.random.default_rng(2)
+    rows = [scene(*rng.uniform((0.0, 0.4), (0.2, 0.6))) for _ in range(12)]
+    for row in rows:
+        row[:16] += rng.normal(0.0, 0.5, 16) * np.tile([1] * 6 + [0.02] * 2, 2)
+    with WorldRenderer('transfer_cube', *size) as one:
+        seen = [[one.render(row, camera) for camera in CAMERAS] for row in rows]
+        left_out = [one._out_of_view(view.fixedcamid, None).sum() for view in one._cameras.values()]
+        monkeypatch.setattr(one, '_out_of_view', lambda camera, look: np.zeros(one._model.ngeom, bool))
+        assert np.array_equal(seen, [[one.render(row, camera) for camera in CAMERAS] for row in rows])
+    assert max(left_out) > 5, 'some are left out'
+
+
 def test_a_batch_holds_worlds_by_cameras_in_order(renderer):
     qpos = np.stack([start_qpos(sample_object_pose('transfer_cube', seed)) for seed in (1, 2)])
     with BatchRenderer('transfer_cube', ('cam_angle', 'cam_high'), 48, 64) as batch:
@@ -97,6 +145,13 @@ def test_rendering_does_not_disturb_the_physics(renderer):
     before = world.data.qpos.copy()
     renderer.render(world.data.qpos, 'cam_high')
     assert np.array_equal(world.data.qpos, before)
+
+
+def test_a_program_that_closes_nothing_ends_without_a_word():
+    code = ('from fpo_ros.sim.render import WorldRenderer\n'
+            'kept = [WorldRenderer("transfer_cube", 8, 8) for _ in range(2)]\n')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stderr == ''
 
 
 def test_without_gl_the_error_says_what_to_install():

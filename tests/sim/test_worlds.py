@@ -11,9 +11,8 @@ from fpo_ros.policy.limits import JointLimits
 from fpo_ros.sim import batch
 from fpo_ros.sim.actions import ActionError
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.expert import InverseKinematicsError, TransferCubeExpert
 from fpo_ros.sim.model import SUBSTEPS, load_model
-from fpo_ros.sim.task import SUCCESS_STAGE, sample_object_pose
+from fpo_ros.sim.task import sample_object_pose
 from fpo_ros.sim.world import World
 
 LIMITS = JointLimits()
@@ -118,29 +117,3 @@ def test_a_single_world_refuses_bad_targets_and_begins_anew():
     assert np.array_equal(world.targets, START_JOINTS)
     world.reset(1)
     assert np.array_equal(world.object_pose(), sample_object_pose('transfer_cube', 1)) and not world.success
-
-
-def test_expert_succeeds_on_nearly_every_scene(plans):
-    with BatchedWorlds('transfer_cube', 20) as worlds:
-        worlds.reset(np.arange(20))
-        outcome = worlds.step(plans)
-    assert (outcome.stage == SUCCESS_STAGE).any(1).sum() >= 19
-    assert outcome.strict.any(1).sum() >= 19, 'the left gripper ends up holding the cube alone'
-
-
-def test_plans_with_errors_keep_position_and_speed_limits(noisy_plans, plans):
-    for some in (noisy_plans, plans):
-        assert np.isfinite(some).all() and (some >= LIMITS.lower).all() and (some <= LIMITS.upper).all()
-        steps = np.diff(np.concatenate([np.broadcast_to(START_JOINTS, (len(some), 1, 14)), some], 1), axis=1)
-        assert (np.abs(steps) <= LIMITS.speed * 0.02 + 1e-9).all()
-    assert np.abs(noisy_plans - plans[:6]).max() > 0.05
-
-
-def test_plans_repeat_with_the_seed(expert, noisy_plans):
-    again = expert.plan(sample_object_pose('transfer_cube', 0), np.random.default_rng(0), 0.03)
-    assert np.array_equal(again, noisy_plans[0])
-
-
-def test_a_cube_out_of_reach_is_an_error_that_says_how_far():
-    with pytest.raises(InverseKinematicsError, match='right arm cannot reach .* mm short'):
-        TransferCubeExpert().plan(np.array([0.0, 3.0, 0.05, 1, 0, 0, 0]), np.random.default_rng(0))
