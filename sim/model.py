@@ -11,7 +11,8 @@ import mujoco
 import numpy as np
 
 from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, SIDES, START_JOINTS
-from fpo_ros.sim.robots import VX300S, Robot, robot_of
+from fpo_ros.sim.aloha2 import build_scene
+from fpo_ros.sim.robots import ALOHA2, VX300S, Robot, robot_of
 from fpo_ros.sim.task import Contact, Task, task_of
 
 #: MuJoCo steps of 2 ms per control step of 20 ms (gym-aloha constants.py, DT).
@@ -145,11 +146,18 @@ def _partner(contact: Contact, robot: Robot) -> tuple[mujoco.mjtObj, str]:
     return _GEOM, robot.table if contact.partner == 'table' else contact.partner
 
 
-@lru_cache(maxsize=4)
 def load_model(task: str = 'transfer_cube', robot: str = VX300S.name) -> TaskModel:
     """Compile the model of a task; the same object at every call.
 
     :raises UnknownTaskError: if there is no such task.
     :raises UnknownRobotError: if there is no such robot.
+    :raises RobotModelError: if the robot's model is not part of gym-aloha and cannot be had.
     """
-    return TaskModel(task_of(task), robot_of(robot), mujoco.MjSpec.from_file(str(task_xml(task))))
+    return _compiled(task, robot)  # names that are left out must not make a second model
+
+
+@lru_cache(maxsize=4)
+def _compiled(task_name: str, robot_name: str) -> TaskModel:
+    task, robot = task_of(task_name), robot_of(robot_name)
+    path = task_xml(task.name)
+    return TaskModel(task, robot, build_scene(task, path) if robot is ALOHA2 else mujoco.MjSpec.from_file(str(path)))
