@@ -49,6 +49,11 @@ def scene_seeds(kind: Scenes, seed: int, count: int, first: int = 0) -> np.ndarr
     return seed * BAND + low + (first + np.arange(count)) % size
 
 
+def draw_scene(rng: np.random.Generator) -> int:
+    """Return the number of a training scene for an episode that nobody chose a scene for."""
+    return int(rng.integers(*Scenes.TRAINING.value))
+
+
 def is_held_out(scene: int) -> bool:
     """Return whether a scene is kept from training, whatever seed it belongs to."""
     return scene % 2**32 % BAND >= HELD_OUT_SEED
