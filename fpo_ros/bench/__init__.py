@@ -1,0 +1,1 @@
+"""Benchmarks: each figure beside that of a named baseline, measured in the same run."""

@@ -1,0 +1,70 @@
+"""``fpo-ros bench``: figures beside their baselines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fpo_ros.demo.display import Display
+
+app = typer.Typer(no_args_is_help=True, help='Measure speed and memory, each beside a named baseline of the same run.')
+
+AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object last on standard output.')]
+
+
+@app.command()
+def sim(quick: Annotated[bool, typer.Option('--quick', help='Small numbers: shows that it works, measures nothing '
+                                            'worth keeping.')] = False,
+        growth: Annotated[Path | None, typer.Option(
+            help='Measure also how speed grows with worlds (1 to 1,024) and threads, and write the plot here: .png or '
+                 '.svg.', show_default=False)] = None,
+        check: Annotated[bool, typer.Option('--check', help='Fail when a ratio falls short of what docs/benchmarks.md '
+                                            'promises for two cores.')] = False,
+        as_json: AsJson = False) -> None:
+    """Physics, pictures and memory of the simulation against gym-aloha and MuJoCo's own limit: about 4 minutes."""
+    from fpo_ros.bench import simulation
+
+    if growth is not None and growth.suffix not in ('.png', '.svg'):
+        raise ValueError(f'{growth} is no name of a picture: end it in .png or .svg')
+    display = Display(to_stderr=as_json)
+    found = simulation.measure(simulation.QUICK if quick else simulation.Sizes(), display.line)
+    if growth is not None:
+        from fpo_ros.bench.plot import plot_growth
+
+        display.line('growth with worlds and threads')
+        worlds = (1, 16) if quick else (1, 4, 16, 64, 256, 1024)
+        found['growth'] = simulation.growth(worlds, tuple(range(1, simulation.cores() + 1)), display.line)
+        plot_growth(found['growth'], growth)
+        display.line(f'plot in {growth}')
+    for name, ours, baseline in simulation.RATIOS:
+        display.line(f'{name.replace("_", " ")}: {found[name]:.2f} ({ours} {found[ours]:,.2f}, '
+                     f'{baseline} {found[baseline]:,.2f})')
+    display.line(f'{found["bytes_per_world"] / 1e3:,.0f} kB per world, 1,024 worlds in '
+                 f'{found["peak_bytes_1024_worlds"] / 1e9:.2f} GB')
+    if as_json:
+        print(json.dumps(found), flush=True)
+    short = simulation.broken_promises(found) if check else []
+    if short:
+        raise RuntimeError('; '.join(short))
+
+
+@app.command()
+def experts(episodes: Annotated[int, typer.Option(min=1, help='Scenes, from 0 on, for each task and error.')] = 200,
+            check: Annotated[bool, typer.Option('--check', help='Fail when an expert without errors succeeds less '
+                                                'often than docs/benchmarks.md promises.')] = False,
+            as_json: AsJson = False) -> None:
+    """Success of the scripted experts with and without errors of a demonstrator: about 2 minutes."""
+    from fpo_ros.bench import experts as bench
+
+    display = Display(to_stderr=as_json)
+    results = bench.measure(episodes, lambda one: display.line(
+        f'{one.task} with errors of {one.noise_m * 1e3:g} mm: {one.successes} of {one.episodes} succeeded '
+        f'({one.wilson_low:.1%} to {one.wilson_high:.1%}), {one.successes_strict} by the strict rule'))
+    if as_json:
+        print(json.dumps({'experts': results}), flush=True)
+    short = bench.broken_promises(results) if check else []
+    if short:
+        raise RuntimeError('; '.join(short))

@@ -1,0 +1,32 @@
+"""Plots of benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('agg')
+
+from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+
+
+def plot_growth(rows: list[dict[str, float]], path: Path) -> None:
+    """Draw control steps per second over worlds, a line per number of threads.
+
+    :param rows: ``worlds``, ``threads`` and ``control_steps_per_s`` each.
+    :param path: picture that is written; its directory is made.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    for threads in sorted({row['threads'] for row in rows}):
+        line = sorted((row['worlds'], row['control_steps_per_s']) for row in rows if row['threads'] == threads)
+        axes.plot(*zip(*line, strict=True), marker='o', label=f'{threads} thread{"s" if threads > 1 else ""}')
+    axes.set(xscale='log', xlabel='worlds', ylabel='control steps per second', ylim=(0, None))
+    counts = sorted({row['worlds'] for row in rows})
+    axes.set_xticks(counts, [f'{count:,}' for count in counts])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches='tight', dpi=120)
+    plt.close(figure)
