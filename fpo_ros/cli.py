@@ -30,7 +30,7 @@ app.add_typer(train_app, name='train')
 
 #: Sub-commands whose modules are imported only when they are used: verb → module.
 _GROUPS = {'episodes': 'fpo_ros.episodes.cli', 'releases': 'fpo_ros.releases.cli', 'up': 'fpo_ros.nodes.cli',
-           'operator': 'fpo_ros.nodes.operator_console'}
+           'operator': 'fpo_ros.nodes.operator_console', 'bench': 'fpo_ros.bench.cli', 'sim': 'fpo_ros.sim.cli'}
 
 #: Exit code after Ctrl-C: 128 and the number of SIGINT.
 _INTERRUPTED = 130
@@ -38,8 +38,19 @@ _INTERRUPTED = 130
 AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object last on standard output.')]
 Seed = Annotated[int, typer.Option(min=0, help='Seed of scenes, noise and minibatches.')]
 Cameras = Annotated[str | None, typer.Option(help='Cameras for pixels, comma-separated.', show_default='cam_high')]
+ClusterAddress = Annotated[str | None, typer.Option(
+    '--cluster', metavar='HOST:PORT', help='Run the episodes on this Ray cluster; needs the extra [scale].')]
+Workers = Annotated[int | None, typer.Option(min=1, help='Workers on the cluster, one core each.',
+                                             show_default='all its cores')]
+TaskName = Annotated[str, typer.Option(help='transfer_cube or insertion.')]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help='Time-out of an episode [control steps of 0.02 s]: 300 as '
+                                              'gym-aloha, 400 as most publications, or any other.',
+                                              show_default='300')]
+RandomisationFile = Annotated[Path | None, typer.Option(
+    '--randomisation', metavar='FILE', help='Draw the dynamics, delays, sensor errors and looks of every episode from '
+    'the ranges in this YAML file, such as config/randomisation.yaml.', show_default='none')]
 Observation = Annotated[str, typer.Option(help='What the policy sees: pixels (camera and joints) or state '
-                                          '(joints and object pose).')]
+                                          '(joints and object poses).')]
 
 
 def _display(as_json: bool) -> Any:
@@ -80,6 +91,8 @@ def demo(quick: Annotated[bool, typer.Option('--quick', help='The same path with
 @train_app.command('sft')
 def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store to learn from.')],
               out: Annotated[Path, typer.Option(help='Directory of the trained policy; made if missing.')],
+              task: Annotated[str | None, typer.Option(help='transfer_cube or insertion; needed where the store holds '
+                                                       'both.', show_default="that of the store's episodes")] = None,
               observation: Observation = 'state', cameras: Cameras = None,
               steps: Annotated[int, typer.Option(min=1, help='Optimiser steps.')] = 800,
               batch: Annotated[int, typer.Option(min=1, help='Training pairs per step.')] = 128,
@@ -87,11 +100,12 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
     """Train pi0_tiny by conditional flow matching on recorded episodes."""
     from fpo_ros.episodes.store import EpisodeStore
     from fpo_ros.learning import sft
-    from fpo_ros.learning.demonstrations import load_demonstrations
+    from fpo_ros.learning.demonstrations import load_demonstrations, task_of
     from fpo_ros.policy.config import preset
 
-    contract = _contract(observation, cameras)
-    pairs = load_demonstrations(EpisodeStore.open(demonstrations), contract)
+    store = EpisodeStore.open(demonstrations)
+    contract = _contract(task_of(store, task), observation, cameras)
+    pairs = load_demonstrations(store, contract)
     display = _display(False)
     if pairs.left_out:
         display.line(pairs.left_out)
@@ -100,7 +114,7 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
         policy = sft.train(pairs, contract, preset('pi0_tiny'), sft.SFTConfig(steps=steps, batch=batch), seed,
                            lambda step, loss: bar.update(step, f'(loss {loss:.3f})'))
     policy.save(out)
-    display.line(f'{out}: trained on {len(pairs.states):,} pairs of {pairs.episodes} episodes')
+    display.line(f'{out}: trained on {len(pairs.states):,} pairs of {pairs.episodes} episodes of {contract.task}')
 
 
 @train_app.command('fpo')
@@ -110,6 +124,7 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
               iterations: Annotated[int, typer.Option(min=1, help='Iterations of the whole run.')] = 24,
               episodes: Annotated[int | None, typer.Option(min=1, help='Episodes per iteration.',
                                                            show_default='128')] = None,
+              max_steps: MaxSteps = None, randomisation: RandomisationFile = None,
               learning_rate: Annotated[float | None, typer.Option(min=0.0, help='Of the action expert.',
                                                                   show_default='0.0001')] = None,
               demonstrations: Annotated[Path | None, typer.Option(
@@ -119,6 +134,7 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
                                                    'settings of the run: --run and --iterations suffice.')] = False,
               threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
                                                           show_default='all cores')] = None,
+              cluster: ClusterAddress = None, workers: Workers = None,
               seed: Annotated[int | None, typer.Option(min=0, help='Seed of scenes, noise and minibatches.',
                                                        show_default='0')] = None) -> None:
     """Fine-tune a policy by Flow Policy Optimization in simulation."""
@@ -136,7 +152,8 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
                        'name the policy to start from with --policy')
     start = None if policy is None else FlowPolicy.load(policy)
     display, recorded = _display(False), None
-    given = {'episodes': episodes, 'learning_rate': learning_rate}
+    given = {'episodes': episodes, 'max_steps': max_steps, 'learning_rate': learning_rate,
+             'randomisation': _randomisation(randomisation)}
     if stored is not None:
         stored.check(run, seed=seed, demonstrations=demonstrations, **given)
         config, seed = stored.config, stored.seed
@@ -151,18 +168,38 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
     with TrainingTable(display, iterations) as table:
         _, history = finetune(start, run, config, iterations, seed=seed, resume=resume, demonstrations=recorded,
                               threads=threads, on_iteration=table.add, on_restored=table.add, on_phase=table.phase,
-                              on_warning=display.line)
+                              on_warning=display.line, cluster=_cluster(cluster, workers))
     display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
 
 
-def _contract(observation: str, cameras: str | None) -> Any:
+def _contract(task: str, observation: str, cameras: str | None) -> Any:
     """Return the contract of a policy or a recording with the cameras asked for."""
     from fpo_ros.policy.contract import ContractError, PolicyContract
 
     if observation != 'pixels' and cameras is not None:
         raise ContractError(f"--cameras {cameras} needs --observation pixels: '{observation}' looks at no camera")
     seen = tuple(name.strip() for name in (cameras or 'cam_high').split(',')) if observation == 'pixels' else ()
-    return PolicyContract(observation=observation, cameras=seen)
+    return PolicyContract(task, observation=observation, cameras=seen)
+
+
+def _cluster(address: str | None, workers: int | None) -> Any:
+    """Return where episodes run; None for this machine."""
+    if address is None:
+        if workers is not None:
+            raise ValueError('--workers needs --cluster: on this machine episodes run in one process')
+        return None
+    from fpo_ros.learning.scale import Cluster
+
+    return Cluster(address, workers)
+
+
+def _randomisation(path: Path | None) -> Any:
+    """Return the randomisation of a file; None for none."""
+    if path is None:
+        return None
+    from fpo_ros.sim.randomisation import Randomisation
+
+    return Randomisation.load(path)
 
 
 def _successful(path: Path, contract: Any) -> Any:
@@ -187,7 +224,8 @@ def evaluate_(policy: Annotated[Path, typer.Option(help='Directory of the policy
               episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes.')] = 200,
               seed: Annotated[int, typer.Option(min=0, help='Which held-out scenes.')] = 0,
               sampling: Annotated[str, typer.Option(help='Start of the flow: random or zero.')] = 'random',
-              as_json: AsJson = False) -> None:
+              max_steps: MaxSteps = None, randomisation: RandomisationFile = None,
+              cluster: ClusterAddress = None, workers: Workers = None, as_json: AsJson = False) -> None:
     """Measure success on scenes that no training run sees, with its 95 % Wilson interval."""
     from fpo_ros.demo.learning_stages import summary
     from fpo_ros.learning.evaluate import evaluate
@@ -195,8 +233,15 @@ def evaluate_(policy: Annotated[Path, typer.Option(help='Directory of the policy
 
     display = _display(as_json)
     with display.bar('held-out episodes', episodes) as bar:
-        result = evaluate(FlowPolicy.load(policy), episodes, seed, sampling, progress=bar.update).to_dict()
-    display.line(f'{summary(result)}; {result["success_strict_rate"]:.1%} by the strict rule')
+        result = evaluate(FlowPolicy.load(policy), episodes, seed, sampling, progress=bar.update,
+                          cluster=_cluster(cluster, workers), max_steps=max_steps,
+                          randomisation=_randomisation(randomisation)).to_dict()
+    display.line(f'{result["task"]} within {result["max_steps"]} control steps: {summary(result)}; '
+                 f'{result["success_strict_rate"]:.1%} by the strict rule; {result["timeouts"]} time-outs, '
+                 f'{result["diverged"]} diverged')
+    if result['lost_workers']:
+        display.line(f'{result["lost_workers"]} workers were lost; their {result["recollected_episodes"]} episodes '
+                     'were run again')
     if as_json:
         print(json_.dumps(result), flush=True)
 
@@ -217,17 +262,22 @@ def export_(policy: Annotated[Path, typer.Option(help='Directory of the policy.'
 @app.command()
 def record(store: Annotated[Path, typer.Option(help='Episode store; made if missing.')],
            episodes: Annotated[int, typer.Option(min=1, help='Episodes to record.')] = 40,
-           noise: Annotated[float, typer.Option(min=0.0, help='Error of every waypoint coordinate [m].')] = 0.03,
-           observation: Observation = 'state', cameras: Cameras = None, seed: Seed = 0) -> None:
+           noise: Annotated[float | None, typer.Option(
+               min=0.0, help='Standard deviation of the error of every waypoint coordinate [m]; 0 for no errors.',
+               show_default='0.03 for transfer_cube, 0.005 for insertion')] = None,
+           task: TaskName = 'transfer_cube', observation: Observation = 'state', cameras: Cameras = None,
+           seed: Seed = 0) -> None:
     """Record demonstrations of the scripted expert in simulation; scenes the store holds already are passed over."""
     from fpo_ros.episodes.store import EpisodeStore
     from fpo_ros.learning.record import record_demonstrations, recorded_scenes
+    from fpo_ros.sim.expert import EXPERTS
     from fpo_ros.sim.render import check_camera
     from fpo_ros.sim.scenes import Scenes, scene_seeds
 
-    contract = _contract(observation, cameras)
+    contract = _contract(task, observation, cameras)
     for camera in contract.cameras:
         check_camera(camera)
+    noise = EXPERTS[task].NOISE_M if noise is None else noise
     scenes, display = scene_seeds(Scenes.DEMONSTRATIONS, seed, episodes), _display(False)
     episode_store = EpisodeStore.create_or_open(store)
     there = len(set(scenes.tolist()) & set(recorded_scenes(episode_store, contract, noise)))
@@ -237,7 +287,7 @@ def record(store: Annotated[Path, typer.Option(help='Episode store; made if miss
         good = record_demonstrations(episode_store, contract, episodes, noise, seed,
                                      progress=lambda done, good: bar.update(done, f'({good} succeeded)'))
     seen = f', pictures of {", ".join(contract.cameras)}' if contract.cameras else ''
-    display.line(f'{store}: {episodes} episodes recorded, {good} of them successful{seen}')
+    display.line(f'{store}: {episodes} episodes of {task} recorded, {good} of them successful{seen}')
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpo_ros.policy.contract import ARM_JOINTS, SIDES
+from fpo_ros.policy.contract import ARM_JOINTS, OBJECTS, SIDES
 
 #: Namespace of each follower's driver.
 FOLLOWERS = {side: f'follower_{side}' for side in SIDES}
@@ -26,6 +26,15 @@ def group_command_topic(side: str) -> str:
 def single_command_topic(side: str) -> str:
     """Return the topic of a follower's interbotix_xs_msgs/JointSingleCommand."""
     return f'{FOLLOWERS[side]}/commands/joint_single'
+
+
+def object_pose_topics(task: str) -> tuple[str, ...]:
+    """Return the topic of each object's geometry_msgs/PoseStamped, in the order of ``OBJECTS``.
+
+    A single object is tracked on ``object_pose``, several on ``object_pose/<name>`` each.
+    """
+    names = OBJECTS[task]
+    return ('object_pose',) if len(names) == 1 else tuple(f'object_pose/{name}' for name in names)
 
 
 #: Last part of a camera's topic: rectified colour images of a D405, and plain ones of other RealSense cameras.

@@ -13,10 +13,10 @@ from fpo_ros.demo.deployment import HOLD_PERIODS
 from fpo_ros.demo.directory import program
 from fpo_ros.demo.numbers import verdict
 from fpo_ros.demo.plots import comparison, learning_curve
-from fpo_ros.demo.video import encode, episode_frames
+from fpo_ros.demo.video import episode_frames
 from fpo_ros.episodes.store import EpisodeStore
+from fpo_ros.films import encode
 from fpo_ros.sim.render import RenderError
-from fpo_ros.sim.task import MAX_STEPS
 
 
 def chosen_pair(runs: list[dict]) -> tuple[dict, ...]:
@@ -83,7 +83,7 @@ def write_report(path: Path, config: DemoConfig, work: Path, results: dict, foun
         fpo=results['fpo_evaluation'], graph=results['graph'], each=config.graph_episodes, stages=found['stages'],
         films=films, no_film=problem, verdict=verdict(found), onnx=release['onnx_max_abs_difference'],
         memory='not measured, since the demo was resumed' if memory is None else f'{memory / 1e9:.1f} GB',
-        cap=MAX_STEPS, more=HOLD_PERIODS, place=str(work.resolve()),
+        cap=results['sft_evaluation']['max_steps'], more=HOLD_PERIODS, place=str(work.resolve()),
         commands=commands(work, release['fpo_version'] or release['sft_version']),
         curve=learning_curve(results['fpo']['history'], results['sft_evaluation'], results['fpo_evaluation']),
         bars=comparison(results['sft_evaluation'], results['fpo_evaluation'])), encoding='utf-8')

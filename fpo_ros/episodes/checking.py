@@ -30,7 +30,7 @@ def problems(path: Path) -> list[str]:
 
 def _check_arrays(episode: Episode) -> None:
     stored = dict(episode.arrays)
-    for name, value in check_steps(stored).items():
+    for name, value in check_steps(stored, episode.meta.task).items():
         if value.dtype != stored[name].dtype:
             raise EpisodeStoreError(f'array {name} has type {stored[name].dtype} instead of {value.dtype}')
 

@@ -9,17 +9,19 @@ import numpy as np
 
 from fpo_ros.episodes.errors import EpisodeStoreError
 from fpo_ros.episodes.zarr3 import DTYPES, check_name
-from fpo_ros.policy.contract import ACTION_DIM, OBJECT_POSE_DIM
+from fpo_ros.policy.contract import ACTION_DIM, OBJECT_POSE_DIM, OBJECTS
 
-#: Array name → (shape of one step, type). Joints and actions as contract.JOINT_NAMES [rad, grippers 0..1];
-#: action is the target commanded at that step; reward is what the step earned; timestamp counts seconds
-#: from the first step; object_pose is position [m] and quaternion (w, x, y, z) in "world".
+OBJECT_POSE = 'object_pose'
+#: Array name → (shape of one step, None where the task decides it; type). Joints and actions as contract.JOINT_NAMES
+#: [rad, grippers 0..1]; action is the target commanded at that step; reward is what the step earned; timestamp counts
+#: seconds from the first step; object_pose is position [m] and quaternion (w, x, y, z) in "world" of each object of
+#: the task, in the order of contract.OBJECTS.
 STANDARD = {
     'joint_positions': ((ACTION_DIM,), np.float32),
     'action': ((ACTION_DIM,), np.float32),
     'reward': ((), np.float32),
     'timestamp': ((), np.float64),
-    'object_pose': ((OBJECT_POSE_DIM,), np.float32),
+    OBJECT_POSE: (None, np.float32),
 }
 REQUIRED = ('joint_positions', 'action', 'reward', 'timestamp')
 #: Prefix of the arrays with the frames of a camera and with the steps they belong to.
@@ -38,12 +40,29 @@ def check_camera(name: str) -> str:
     return name
 
 
-def check_steps(arrays: Mapping[str, np.ndarray], first: int = 0) -> dict[str, np.ndarray]:
+def check_object_pose(shape: tuple[int, ...], task: str) -> None:
+    """Refuse object poses that are not those of a task's objects; of a task that is not known, any number of them.
+
+    :param shape: of one step.
+    :raises EpisodeStoreError: naming the objects.
+    """
+    if task in OBJECTS:
+        names = OBJECTS[task]
+        if shape != (OBJECT_POSE_DIM * len(names),):
+            raise EpisodeStoreError(f'array {OBJECT_POSE} has rows of shape {shape}, task {task} wants '
+                                    f'{(OBJECT_POSE_DIM * len(names),)}: one pose for each of {", ".join(names)}')
+    elif len(shape) != 1 or not shape[0] or shape[0] % OBJECT_POSE_DIM:
+        raise EpisodeStoreError(f'array {OBJECT_POSE} has rows of shape {shape}, the store wants '
+                                f'{OBJECT_POSE_DIM} numbers for each object')
+
+
+def check_steps(arrays: Mapping[str, np.ndarray], task: str, first: int = 0) -> dict[str, np.ndarray]:
     """Return per-step arrays (T, ...) in the types of the store.
 
     Numbers of :data:`STANDARD` arrays must be finite and time must not run backwards; arrays of other
     names keep their type and may hold any numbers of the types :data:`zarr3.DTYPES`.
 
+    :param task: of the episode; decides how many object poses there are.
     :param first: step of the first row, for messages.
     :raises EpisodeStoreError: naming the array and what is wrong with it.
     """
@@ -51,7 +70,7 @@ def check_steps(arrays: Mapping[str, np.ndarray], first: int = 0) -> dict[str, n
     if missing:
         raise EpisodeStoreError(f'episode lacks the array {missing[0]}: '
                                 f'every episode has {", ".join(REQUIRED)}')
-    checked = {check_name(name): _check_array(name, value, first) for name, value in arrays.items()}
+    checked = {check_name(name): _check_array(name, value, task, first) for name, value in arrays.items()}
     lengths = {name: len(value) for name, value in checked.items()}
     if len(set(lengths.values())) > 1:
         raise EpisodeStoreError(f'arrays of an episode must have one row per step, got {lengths}')
@@ -63,7 +82,7 @@ def check_steps(arrays: Mapping[str, np.ndarray], first: int = 0) -> dict[str, n
     return checked
 
 
-def _check_array(name: str, value: np.ndarray, first: int) -> np.ndarray:
+def _check_array(name: str, value: np.ndarray, task: str, first: int) -> np.ndarray:
     value = np.asarray(value)
     if name.startswith((FRAMES, FRAME_STEPS)):
         raise EpisodeStoreError(f"array name {name!r} is reserved: give camera frames as 'images'")
@@ -76,7 +95,9 @@ def _check_array(name: str, value: np.ndarray, first: int) -> np.ndarray:
             raise EpisodeStoreError(f'array {name} has shape {value.shape}: no axis may be empty')
         return value
     shape, dtype = STANDARD[name]
-    if value.shape[1:] != shape:
+    if shape is None:
+        check_object_pose(value.shape[1:], task)
+    elif value.shape[1:] != shape:
         raise EpisodeStoreError(f'array {name} has rows of shape {value.shape[1:]}, the store wants {shape}')
     with np.errstate(over='ignore'):
         value = value.astype(dtype, copy=False)

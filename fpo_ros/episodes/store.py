@@ -162,10 +162,11 @@ class EpisodeStore:
         :raises EpisodeStoreError: for data that do not fit or a disk that refuses; nothing is added then.
         :raises UnconfirmedEpisode: when it is added, but may not survive a power cut; do not write it again.
         """
-        checked = check_steps(arrays)
+        meta = EpisodeMeta.from_dict(meta)
+        checked = check_steps(arrays, meta.task)
         total = len(checked['timestamp'])
         frames = {camera: check_frames(camera, *value, total) for camera, value in (images or {}).items()}
-        meta = EpisodeMeta.from_dict(meta).replace(steps=total)
+        meta = meta.replace(steps=total)
         incoming = Incoming(self.path, meta)
         try:
             with system_errors(incoming.path, 'this episode was not stored, every committed one is safe'):

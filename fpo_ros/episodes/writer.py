@@ -12,7 +12,7 @@ import numpy as np
 
 from fpo_ros.episodes.errors import EpisodeStoreError, UnconfirmedEpisode
 from fpo_ros.episodes.incoming import Incoming
-from fpo_ros.episodes.layout import FRAME_STEPS, FRAMES, check_frames, check_steps
+from fpo_ros.episodes.layout import FRAME_STEPS, FRAMES, OBJECT_POSE, check_frames, check_object_pose, check_steps
 from fpo_ros.episodes.meta import EpisodeMeta
 from fpo_ros.files import explain
 
@@ -53,7 +53,8 @@ class EpisodeWriter:
             or when the disk refuses (the writer is closed then, and the message says which steps are safe).
         """
         incoming = self._open()
-        rows = check_steps({name: np.array(value)[None] for name, value in step.items()}, self.steps)
+        rows = check_steps({name: np.array(value)[None] for name, value in step.items()}, self.meta.task,
+                           self.steps)
         self._check_form(rows)
         frames = {camera: self._check_frame(camera, frame) for camera, frame in (images or {}).items()}
         try:
@@ -87,6 +88,8 @@ class EpisodeWriter:
         if not self.steps:
             raise EpisodeStoreError('episode has no steps: append at least one, or abort')
         meta = self.meta.replace(**final_meta | {'steps': self.steps})
+        if OBJECT_POSE in self._form:
+            check_object_pose(self._form[OBJECT_POSE][0][1:], meta.task)
         try:
             episode_id = incoming.commit(meta)
         except UnconfirmedEpisode:

@@ -10,12 +10,14 @@ import numpy as np
 from fpo_ros.episodes.errors import EpisodeStoreError
 from fpo_ros.episodes.layout import REQUIRED
 from fpo_ros.episodes.store import Episode, EpisodeStore
-from fpo_ros.policy.contract import ContractError, PolicyContract
+from fpo_ros.policy.contract import TASKS, ContractError, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.transforms import resize_with_pad, state_vector
 from fpo_ros.sim.scenes import is_held_out
 
 NOT_SUCCESSFUL = 'not successful'
+#: Entry of an episode's ``extra``: the physics failed, and what follows repeats the last good step.
+DIVERGED = 'diverged'
 
 
 class NoDemonstrationsError(ContractError):
@@ -55,6 +57,26 @@ class Demonstrations:
         return NormStats.of(self.states, self.chunks.reshape(-1, self.chunks.shape[-1]))
 
 
+def task_of(store: EpisodeStore, task: str | None = None) -> str:
+    """Return the task that a store's episodes teach; damaged episodes have no say.
+
+    :param task: the one asked for; that of all episodes if None.
+    :raises ContractError: when the store holds no episode of the task asked for, or mixes tasks and none is.
+    """
+    counts: Counter[str] = Counter()
+    for episode_id in store.ids():
+        try:
+            counts[store.read(episode_id).meta.task] += 1
+        except EpisodeStoreError:
+            continue
+    held = ', '.join(f'{count} of {name}' for name, count in counts.most_common())
+    if counts and task is not None and task not in counts:
+        raise ContractError(f'{store.path} holds no episode of task {task}, only {held}: name another store or task')
+    if len(counts) > 1 and task is None:
+        raise ContractError(f'{store.path} mixes tasks, {held}: name the one to learn with --task')
+    return task or next(iter(counts or TASKS))
+
+
 def usable(episode: Episode, contract: PolicyContract, *, source: str | None = None,
            successes_only: bool = False) -> str:
     """Return why an episode cannot train a policy of a contract; empty when it can.
@@ -67,6 +89,7 @@ def usable(episode: Episode, contract: PolicyContract, *, source: str | None = N
         (meta.task != contract.task, 'of another task'),
         (source is not None and meta.source != source, f'of another source than {source}'),
         (successes_only and not meta.success, NOT_SUCCESSFUL),
+        (bool(meta.extra.get(DIVERGED)), 'whose physics diverged'),
         (meta.seed is not None and is_held_out(meta.seed), 'of held-out scenes'),
         (not np.isclose(meta.control_rate_hz, contract.control_rate_hz), 'of another control rate'),
         *((name not in episode.arrays, f'without {name}') for name in needed),

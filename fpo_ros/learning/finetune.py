@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from fpo_ros.learning.demonstrations import Demonstrations
-from fpo_ros.learning.evaluate import renderer_of
 from fpo_ros.learning.fpo import FPO, FPOConfig
+from fpo_ros.learning.rollout import cap_of, renderer_of
 from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, read_settings
+from fpo_ros.learning.scale import Cluster, Pool, open_pool
 from fpo_ros.learning.training_state import CheckpointDirectory, load_state
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.sim.batch import BatchedWorlds
+from fpo_ros.sim.dynamics import check_fits
+from fpo_ros.sim.model import load_model
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 #: The best policy is judged by the mean training success of this many iterations in a row.
@@ -41,7 +46,8 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
              resume: bool = False, demonstrations: Demonstrations | None = None, threads: int | None = None,
              on_iteration: Callable[[dict], None] | None = None, on_restored: Callable[[dict], None] | None = None,
              on_phase: Callable[[str], None] | None = None,
-             on_warning: Callable[[str], None] | None = None) -> tuple[FlowPolicy, list[dict]]:
+             on_warning: Callable[[str], None] | None = None,
+             cluster: Cluster | None = None) -> tuple[FlowPolicy, list[dict]]:
     """Fine-tune a policy by FPO and return the best policy of the run with its history.
 
     ``<run>`` receives ``config.json``, ``start/``, ``demonstrations.safetensors``, ``progress.jsonl`` (one object
@@ -56,9 +62,13 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
     :param on_iteration: called with the metrics of each iteration.
     :param on_restored: called, when a run is resumed, with the metrics of each iteration done before.
     :param on_warning: called with a line when the start policy hardly succeeds; by default it is logged.
+    :param cluster: run the episodes there. Their start noise is then drawn by scene, not in turn, so a run goes
+        otherwise than on this machine.
+    :raises ClusterError: when the cluster cannot do it; the newest checkpoint stands.
     :raises RunError: when the directory holds a run and ``resume`` is off, or one of other settings or of another
         start policy, or another process trains in it.
     :raises SeedError: for a seed or a number of episodes out of bounds.
+    :raises ValueError: for a cap below one control step, or a randomisation that does not fit the task.
     :raises SaveError: when the disk refuses; the newest complete checkpoint stands.
     :raises NotFiniteError: when training diverges; nothing of that iteration is saved.
     """
@@ -75,7 +85,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
             for entry in history:
                 on_restored(entry)
         contract = settings.contract
-        with BatchedWorlds(contract.task, config.episodes, threads) as worlds, renderer_of(contract) as renderer:
+        with _episodes_of(contract, config, threads, cluster) as (worlds, renderer):
             while learner.iteration < iterations:
                 metrics = learner.run_iteration(worlds, renderer, on_phase)
                 history.append(metrics)
@@ -94,6 +104,19 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         return directory.best(), history
 
 
+@contextmanager
+def _episodes_of(contract: PolicyContract, config: FPOConfig, threads: int | None,
+                 cluster: Cluster | None) -> Iterator[tuple[BatchedWorlds | Pool, object | None]]:
+    """Open what runs the episodes: worlds with a renderer in this process, or workers on a cluster."""
+    if cluster is not None:
+        with open_pool(cluster) as pool:
+            yield pool, None
+        return
+    with (BatchedWorlds(contract.task, config.episodes, threads, randomisation=config.randomisation) as worlds,
+          renderer_of(contract) as renderer):
+        yield worlds, renderer
+
+
 def _begin_or_check(directory: RunDirectory, start: FlowPolicy | None, config: FPOConfig, seed: int, resume: bool,
                     demonstrations: Demonstrations | None) -> RunSettings:
     """Return the settings of the run, which begins here unless it is resumed."""
@@ -101,7 +124,10 @@ def _begin_or_check(directory: RunDirectory, start: FlowPolicy | None, config: F
     if settings is None:
         if start is None:
             raise RunError(f'{run} is no run to resume: name the policy to start from with --policy')
-        scene_seeds(Scenes.TRAINING, seed, config.episodes)  # a seed out of bounds begins no run
+        scene_seeds(Scenes.TRAINING, seed, config.episodes)  # a seed or a cap out of bounds begins no run
+        cap_of(config.max_steps)
+        if config.randomisation is not None:
+            check_fits(config.randomisation, load_model(start.contract.task))
         about = None if demonstrations is None else {
             'origin': demonstrations.origin, 'episodes': demonstrations.episodes, 'pairs': len(demonstrations.states)}
         settings = RunSettings(config, seed, start.contract, start.digest(), about)

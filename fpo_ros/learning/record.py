@@ -9,10 +9,11 @@ import numpy as np
 
 from fpo_ros.episodes.errors import EpisodeStoreError
 from fpo_ros.episodes.store import EpisodeStore
-from fpo_ros.learning.evaluate import renderer_of
+from fpo_ros.learning.demonstrations import DIVERGED
+from fpo_ros.learning.rollout import renderer_of
 from fpo_ros.policy.contract import CONTROL_RATE_HZ, PolicyContract
 from fpo_ros.sim.batch import BatchedWorlds, ChunkOutcome
-from fpo_ros.sim.expert import TransferCubeExpert
+from fpo_ros.sim.expert import expert_for
 from fpo_ros.sim.render import BatchRenderer
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 from fpo_ros.sim.task import SUCCESS_STAGE, sample_object_pose
@@ -60,7 +61,7 @@ def record_demonstrations(store: EpisodeStore, contract: PolicyContract, episode
     done = episodes - len(missing)
     if not missing:
         return successes
-    expert = TransferCubeExpert()
+    expert = expert_for(contract.task)
     batch = min(32, len(missing))
     with BatchedWorlds(contract.task, batch) as worlds, renderer_of(contract) as renderer:
         for start in range(0, len(missing), batch):
@@ -76,13 +77,15 @@ def record_demonstrations(store: EpisodeStore, contract: PolicyContract, episode
                 arrays = _arrays(plans[row], outcome, row, before)
                 if contract.cameras:
                     del arrays['object_pose']
-                success = bool((outcome.stage[row] == SUCCESS_STAGE).any())
+                diverged = bool(outcome.diverged[row])
+                success = not diverged and bool((outcome.stage[row] == SUCCESS_STAGE).any())
                 qpos = np.concatenate([first[row:row + 1], outcome.qpos[row, :-1]])
+                extra = {_NOISE: noise_std} | ({DIVERGED: True} if diverged else {})
                 store.write(arrays, {
                     'task': contract.task, 'prompt': contract.prompt, 'observation': contract.observation,
                     'source': 'expert', 'seed': scene, 'success': success,
                     'created': datetime.datetime.now(datetime.timezone.utc).isoformat(),
-                    'extra': {_NOISE: noise_std}}, _frames(contract, renderer, qpos, frame_every))
+                    'extra': extra}, _frames(contract, renderer, qpos, frame_every))
                 successes += success
                 done += 1
                 if progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from fpo_ros.policy.contract import ACTION_DIM, PolicyContract
 from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.sim.batch import BatchedWorlds
+from fpo_ros.sim.render import BatchRenderer
 from fpo_ros.sim.task import MAX_STEPS, SUCCESS_STAGE
 
 #: Control steps in a row that the stricter rule must hold.
@@ -25,20 +27,47 @@ def privileged_dim(contract: PolicyContract) -> int:
     return ACTION_DIM + contract.object_dim + 1
 
 
+def renderer_of(contract: PolicyContract) -> AbstractContextManager:
+    """Return a renderer of a contract's cameras, or an empty context where it has none."""
+    if not contract.cameras:
+        return nullcontext()
+    return BatchRenderer(contract.task, contract.cameras, contract.image_height, contract.image_width)
+
+
+def pictures_of(worlds: BatchedWorlds, renderer: BatchRenderer, cameras: tuple[str, ...],
+                where: np.ndarray) -> np.ndarray:
+    """Return (M, cameras, H, W, 3) uint8 pictures that the cameras of some worlds show now."""
+    if worlds.randomisation is None:
+        return renderer.render_all(worlds.qpos[where])
+    qpos, frames = (np.stack([seen(camera, where) for camera in cameras], 1)
+                    for seen in (worlds.camera_qpos, worlds.camera_frames))
+    return renderer.render_all(qpos, worlds.appearances(where), frames)
+
+
+def cap_of(max_steps: int | None) -> int:
+    """Return the cap of an episode [control steps], gym-aloha's where none is given.
+
+    :raises ValueError: for less than one control step.
+    """
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f'an episode of at most {max_steps} control steps cannot be: use 1 or more')
+    return MAX_STEPS if max_steps is None else max_steps
+
 
 @dataclass
 class Rollout:
     """Episodes of one policy; N episodes of at most K decisions, padded.
 
     :param states: (N, K, state_dim) normalised states at each decision.
-    :param privileged: (N, K, privileged_dim) joints, object pose and elapsed share of the cap, for the critic.
+    :param privileged: (N, K, privileged_dim) joints, object poses and elapsed share of the cap, for the critic.
     :param prefix_kv: (layers, 2, N * K or 1, kv_heads, n_prefix, head_dim) prefix of each decision.
     :param chunks: (N, K, H, action_dim) normalised chunks, as drawn from the flow.
     :param valid: (N, K) bool, the decision was taken.
     :param success: (N,) bool, gym-aloha's rule.
-    :param strict: (N,) bool, held by the left gripper alone for STRICT_STEPS control steps.
+    :param strict: (N,) bool, the task's stricter rule for STRICT_STEPS control steps in a row.
+    :param diverged: (N,) bool, the physics failed, which ended the episode; it may have succeeded before.
     :param max_stage: (N,) int8.
-    :param steps: (N,) control steps until success or the cap.
+    :param steps: (N,) control steps until success, the end of the chunk in which the physics failed, or the cap.
     """
 
     states: Tensor
@@ -48,6 +77,7 @@ class Rollout:
     valid: np.ndarray
     success: np.ndarray
     strict: np.ndarray
+    diverged: np.ndarray
     max_stage: np.ndarray
     steps: np.ndarray
 
@@ -57,22 +87,24 @@ class Rollout:
         return int(self.steps.sum())
 
 
-def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, generator: torch.Generator, *,
+def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
+            generator: torch.Generator | Callable[[int], Tensor], *,
             renderer: object | None = None, noise_scale: float = 1.0, continue_to_strict: bool = False,
             limits: JointLimits | None = None, max_steps: int | None = None,
             on_decision: Callable[[int, int], None] | None = None) -> Rollout:
     """Run one episode per seed, at most ``worlds.worlds`` at a time side by side.
 
     :param seeds: (N,) scene seeds, N = ``worlds.worlds``.
-    :param generator: source of the flow's start noise.
+    :param generator: source of the flow's start noise, or a function decision → (N, H, action_dim) noise.
     :param renderer: ``BatchRenderer`` for a contract with cameras.
     :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
     :param continue_to_strict: go on after the first success until the stricter rule is decided.
+    :param max_steps: cap [control steps]; that of gym-aloha if None.
     :param on_decision: called with (decision, episodes still running).
     :raises NotFiniteError: for actions that are not finite; the worlds are left as they were.
     """
     contract, limits = policy.contract, limits or JointLimits()
-    cap = max_steps or MAX_STEPS
+    cap = cap_of(max_steps)
     decisions = -(-cap // contract.execute)
     count, horizon = len(seeds), contract.horizon
     worlds.reset(seeds, np.arange(count))
@@ -80,7 +112,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
     privileged = np.zeros((count, decisions, privileged_dim(contract)), np.float32)
     chunks = torch.zeros(count, decisions, horizon, contract.action_dim)
     valid = np.zeros((count, decisions), bool)
-    success, strict = np.zeros(count, bool), np.zeros(count, bool)
+    success, strict, diverged = (np.zeros(count, bool) for _ in range(3))
     max_stage, steps = np.zeros(count, np.int8), np.zeros(count, np.int64)
     held = np.zeros(count, np.int64)
     shared_prefix = policy.prefix(None).detach() if not contract.cameras else None
@@ -89,7 +121,8 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
 
     def look(decision: int, where: np.ndarray) -> tuple[Tensor, Tensor | None]:
         joints, pose = worlds.joints()[where], worlds.object_pose()[where]
-        seen = policy.states(joints, pose if contract.observation == 'state' else None)
+        # The policy is given joints as they are measured, the critic what is true.
+        seen = policy.states(worlds.observed_joints(where), pose if contract.observation == 'state' else None)
         states[where, decision] = seen
         elapsed = np.full((len(where), 1), decision / decisions)
         privileged[where, decision] = np.concatenate([joints, pose, elapsed], 1)
@@ -99,7 +132,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
         seen = look(decision, running)
         if contract.cameras:
             with torch.no_grad():
-                prefix = policy.prefix(renderer.render_all(worlds.qpos[running]))
+                prefix = policy.prefix(pictures_of(worlds, renderer, contract.cameras, running))
             if prefixes is None:
                 shape = list(prefix.shape)
                 shape[2] = count * decisions
@@ -108,7 +141,9 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
         else:
             prefix = shared_prefix
         # Drawn for all: the noise of an episode does not depend on which others have ended.
-        noise = noise_scale * torch.randn(count, horizon, contract.action_dim, generator=generator)[running]
+        fresh_noise = (generator(decision) if callable(generator) else
+                       torch.randn(count, horizon, contract.action_dim, generator=generator))
+        noise = noise_scale * fresh_noise[running]
         drawn = policy.act(seen, prefix, noise)
         check_finite({'actions': drawn}, f'decision {decision + 1} of {decisions} in {len(running)} episodes',
                      'the policy is damaged, use another one or an earlier checkpoint')
@@ -129,9 +164,10 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray, genera
             strict[running] |= held[running] >= STRICT_STEPS
         if on_decision:
             on_decision(decision, len(running))
+        diverged[running] |= outcome.diverged
         ended = strict[running] if continue_to_strict else success[running]
         running = running[~(ended | outcome.diverged)]
         if not len(running):
             break
     return Rollout(states, privileged, shared_prefix if prefixes is None else prefixes, chunks, valid,
-                   success, strict, max_stage, steps)
+                   success, strict, diverged, max_stage, steps)

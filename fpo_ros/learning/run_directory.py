@@ -24,6 +24,7 @@ from fpo_ros.learning.objective import ObjectiveConfig
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.saving import saving, write_tensors
+from fpo_ros.sim.randomisation import Randomisation
 
 _CONFIG, _START, _PAIRS = 'config.json', 'start', 'demonstrations.safetensors'
 #: Held while a process trains in the directory. The learner node's own lock of it is another file, whose
@@ -61,7 +62,10 @@ class RunSettings:
     def from_dict(cls, data: dict[str, Any]) -> RunSettings:
         """Read what :meth:`to_dict` wrote; KeyError, TypeError or ValueError where it does not fit."""
         fpo = dict(data['fpo'])
-        return cls(FPOConfig(**fpo | {'objective': ObjectiveConfig(**fpo['objective'])}), int(data['seed']),
+        drawn = fpo.get('randomisation')
+        config = FPOConfig(**fpo | {'objective': ObjectiveConfig(**fpo['objective']),
+                                    'randomisation': None if drawn is None else Randomisation.from_dict(drawn)})
+        return cls(config, int(data['seed']),
                    PolicyContract.from_dict(data['contract']), str(data['start']), data['demonstrations'])
 
     def check(self, where: Path, **given: Any) -> None:
@@ -73,6 +77,11 @@ class RunSettings:
         """
         known = dataclasses.asdict(self.config) | {'seed': self.seed}
         for name, value in given.items():
+            if name == 'randomisation':
+                if value is not None and value != self.config.randomisation:
+                    raise RunError(f'{where} was started with another --{name}, or none (see {where / _CONFIG}): leave '
+                                   'it out to continue the run, or choose another --run')
+                continue
             if name == 'demonstrations':
                 fits = value is None or not self.demonstrations or str(Path(value).resolve()) == self._origin
                 stored = self._origin

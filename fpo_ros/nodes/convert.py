@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sensor_msgs.msg import Image
 from fpo_ros.hardware.images import rgb_image
 from fpo_ros.msg import ActionChunk
 from fpo_ros.msg import Observation as ObservationMessage
-from fpo_ros.policy.contract import ContractError, Observation
+from fpo_ros.policy.contract import OBJECT_POSE_DIM, ContractError, Observation
 
 
 def nanoseconds(stamp: Time) -> int:
@@ -38,6 +39,16 @@ def pose_message(pose: np.ndarray) -> Pose:
     p, q = message.position, message.orientation
     p.x, p.y, p.z, q.w, q.x, q.y, q.z = map(float, pose)
     return message
+
+
+def poses_array(poses: Sequence[Pose]) -> np.ndarray | None:
+    """Return (7 * objects,) float64, the poses one after the other; None where there is none."""
+    return np.concatenate([pose_array(pose) for pose in poses]) if poses else None
+
+
+def pose_messages(poses: np.ndarray) -> list[Pose]:
+    """Inverse of :func:`poses_array`."""
+    return [pose_message(pose) for pose in poses.reshape(-1, OBJECT_POSE_DIM)]
 
 
 def image_message(image: np.ndarray, stamp: Time, frame_id: str) -> Image:
@@ -74,10 +85,8 @@ def observation_value(message: ObservationMessage) -> Observation:
 
     :raises ContractError: when names and images do not match.
     """
-    images = observation_images(message)
-    pose = pose_array(message.object_poses[0]) if message.object_poses else None
-    return Observation(np.asarray(message.joint_positions, np.float32), images, pose,
-                       nanoseconds(message.header.stamp))
+    return Observation(np.asarray(message.joint_positions, np.float32), observation_images(message),
+                       poses_array(message.object_poses), nanoseconds(message.header.stamp))
 
 
 def oldest_part_ns(message: ObservationMessage) -> int:

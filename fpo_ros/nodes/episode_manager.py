@@ -191,9 +191,7 @@ class EpisodeManager(CellNode):
             begins, self.chunk = message.chunk_sequence != self.chunk, message.chunk_sequence
             if seen is not None and (begins or step % self.params.image_period == 0):
                 images = convert.observation_images(seen)
-            pose = (
-                convert.pose_array(seen.object_poses[0]) if seen is not None and seen.object_poses else None
-            )
+            pose = None if seen is None else convert.poses_array(seen.object_poses)
             self.recorder.append(self.steps.assemble(
                 convert.nanoseconds(message.header.stamp), message.measured, message.command, pose), images)
         if step % 10 == 0:

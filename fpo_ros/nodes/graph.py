@@ -142,6 +142,7 @@ def describe(options: GraphOptions) -> GraphDescription:
     cameras = _check_cameras(config, options.twin)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
             'learner': options.learner}
+    _check_task({name: config[name] for name in NODES if runs.get(name, True)})
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
     drivers = () if options.twin else drivers_of(cameras, cell, options.namespace)
@@ -162,7 +163,7 @@ def _chosen(options: GraphOptions) -> Configuration:
         'driver_twin': {'task': task, 'cameras': cameras, 'judge': not options.person},
         'operator': {'task': task},
         'camera_ingest': {'cameras': cameras} | size,
-        'proprio_ingest': {'cameras': cameras},
+        'proprio_ingest': {'task': task, 'cameras': cameras},
         'arm_controller': dict(rows),
         'policy': {'release': options.policy, 'task': task, 'cameras': seen,
                    'observation': contract.observation if contract else None} | size | rows | store,
@@ -203,6 +204,19 @@ def _check_cameras(config: Configuration, with_twin: bool) -> tuple[str, ...]:
             raise GraphError(f"{node} wants camera '{lacking[0]}', but {source} has "
                              f'{", ".join(lists[source]) or "none"}: name the same cameras for both')
     return lists['proprio_ingest']
+
+
+def _check_task(config: Configuration) -> None:
+    """Refuse a cell whose nodes do not agree about its task.
+
+    :raises GraphError: naming two that differ.
+    """
+    tasks = {node: values['task'] for node, values in config.items() if 'task' in values}
+    first = next(iter(tasks))
+    for node, task in tasks.items():
+        if task != tasks[first]:
+            raise GraphError(f"{node} has task '{task}', but {first} has '{tasks[first]}': name the same for every "
+                             'node, or choose it for the whole cell by --task (fpo-ros up) or task:= (ros2 launch)')
 
 
 def check_keys(description: GraphDescription) -> None:

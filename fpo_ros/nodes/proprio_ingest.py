@@ -1,4 +1,4 @@
-"""Joint states, object pose and resized frames aligned to one instant: the Observation, at policy rate.
+"""Joint states, object poses and resized frames aligned to one instant: the Observation, at policy rate.
 
 This node, not ``camera_ingest``, publishes the Observation: joints decide its rate, cameras are slower
 and may be absent, and resizing stays in another process.
@@ -18,13 +18,14 @@ from sensor_msgs.msg import Image, JointState
 from fpo_ros.hardware.alignment import Aligned, Aligner
 from fpo_ros.hardware.gripper import calibration_of
 from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
-from fpo_ros.hardware.names import SIDES, camera_list, joint_states_topic, resized_topic
+from fpo_ros.hardware.names import SIDES, camera_list, joint_states_topic, object_pose_topics, resized_topic
 from fpo_ros.msg import Observation
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, Health, StreamMonitor
 from fpo_ros.nodes.parameters import param
+from fpo_ros.policy.contract import TASKS
 
 #: Rate of a tag tracker [Hz]; health warns below 80 % of it.
 POSE_RATE_HZ = 25.0
@@ -39,7 +40,8 @@ class ProprioIngestParameters(GripperParameters):
     cameras: str = param(
         'cam_high', 'camera names in the order of the contract, comma-separated; empty for none'
     )
-    object_pose: bool = param(True, 'whether a tracker publishes object_pose')
+    task: str = param('transfer_cube', 'task of the cell, whose objects are tracked', choices=tuple(TASKS))
+    object_pose: bool = param(True, 'whether a tracker publishes the poses of the objects')
     rate: float = param(50.0, 'observations published per second [Hz]', low=1.0, high=200.0)
     joint_rate: float = param(100.0, "rate of the drivers' joint_states [Hz]", low=10.0, high=1000.0)
     camera_rate: float = param(25.0, 'frame rate of the cameras [Hz]', low=0.1, high=240.0)
@@ -47,7 +49,7 @@ class ProprioIngestParameters(GripperParameters):
         0.1, 'joint states older than this stop the observations [s]', low=0.005, high=1.0
     )
     max_image_age: float = param(0.3, 'frames older than this stop the observations [s]', low=0.01, high=5.0)
-    max_pose_age: float = param(0.2, 'an object pose older than this is left out [s]', low=0.005, high=5.0)
+    max_pose_age: float = param(0.2, 'an object pose older than this leaves the poses out [s]', low=0.005, high=5.0)
 
 
 class ProprioIngest(CellNode):
@@ -62,13 +64,14 @@ class ProprioIngest(CellNode):
         self.cameras = camera_list(p.cameras)
         self.gripper = calibration_of(p)
         required = dict.fromkeys(SIDES, p.max_joint_age) | dict.fromkeys(self.cameras, p.max_image_age)
-        self.aligner = Aligner(required, {'object_pose': p.max_pose_age} if p.object_pose else {})
+        #: Topic of each object's pose, in the order of the task's objects; empty without a tracker.
+        self.poses = object_pose_topics(p.task) if p.object_pose else ()
+        self.aligner = Aligner(required, dict.fromkeys(self.poses, p.max_pose_age))
         self.monitors = {side: StreamMonitor(f'joint_states {side}', p.joint_rate, p.max_joint_age)
                          for side in SIDES}
         self.monitors |= {camera: StreamMonitor(camera, p.camera_rate, p.max_image_age)
                           for camera in self.cameras}
-        if p.object_pose:
-            self.monitors['object_pose'] = StreamMonitor('object_pose', POSE_RATE_HZ, p.max_pose_age)
+        self.monitors |= {pose: StreamMonitor(pose, POSE_RATE_HZ, p.max_pose_age) for pose in self.poses}
         self.sequence = 0
         self.reason = 'not active'
         self.output = self.add_publisher(Observation, 'observation', qos.OBSERVATION)
@@ -78,8 +81,8 @@ class ProprioIngest(CellNode):
             )
         for camera in self.cameras:
             self.add_subscription(Image, resized_topic(camera), partial(self._on_frame, camera), qos.SENSOR)
-        if p.object_pose:
-            self.add_subscription(PoseStamped, 'object_pose', self._on_pose, qos.SENSOR)
+        for pose in self.poses:
+            self.add_subscription(PoseStamped, pose, partial(self._on_pose, pose), qos.SENSOR)
         self.add_timer(1 / p.rate, self._publish)
 
     def start(self) -> None:
@@ -100,9 +103,9 @@ class ProprioIngest(CellNode):
         self.monitors[camera].arrived(self.now_ns())
         self._take(camera, message.header.stamp, message)
 
-    def _on_pose(self, message: PoseStamped) -> None:
-        self.monitors['object_pose'].arrived(self.now_ns())
-        self._take('object_pose', message.header.stamp, message.pose)
+    def _on_pose(self, pose: str, message: PoseStamped) -> None:
+        self.monitors[pose].arrived(self.now_ns())
+        self._take(pose, message.header.stamp, message.pose)
 
     def _take(self, name: str, stamp: Time, value: Any) -> None:
         """Give a sample to the aligner; health tells of a clock that runs ahead."""
@@ -131,9 +134,10 @@ class ProprioIngest(CellNode):
         message.camera_names = list(self.cameras)
         message.images = [aligned.values[camera] for camera in self.cameras]
         message.image_ages = [aligned.ages_s[camera] for camera in self.cameras]
-        if 'object_pose' in aligned.values:
-            message.object_poses = [aligned.values['object_pose']]
-            message.object_pose_ages = [aligned.ages_s['object_pose']]
+        # They have no names in the message, so there are all of them or none.
+        if all(pose in aligned.values for pose in self.poses):
+            message.object_poses = [aligned.values[pose] for pose in self.poses]
+            message.object_pose_ages = [aligned.ages_s[pose] for pose in self.poses]
         return message
 
     def health(self) -> list[Health]:

@@ -45,7 +45,7 @@ class PolicyContract:
     """The interface between a policy and whatever it drives.
 
     :param task: key of :data:`TASKS`.
-    :param prompt: the language instruction given to the model.
+    :param prompt: the language instruction given to the model; that of :data:`TASKS` if empty.
     :param observation: ``'pixels'`` (camera images and joints) or ``'state'`` (joints and object pose).
     :param cameras: camera names, in the order the model sees them; empty for ``'state'``.
     :param image_height: rows of every image [pixels].
@@ -57,7 +57,7 @@ class PolicyContract:
     """
 
     task: str = 'transfer_cube'
-    prompt: str = TASKS['transfer_cube']
+    prompt: str = ''
     observation: str = 'state'
     cameras: tuple[str, ...] = ()
     image_height: int = 96
@@ -72,6 +72,7 @@ class PolicyContract:
         object.__setattr__(self, 'cameras', tuple(self.cameras))
         if self.task not in TASKS:
             raise ContractError(f"unknown task '{self.task}': known tasks are {', '.join(TASKS)}")
+        object.__setattr__(self, 'prompt', self.prompt or TASKS[self.task])
         if self.observation not in OBSERVATION_KINDS:
             raise ContractError(
                 f"unknown observation '{self.observation}': use {' or '.join(OBSERVATION_KINDS)}")

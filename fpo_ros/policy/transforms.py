@@ -31,7 +31,7 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def state_vector(joints: np.ndarray, object_pose: np.ndarray | None, contract: PolicyContract) -> np.ndarray:
-    """Return the raw (..., state_dim) float32 state of (..., 14) joints and (..., 7) object poses.
+    """Return the raw (..., state_dim) float32 state of (..., 14) joints and (..., 7 * objects) poses.
 
     :raises ContractError: for a missing pose, a wrong length or a value that is not finite.
     """

@@ -9,7 +9,7 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image
 
 from fpo_ros.hardware.gripper import calibration_of
-from fpo_ros.hardware.names import IMAGE_NAMES, SIDES, camera_list, camera_topic
+from fpo_ros.hardware.names import IMAGE_NAMES, SIDES, camera_list, camera_topic, object_pose_topics
 from fpo_ros.msg import TaskReward
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode
@@ -47,7 +47,7 @@ class DriverTwinParameters(GripperParameters):
 
 
 class DriverTwin(CellNode):
-    """Both followers' drivers, the cameras, a tracker of the object and the judge of the task."""
+    """Both followers' drivers, the cameras, a tracker of the objects and the judge of the task."""
 
     NAME = 'driver_twin'
     PARAMETERS = DriverTwinParameters
@@ -74,7 +74,7 @@ class DriverTwin(CellNode):
             self.on_teardown(driver.destroy_node)
             if self.executor is not None:
                 self.executor.add_node(driver)
-        self.pose_output = self.add_publisher(PoseStamped, 'object_pose', qos.DRIVER)
+        self.pose_outputs = [self.add_publisher(PoseStamped, topic, qos.DRIVER) for topic in object_pose_topics(p.task)]
         self.camera_outputs = {camera: self.add_publisher(Image, camera_topic(camera, p.image_name), qos.DRIVER)
                                for camera in cameras}
         if p.judge:
@@ -122,16 +122,20 @@ class DriverTwin(CellNode):
 
     def _tick(self) -> None:
         self.timing.tick(self.now_ns())
+        before = self.physics.divergences
         self.physics.step(self.substeps)
+        if self.physics.divergences > before:
+            self.get_logger().error('the physics diverged: arms and objects stand at their start again')
         stamp = self.get_clock().now()
         for driver in self.drivers:
             driver.publish(stamp)
         self.ticks += 1
         if self.ticks % 2:
             return
-        pose = PoseStamped(pose=convert.pose_message(self.physics.object_pose()))
-        pose.header.stamp, pose.header.frame_id = stamp.to_msg(), 'world'
-        self.pose_output.publish(pose)
+        for output, pose in zip(self.pose_outputs, convert.pose_messages(self.physics.object_pose()), strict=True):
+            message = PoseStamped(pose=pose)
+            message.header.stamp, message.header.frame_id = stamp.to_msg(), 'world'
+            output.publish(message)
         if self.reward_output is None:
             return
         stage, success = self.physics.judge()
@@ -146,8 +150,8 @@ class DriverTwin(CellNode):
         if request.task != self.params.task:
             response.message = f"task '{request.task}' is not simulated here, {self.params.task} is"
             return response
-        pose = self.physics.reset(request.seed)
-        response.success, response.object_poses = True, [convert.pose_message(pose)]
+        response.object_poses = convert.pose_messages(self.physics.reset(request.seed))
+        response.success = True
         return response
 
     def health(self) -> list[Health]:
@@ -163,6 +167,7 @@ class DriverTwin(CellNode):
                     'rate_hz': round(timing.rate_hz, 2),
                     'jitter_p99_ms': round(timing.jitter_p99_s * 1e3, 2),
                     'frames': self.frames,
+                    'divergences': self.physics.divergences,
                 },
             )
         ]

@@ -1,4 +1,4 @@
-"""The simulated cell as its drivers see it: two followers, torque, an object; thread-safe, without ROS."""
+"""The simulated cell as its drivers see it: two followers, torque, objects; thread-safe, without ROS."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpo_ros.hardware.names import SIDES
+from fpo_ros.sim.divergence import diverged
 from fpo_ros.sim.world import World
 
 _COLUMNS = {side: slice(7 * k, 7 * k + 7) for k, side in enumerate(SIDES)}
@@ -33,12 +34,17 @@ class FollowerState:
 class TwinPhysics:
     """A :class:`World` that several threads use, with motors that can be switched off.
 
+    Targets beyond a joint's range are clipped, as servos do.
+
     :param task: task whose objects lie on the table.
     :param seed: seed of their first start position.
     """
 
     def __init__(self, task: str, seed: int = 0) -> None:
-        self._world = World(task, seed)
+        self._world = World(task, seed, out_of_range='clip')
+        self._seed = seed
+        #: How often the physics diverged, after which the world began anew.
+        self.divergences = 0
         self._lock = threading.Lock()
         self._targets = self._world.targets
         self._gain = self._world.mj.actuator_gainprm.copy()
@@ -55,9 +61,13 @@ class TwinPhysics:
         :returns: (7 * objects,) poses of the objects.
         """
         with self._lock:
-            self._world.reset(seed)
-            self._targets = self._world.targets
+            self._seed = seed
+            self._begin()
             return self._world.object_pose()
+
+    def _begin(self) -> None:
+        self._world.reset(self._seed)
+        self._targets = self._world.targets
 
     def set_arm(self, side: str, joints: np.ndarray) -> None:
         """Set the (6,) joint targets of a follower [rad]; they hold until the next."""
@@ -88,10 +98,13 @@ class TwinPhysics:
                 self._targets[_COLUMNS[side]][motors] = self._world.joints()[_COLUMNS[side]][motors]
 
     def step(self, substeps: int) -> None:
-        """Advance by a number of physics steps."""
+        """Advance by a number of physics steps; a world whose physics diverges begins anew."""
         with self._lock:
             self._world.set_targets(self._targets)
             self._world.step(substeps)
+            if diverged(self._world.data):
+                self.divergences += 1
+                self._begin()
 
     def follower(self, side: str) -> FollowerState:
         """Return what a follower measures now."""

@@ -19,10 +19,12 @@ from fpo_ros.demo.config import demo_config
 from fpo_ros.demo.numbers import numbers
 from fpo_ros.demo.plots import comparison, learning_curve
 from fpo_ros.demo.report import chosen_pair, write_report
-from fpo_ros.demo.video import encode, episode_frames
+from fpo_ros.demo.video import episode_frames
 from fpo_ros.episodes.store import EpisodeStore
+from fpo_ros.films import encode
 from fpo_ros.policy.contract import START_JOINTS
 from fpo_ros.sim.render import RenderError
+from fpo_ros.sim.task import sample_object_pose
 
 
 def run(seed: int, success: bool, episode: str = '') -> dict:
@@ -45,6 +47,9 @@ def rate(successes: int) -> dict:
         'wilson_high': (successes + 10) / 20,
         'success_strict_rate': 0.1,
         'control_steps': 1000,
+        'max_steps': 350,
+        'success_rule': 'it is done',
+        'strict_rule': 'it is done twice',
     }
     return {**one, 'zero_sampling': dict(one)}
 
@@ -144,6 +149,26 @@ def test_frames_are_drawn_from_the_recorded_state_or_taken_from_the_camera(tmp_p
     assert len(recorded) == 2 and recorded[0].shape == (48, 72, 3) and (recorded[0] == 90).all()
 
 
+def test_films_of_a_task_of_two_objects_show_both(tmp_path):
+    store = EpisodeStore.create_or_open(tmp_path / 'episodes')
+    start = sample_object_pose('insertion', 1)
+    pictures = []
+    for moved in (None, 0, 7):
+        poses = np.tile(start, (4, 1)).astype(np.float32)
+        if moved is not None:
+            poses[:, moved] += 0.05
+        joints = np.tile(START_JOINTS, (4, 1))
+        episode = store.read(store.write(
+            {'joint_positions': joints, 'action': joints, 'reward': np.zeros(4), 'timestamp': np.arange(4) * 0.02,
+             'object_pose': poses},
+            {'task': 'insertion', 'prompt': 'x', 'observation': 'state', 'source': 'policy',
+             'created': '2026-01-01T00:00:00+00:00'}))
+        frames, fps = episode_frames(episode)
+        assert len(frames) == 2 and fps == 25
+        pictures.append(frames[0].astype(int))
+    assert all(np.abs(other - pictures[0]).max() > 30 for other in pictures[1:])
+
+
 @pytest.mark.parametrize(('frame_every', 'fps'), [(1, 50.0), (2, 25.0), (5, 10.0)])
 def test_recorded_frames_are_shown_in_real_time(tmp_path, frame_every, fps):
     store = EpisodeStore.create_or_open(tmp_path / 'episodes')
@@ -234,8 +259,9 @@ def test_the_page_stands_alone_and_states_the_numbers(tmp_path):
 
 def test_the_page_tells_why_the_graph_and_the_evaluation_differ(tmp_path):
     words = Page(page_of(tmp_path, demo_results(tmp_path))).words
-    assert '300 + 40 control periods' in words and '0 of 1' in words and '1 of 1' in words and '9 of 10' in words
+    assert '350 + 40 control periods' in words and '0 of 1' in words and '1 of 1' in words and '9 of 10' in words
     assert 'all 1000 control periods' in words
+    assert 'Success means that it is done. By the strict rule (it is done twice)' in words
 
 
 def test_the_page_says_where_everything_is_and_how_to_look_further(tmp_path):

@@ -66,7 +66,7 @@ def test_recording_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert record_demonstrations(store, PolicyContract(), 4, 0.0, progress=lambda *now: seen.append(now)) == 4
     assert [episode.meta.seed for episode in store.iter()] == [FIRST + row for row in range(4)]
     assert seen == [(3, 3), (4, 4)]
-    monkeypatch.setattr(record, 'TransferCubeExpert', None)  # nothing is planned any more
+    monkeypatch.setattr(record, 'expert_for', None)  # nothing is planned any more
     assert record_demonstrations(store, PolicyContract(), 4, 0.0) == 4 and len(store) == 4
 
 

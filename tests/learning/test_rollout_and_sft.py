@@ -145,7 +145,7 @@ def test_an_evaluation_as_json_has_the_wilson_interval():
     # 8 of 10: centre 0.71674, half width 0.22656 (Wilson 1927, z = 1.959964).
     seeds = np.arange(10)
     result = evaluation.Evaluation(
-        'transfer_cube', 10, 8, 5, 1234, 'random', 0, 1.0, seeds, seeds < 8
+        'transfer_cube', 10, 8, 5, 1234, 'random', 0, 1.0, seeds, seeds < 8, seeds == 9, 300
     ).to_dict()
     assert (result['wilson_low'], result['wilson_high']) == (
         pytest.approx(0.49016, abs=1e-4),
@@ -168,7 +168,7 @@ def test_held_out_scenes_out_of_bounds_are_refused(options):
 def test_physics_runs_with_the_threads_asked_for(waist_task, monkeypatch):
     asked, plain = [], BatchedWorlds.__init__
     monkeypatch.setattr(BatchedWorlds, '__init__',
-                        lambda worlds, *a: asked.append(a[2]) or plain(worlds, *a))
+                        lambda worlds, *a, **k: asked.append(a[2]) or plain(worlds, *a, **k))
     evaluate(tiny_task.policy(), 1, threads=1)
     assert asked == [1]
 

@@ -38,6 +38,7 @@ STEPS = 10
 GOAL = 0.004
 CONFIG = FPOConfig(
     episodes=4,
+    max_steps=STEPS,
     pairs=2,
     epochs=2,
     minibatch=6,
@@ -53,7 +54,8 @@ CONFIG = FPOConfig(
 def policy(seed: int = 0, contract: PolicyContract = CONTRACT) -> FlowPolicy:
     """Return an untrained policy that wanders about the start pose; the global random state is left alone."""
     size = contract.state_dim
-    mean = np.concatenate([START_JOINTS, [0.1, 0.5, 0.05, 1, 0, 0, 0]])[:size]
+    objects = np.tile([0.1, 0.5, 0.05, 1, 0, 0, 0], contract.object_dim // 7)
+    mean = np.concatenate([START_JOINTS, objects])[:size]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return FlowPolicy(

@@ -217,6 +217,21 @@ def test_contract_reaches_every_node_it_concerns() -> None:
     assert nodes['policy']['observation'] == 'pixels'
 
 
+def test_chosen_task_reaches_every_node_that_has_one() -> None:
+    for options in (GraphOptions(task='insertion'), GraphOptions(contract=PolicyContract('insertion')),
+                    GraphOptions(mode='real', task='insertion')):
+        tasks = {name: values['task'] for name, values in parameters(options).items() if 'task' in values}
+        assert set(tasks.values()) == {'insertion'} and {'proprio_ingest', 'policy', 'episode_manager'} <= set(tasks)
+
+
+def test_nodes_that_do_not_agree_about_the_task_are_refused(mine) -> None:
+    config = mine('/**/policy: {ros__parameters: {task: insertion}}')
+    with pytest.raises(GraphError, match="policy has task 'insertion', but driver_twin has 'transfer_cube'.*--task"):
+        describe(GraphOptions(config=config))
+    unused = mine('/**/operator: {ros__parameters: {task: insertion}}')
+    assert 'operator' not in names(GraphOptions(config=unused)), 'a node that does not run has no say'
+
+
 def test_a_users_parameter_has_the_last_word() -> None:
     options = GraphOptions(task='transfer_cube', parameters={'policy': {'noise': 'zeros'}})
     assert next(s for s in describe(options).nodes if s.name == 'policy').parameters['noise'] == 'zeros'

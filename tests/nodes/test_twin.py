@@ -73,6 +73,29 @@ def test_commands_move_the_arm_and_the_gripper(driver, physics) -> None:
     np.testing.assert_allclose(physics.follower('right').positions, START_JOINTS[7:], atol=0.02)
 
 
+def test_commands_beyond_the_range_of_a_joint_are_clipped_as_by_servos(driver, physics) -> None:
+    driver._on_single(JointSingleCommand(name='gripper', cmd=9.0))
+    driver._on_group(JointGroupCommand(name='arm', cmd=[0.0, -0.96, 1.16, 0.0, -0.3, 9.0]))
+    physics.step(500)
+    assert left(physics)[6] == pytest.approx(1.0, abs=0.05)
+    assert left(physics)[5] == pytest.approx(physics._world.model.upper[5], abs=0.05)
+
+
+def test_physics_that_diverges_begins_the_scene_anew_and_is_counted(ros) -> None:
+    node = twin(seed=5)
+    try:
+        node.trigger_configure()
+        node.physics._world.data.qvel[:] = 1e12
+        node._tick()
+        assert node.physics.divergences == 1 and node.health()[0].values['divergences'] == 1
+        np.testing.assert_array_equal(node.physics.object_pose(), sample_object_pose('transfer_cube', 5))
+        node._tick()
+        assert node.physics.divergences == 1 and np.isfinite(node.physics.positions()).all()
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
 @pytest.mark.parametrize('command', [JointGroupCommand(name='arm', cmd=[0.0] * 5),
                                      JointGroupCommand(name='legs', cmd=[0.0] * 6),
                                      JointGroupCommand(name='arm', cmd=[float('nan')] * 6)])

@@ -24,7 +24,7 @@ class StepAssembler:
         :param stamp_ns: instant of the step [ns].
         :param measured: (14,) measured joints [rad, grippers 0..1].
         :param command: (14,) target commanded at this step.
-        :param object_pose: (7,) newest pose, or None.
+        :param object_pose: (7 * objects,) newest poses, or None.
         """
         if object_pose is not None:
             self._pose = np.asarray(object_pose, np.float32)
