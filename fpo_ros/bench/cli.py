@@ -24,7 +24,10 @@ def sim(quick: Annotated[bool, typer.Option('--quick', help='Small numbers: show
         check: Annotated[bool, typer.Option('--check', help='Fail when a ratio falls short of what docs/benchmarks.md '
                                             'promises for two cores.')] = False,
         as_json: AsJson = False) -> None:
-    """Physics, pictures and memory of the simulation against gym-aloha and MuJoCo's own limit: about 4 minutes."""
+    """Physics, pictures and memory of worlds.
+
+    Beside gym-aloha and MuJoCo's own limit; takes about 4 minutes.
+    """
     from fpo_ros.bench import simulation
 
     if growth is not None and growth.suffix not in ('.png', '.svg'):
@@ -56,7 +59,10 @@ def experts(episodes: Annotated[int, typer.Option(min=1, help='Scenes, from 0 on
             check: Annotated[bool, typer.Option('--check', help='Fail when an expert without errors succeeds less '
                                                 'often than docs/benchmarks.md promises.')] = False,
             as_json: AsJson = False) -> None:
-    """Success of the scripted experts with and without errors of a demonstrator: about 2 minutes."""
+    """Success of the scripted experts.
+
+    With and without errors of a demonstrator; takes about 5 minutes.
+    """
     from fpo_ros.bench import experts as bench
 
     display = Display(to_stderr=as_json)
@@ -68,3 +74,19 @@ def experts(episodes: Annotated[int, typer.Option(min=1, help='Scenes, from 0 on
     short = bench.broken_promises(results) if check else []
     if short:
         raise RuntimeError('; '.join(short))
+
+
+@app.command()
+def policy(calls: Annotated[int, typer.Option(min=1, help='Chunks of each.')] = 200, as_json: AsJson = False) -> None:
+    """Time of a chunk in ONNX and in torch.
+
+    Of pi0_tiny, one thread each.
+    """
+    from fpo_ros.bench import policy as bench
+
+    found = bench.measure(calls)
+    Display(to_stderr=as_json).line(
+        f'{found["onnx_ms_per_chunk"]:.1f} ms in ONNX Runtime, {found["torch_ms_per_chunk"]:.1f} ms in torch: '
+        f'{found["speed_up_over_torch"]:.2f} times as fast')
+    if as_json:
+        print(json.dumps(found), flush=True)
