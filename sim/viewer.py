@@ -43,7 +43,7 @@ def open_window(world: World) -> Any:
     if not works:
         raise NoDisplayError('; '.join(str(warning.message) for warning in said) or 'GLFW does not start')
     glfw.terminate()
-    return mujoco.viewer.launch_passive(world.mj, world.data)
+    return mujoco.viewer.launch_passive(world.mj, world.data, show_left_ui=False, show_right_ui=False)
 
 
 def view(world: World, actor: Actor, scene: int, say: Callable[[str], None], *, max_steps: int | None,
