@@ -17,6 +17,21 @@ import typer
 
 from fpo_ros.environment import isolate, write_below_checkout
 from fpo_ros.files import FULL, explain
+from fpo_ros.options import (
+    AsJson,
+    Cameras,
+    ClusterAddress,
+    MaxSteps,
+    Observation,
+    RandomisationFile,
+    Seed,
+    TaskName,
+    Workers,
+    cluster_of,
+    contract_of,
+    display_of,
+    randomisation_of,
+)
 
 # Help is plain text: units in [brackets] are no markup.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -25,38 +40,14 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   'Start with "fpo-ros demo".',
                   epilog='Exit codes: 0 done, 1 failed with one line that says what to do, 2 wrong usage, 130 '
                   'interrupted by Ctrl-C.')
-train_app = typer.Typer(no_args_is_help=True, help='Train a policy: sft from demonstrations, then fpo in simulation.')
-app.add_typer(train_app, name='train')
 
 #: Sub-commands whose modules are imported only when they are used: verb → module.
-_GROUPS = {'episodes': 'fpo_ros.episodes.cli', 'releases': 'fpo_ros.releases.cli', 'up': 'fpo_ros.nodes.cli',
-           'operator': 'fpo_ros.nodes.operator_console', 'bench': 'fpo_ros.bench.cli', 'sim': 'fpo_ros.sim.cli'}
+_GROUPS = {'train': 'fpo_ros.learning.cli', 'episodes': 'fpo_ros.episodes.cli', 'releases': 'fpo_ros.releases.cli',
+           'up': 'fpo_ros.nodes.cli', 'operator': 'fpo_ros.nodes.operator_console', 'sim': 'fpo_ros.sim.cli',
+           'bench': 'fpo_ros.bench.cli'}
 
 #: Exit code after Ctrl-C: 128 and the number of SIGINT.
 _INTERRUPTED = 130
-
-AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object last on standard output.')]
-Seed = Annotated[int, typer.Option(min=0, help='Seed of scenes, noise and minibatches.')]
-Cameras = Annotated[str | None, typer.Option(help='Cameras for pixels, comma-separated.', show_default='cam_high')]
-ClusterAddress = Annotated[str | None, typer.Option(
-    '--cluster', metavar='HOST:PORT', help='Run the episodes on this Ray cluster; needs the extra [scale].')]
-Workers = Annotated[int | None, typer.Option(min=1, help='Workers on the cluster, one core each.',
-                                             show_default='all its cores')]
-TaskName = Annotated[str, typer.Option(help='transfer_cube or insertion.')]
-MaxSteps = Annotated[int | None, typer.Option(min=1, help='Time-out of an episode [control steps of 0.02 s]: 300 as '
-                                              'gym-aloha, 400 as most publications, or any other.',
-                                              show_default='300')]
-RandomisationFile = Annotated[Path | None, typer.Option(
-    '--randomisation', metavar='FILE', help='Draw the dynamics, delays, sensor errors and looks of every episode from '
-    'the ranges in this YAML file, such as config/randomisation.yaml.', show_default='none')]
-Observation = Annotated[str, typer.Option(help='What the policy sees: pixels (camera and joints) or state '
-                                          '(joints and object poses).')]
-
-
-def _display(as_json: bool) -> Any:
-    from fpo_ros.demo.display import Display
-
-    return Display(to_stderr=as_json)
 
 
 @app.command()
@@ -76,7 +67,7 @@ def demo(quick: Annotated[bool, typer.Option('--quick', help='The same path with
     from fpo_ros.demo.directory import check_directory, default_directory
     from fpo_ros.demo.machine import demo_contract, prepare_machine
 
-    contract, display, work = demo_contract(observation), _display(as_json), directory or default_directory(quick)
+    contract, display, work = demo_contract(observation), display_of(as_json), directory or default_directory(quick)
     check_directory(work, {'observation': observation, 'quick': quick}, resume)
     no_films = prepare_machine(contract, display)
     from fpo_ros.demo import run  # only now: it imports mujoco, which chooses its GL then
@@ -86,137 +77,6 @@ def demo(quick: Annotated[bool, typer.Option('--quick', help='The same path with
         print(json_.dumps(numbers), flush=True)
     if check:
         run.check(numbers, observation, quick)
-
-
-@train_app.command('sft')
-def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store to learn from.')],
-              out: Annotated[Path, typer.Option(help='Directory of the trained policy; made if missing.')],
-              task: Annotated[str | None, typer.Option(help='transfer_cube or insertion; needed where the store holds '
-                                                       'both.', show_default="that of the store's episodes")] = None,
-              observation: Observation = 'state', cameras: Cameras = None,
-              steps: Annotated[int, typer.Option(min=1, help='Optimiser steps.')] = 800,
-              batch: Annotated[int, typer.Option(min=1, help='Training pairs per step.')] = 128,
-              seed: Seed = 0) -> None:
-    """Train pi0_tiny by conditional flow matching on recorded episodes."""
-    from fpo_ros.episodes.store import EpisodeStore
-    from fpo_ros.learning import sft
-    from fpo_ros.learning.demonstrations import load_demonstrations, task_of
-    from fpo_ros.policy.config import preset
-
-    store = EpisodeStore.open(demonstrations)
-    contract = _contract(task_of(store, task), observation, cameras)
-    pairs = load_demonstrations(store, contract)
-    display = _display(False)
-    if pairs.left_out:
-        display.line(pairs.left_out)
-    out.mkdir(parents=True, exist_ok=True)
-    with display.bar('flow matching', steps) as bar:
-        policy = sft.train(pairs, contract, preset('pi0_tiny'), sft.SFTConfig(steps=steps, batch=batch), seed,
-                           lambda step, loss: bar.update(step, f'(loss {loss:.3f})'))
-    policy.save(out)
-    display.line(f'{out}: trained on {len(pairs.states):,} pairs of {pairs.episodes} episodes of {contract.task}')
-
-
-@train_app.command('fpo')
-def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if missing.')],
-              policy: Annotated[Path | None, typer.Option(help='Directory of the SFT policy to start from; the run '
-                                                          'keeps its own copy, so --resume needs none.')] = None,
-              iterations: Annotated[int, typer.Option(min=1, help='Iterations of the whole run.')] = 24,
-              episodes: Annotated[int | None, typer.Option(min=1, help='Episodes per iteration.',
-                                                           show_default='128')] = None,
-              max_steps: MaxSteps = None, randomisation: RandomisationFile = None,
-              learning_rate: Annotated[float | None, typer.Option(min=0.0, help='Of the action expert.',
-                                                                  show_default='0.0001')] = None,
-              demonstrations: Annotated[Path | None, typer.Option(
-                  help='Episode store whose successful episodes are imitated beside the own successes; the run '
-                       'keeps those it finds when it begins.')] = None,
-              resume: Annotated[bool, typer.Option('--resume', help='Continue after Ctrl-C or a crash, with the '
-                                                   'settings of the run: --run and --iterations suffice.')] = False,
-              threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
-                                                          show_default='all cores')] = None,
-              cluster: ClusterAddress = None, workers: Workers = None,
-              seed: Annotated[int | None, typer.Option(min=0, help='Seed of scenes, noise and minibatches.',
-                                                       show_default='0')] = None) -> None:
-    """Fine-tune a policy by Flow Policy Optimization in simulation."""
-    import torch
-
-    from fpo_ros.demo.display import TrainingTable
-    from fpo_ros.learning.finetune import RunError, finetune
-    from fpo_ros.learning.fpo import FPOConfig
-    from fpo_ros.learning.run_directory import read_settings
-    from fpo_ros.policy.checkpoint import FlowPolicy
-
-    stored = read_settings(run) if resume else None
-    if stored is None and policy is None:
-        raise RunError(f'{run} is no run to resume: name the policy to start from with --policy' if resume else
-                       'name the policy to start from with --policy')
-    start = None if policy is None else FlowPolicy.load(policy)
-    display, recorded = _display(False), None
-    given = {'episodes': episodes, 'max_steps': max_steps, 'learning_rate': learning_rate,
-             'randomisation': _randomisation(randomisation)}
-    if stored is not None:
-        stored.check(run, seed=seed, demonstrations=demonstrations, **given)
-        config, seed = stored.config, stored.seed
-        if demonstrations:
-            display.line(f'the run goes on with the {(stored.demonstrations or {}).get("pairs", 0):,} recorded pairs '
-                         'it began with')
-    else:
-        config, seed = FPOConfig(**{name: value for name, value in given.items() if value is not None}), seed or 0
-        recorded = _successful(demonstrations, start.contract) if demonstrations else None
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with TrainingTable(display, iterations) as table:
-        _, history = finetune(start, run, config, iterations, seed=seed, resume=resume, demonstrations=recorded,
-                              threads=threads, on_iteration=table.add, on_restored=table.add, on_phase=table.phase,
-                              on_warning=display.line, cluster=_cluster(cluster, workers))
-    display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
-
-
-def _contract(task: str, observation: str, cameras: str | None) -> Any:
-    """Return the contract of a policy or a recording with the cameras asked for."""
-    from fpo_ros.policy.contract import ContractError, PolicyContract
-
-    if observation != 'pixels' and cameras is not None:
-        raise ContractError(f"--cameras {cameras} needs --observation pixels: '{observation}' looks at no camera")
-    seen = tuple(name.strip() for name in (cameras or 'cam_high').split(',')) if observation == 'pixels' else ()
-    return PolicyContract(task, observation=observation, cameras=seen)
-
-
-def _cluster(address: str | None, workers: int | None) -> Any:
-    """Return where episodes run; None for this machine."""
-    if address is None:
-        if workers is not None:
-            raise ValueError('--workers needs --cluster: on this machine episodes run in one process')
-        return None
-    from fpo_ros.learning.scale import Cluster
-
-    return Cluster(address, workers)
-
-
-def _randomisation(path: Path | None) -> Any:
-    """Return the randomisation of a file; None for none."""
-    if path is None:
-        return None
-    from fpo_ros.sim.randomisation import Randomisation
-
-    return Randomisation.load(path)
-
-
-def _successful(path: Path, contract: Any) -> Any:
-    """Return the successful episodes of a store; None where it holds none yet."""
-    from fpo_ros.episodes.store import EpisodeStore
-    from fpo_ros.learning.demonstrations import NOT_SUCCESSFUL, NoDemonstrationsError, load_demonstrations
-
-    try:
-        pairs = load_demonstrations(EpisodeStore.open(path), contract, successes_only=True)
-    except NoDemonstrationsError as error:
-        if error.reasons and NOT_SUCCESSFUL not in error.reasons:
-            raise
-        print(f'{path} holds no successful episode yet: training without demonstrations', flush=True)
-        return None
-    if pairs.left_out:
-        print(pairs.left_out, flush=True)
-    return pairs
 
 
 @app.command('eval')
@@ -231,11 +91,11 @@ def evaluate_(policy: Annotated[Path, typer.Option(help='Directory of the policy
     from fpo_ros.learning.evaluate import evaluate
     from fpo_ros.policy.checkpoint import FlowPolicy
 
-    display = _display(as_json)
+    display = display_of(as_json)
     with display.bar('held-out episodes', episodes) as bar:
         result = evaluate(FlowPolicy.load(policy), episodes, seed, sampling, progress=bar.update,
-                          cluster=_cluster(cluster, workers), max_steps=max_steps,
-                          randomisation=_randomisation(randomisation)).to_dict()
+                          cluster=cluster_of(cluster, workers), max_steps=max_steps,
+                          randomisation=randomisation_of(randomisation)).to_dict()
     display.line(f'{result["task"]} within {result["max_steps"]} control steps: {summary(result)}; '
                  f'{result["success_strict_rate"]:.1%} by the strict rule; {result["timeouts"]} time-outs, '
                  f'{result["diverged"]} diverged')
@@ -256,7 +116,7 @@ def export_(policy: Annotated[Path, typer.Option(help='Directory of the policy.'
     loaded = FlowPolicy.load(policy)
     out.mkdir(parents=True, exist_ok=True)
     error = export(loaded, out)
-    _display(False).line(f'{out}: ONNX differs from torch by at most {error:.1e} (rad, grippers 0..1)')
+    display_of(False).line(f'{out}: ONNX differs from torch by at most {error:.1e} (rad, grippers 0..1)')
 
 
 @app.command()
@@ -274,11 +134,11 @@ def record(store: Annotated[Path, typer.Option(help='Episode store; made if miss
     from fpo_ros.sim.render import check_camera
     from fpo_ros.sim.scenes import Scenes, scene_seeds
 
-    contract = _contract(task, observation, cameras)
+    contract = contract_of(task, observation, cameras)
     for camera in contract.cameras:
         check_camera(camera)
     noise = EXPERTS[task].NOISE_M if noise is None else noise
-    scenes, display = scene_seeds(Scenes.DEMONSTRATIONS, seed, episodes), _display(False)
+    scenes, display = scene_seeds(Scenes.DEMONSTRATIONS, seed, episodes), display_of(False)
     episode_store = EpisodeStore.create_or_open(store)
     there = len(set(scenes.tolist()) & set(recorded_scenes(episode_store, contract, noise)))
     if there:

@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from fpo_ros.demo.display import Display
+from fpo_ros.options import AsJson, display_of
 
 app = typer.Typer(no_args_is_help=True, help='Measure speed and memory, each beside a named baseline of the same run.')
-
-AsJson = Annotated[bool, typer.Option('--json', help='Print one JSON object last on standard output.')]
 
 
 @app.command()
@@ -32,7 +30,7 @@ def sim(quick: Annotated[bool, typer.Option('--quick', help='Small numbers: show
 
     if growth is not None and growth.suffix not in ('.png', '.svg'):
         raise ValueError(f'{growth} is no name of a picture: end it in .png or .svg')
-    display = Display(to_stderr=as_json)
+    display = display_of(as_json)
     found = simulation.measure(simulation.QUICK if quick else simulation.Sizes(), display.line)
     if growth is not None:
         from fpo_ros.bench.plot import plot_growth
@@ -65,7 +63,7 @@ def experts(episodes: Annotated[int, typer.Option(min=1, help='Scenes, from 0 on
     """
     from fpo_ros.bench import experts as bench
 
-    display = Display(to_stderr=as_json)
+    display = display_of(as_json)
     results = bench.measure(episodes, lambda one: display.line(
         f'{one.task} with errors of {one.noise_m * 1e3:g} mm: {one.successes} of {one.episodes} succeeded '
         f'({one.wilson_low:.1%} to {one.wilson_high:.1%}), {one.successes_strict} by the strict rule'))
@@ -85,7 +83,7 @@ def policy(calls: Annotated[int, typer.Option(min=1, help='Chunks of each.')] = 
     from fpo_ros.bench import policy as bench
 
     found = bench.measure(calls)
-    Display(to_stderr=as_json).line(
+    display_of(as_json).line(
         f'{found["onnx_ms_per_chunk"]:.1f} ms in ONNX Runtime, {found["torch_ms_per_chunk"]:.1f} ms in torch: '
         f'{found["speed_up_over_torch"]:.2f} times as fast')
     if as_json:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import mujoco
 import numpy as np
@@ -138,7 +140,8 @@ def gym_aloha_without_pictures(targets: np.ndarray) -> tuple[float, np.ndarray]:
 def gym_aloha_with_pictures(sizes: Sizes) -> dict[str, float]:
     """Return gym-aloha's control steps and whole episodes per second as it ships, and its own pictures per second.
 
-    dm_control takes its GL context for current until it makes another one so: nothing else may draw before this ends.
+    dm_control takes its GL context for current until it makes another one so, and takes away whatever is current when
+    its own is collected: this runs in a process of its own.
     """
     from gym_aloha.env import AlohaEnv
 
@@ -239,7 +242,8 @@ def measure(sizes: Sizes, progress: Progress) -> dict[str, float]:
     progress('physics: scripted episodes, ours and bare rollouts in turns, then gym-aloha without pictures')
     found: dict[str, float] = physics(sizes)
     progress(f'gym-aloha as it ships: {sizes.gym_aloha_steps} control steps, about {sizes.gym_aloha_steps / 6:.0f} s')
-    found |= gym_aloha_with_pictures(sizes)
+    with ProcessPoolExecutor(1, get_context('spawn')) as alone:
+        found |= alone.submit(gym_aloha_with_pictures, sizes).result()
     progress('single pictures')
     found['render_fps'] = render_fps(sizes.pictures)
     progress('episodes with pictures')

@@ -1,0 +1,125 @@
+"""``fpo-ros train``: a policy from demonstrations, and from trying in simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fpo_ros.options import (
+    Cameras,
+    ClusterAddress,
+    MaxSteps,
+    Observation,
+    RandomisationFile,
+    Seed,
+    Workers,
+    cluster_of,
+    contract_of,
+    display_of,
+    randomisation_of,
+)
+
+app = typer.Typer(no_args_is_help=True, help='Train a policy: sft from demonstrations, then fpo in simulation.')
+
+
+@app.command('sft')
+def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store to learn from.')],
+              out: Annotated[Path, typer.Option(help='Directory of the trained policy; made if missing.')],
+              task: Annotated[str | None, typer.Option(help='transfer_cube or insertion; needed where the store holds '
+                                                       'both.', show_default="that of the store's episodes")] = None,
+              observation: Observation = 'state', cameras: Cameras = None,
+              steps: Annotated[int, typer.Option(min=1, help='Optimiser steps.')] = 800,
+              batch: Annotated[int, typer.Option(min=1, help='Training pairs per step.')] = 128,
+              seed: Seed = 0) -> None:
+    """Train pi0_tiny by conditional flow matching on recorded episodes."""
+    from fpo_ros.episodes.store import EpisodeStore
+    from fpo_ros.learning import sft
+    from fpo_ros.learning.demonstrations import load_demonstrations, task_of
+    from fpo_ros.policy.config import preset
+
+    store = EpisodeStore.open(demonstrations)
+    contract = contract_of(task_of(store, task), observation, cameras)
+    pairs = load_demonstrations(store, contract)
+    display = display_of(False)
+    if pairs.left_out:
+        display.line(pairs.left_out)
+    out.mkdir(parents=True, exist_ok=True)
+    with display.bar('flow matching', steps) as bar:
+        policy = sft.train(pairs, contract, preset('pi0_tiny'), sft.SFTConfig(steps=steps, batch=batch), seed,
+                           lambda step, loss: bar.update(step, f'(loss {loss:.3f})'))
+    policy.save(out)
+    display.line(f'{out}: trained on {len(pairs.states):,} pairs of {pairs.episodes} episodes of {contract.task}')
+
+
+@app.command('fpo')
+def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if missing.')],
+              policy: Annotated[Path | None, typer.Option(help='Directory of the SFT policy to start from; the run '
+                                                          'keeps its own copy, so --resume needs none.')] = None,
+              iterations: Annotated[int, typer.Option(min=1, help='Iterations of the whole run.')] = 24,
+              episodes: Annotated[int | None, typer.Option(min=1, help='Episodes per iteration.',
+                                                           show_default='128')] = None,
+              max_steps: MaxSteps = None, randomisation: RandomisationFile = None,
+              learning_rate: Annotated[float | None, typer.Option(min=0.0, help='Of the action expert.',
+                                                                  show_default='0.0001')] = None,
+              demonstrations: Annotated[Path | None, typer.Option(
+                  help='Episode store whose successful episodes are imitated beside the own successes; the run '
+                       'keeps those it finds when it begins.')] = None,
+              resume: Annotated[bool, typer.Option('--resume', help='Continue after Ctrl-C or a crash, with the '
+                                                   'settings of the run: --run and --iterations suffice.')] = False,
+              threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
+                                                          show_default='all cores')] = None,
+              cluster: ClusterAddress = None, workers: Workers = None,
+              seed: Annotated[int | None, typer.Option(min=0, help='Seed of scenes, noise and minibatches.',
+                                                       show_default='0')] = None) -> None:
+    """Fine-tune a policy by Flow Policy Optimization in simulation."""
+    import torch
+
+    from fpo_ros.demo.display import TrainingTable
+    from fpo_ros.learning.finetune import RunError, finetune
+    from fpo_ros.learning.fpo import FPOConfig
+    from fpo_ros.learning.run_directory import read_settings
+    from fpo_ros.policy.checkpoint import FlowPolicy
+
+    stored = read_settings(run) if resume else None
+    if stored is None and policy is None:
+        raise RunError(f'{run} is no run to resume: name the policy to start from with --policy' if resume else
+                       'name the policy to start from with --policy')
+    start = None if policy is None else FlowPolicy.load(policy)
+    display, recorded = display_of(False), None
+    given = {'episodes': episodes, 'max_steps': max_steps, 'learning_rate': learning_rate,
+             'randomisation': randomisation_of(randomisation)}
+    if stored is not None:
+        stored.check(run, seed=seed, demonstrations=demonstrations, **given)
+        config, seed = stored.config, stored.seed
+        if demonstrations:
+            display.line(f'the run goes on with the {(stored.demonstrations or {}).get("pairs", 0):,} recorded pairs '
+                         'it began with')
+    else:
+        config, seed = FPOConfig(**{name: value for name, value in given.items() if value is not None}), seed or 0
+        recorded = _successful(demonstrations, start.contract) if demonstrations else None
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with TrainingTable(display, iterations) as table:
+        _, history = finetune(start, run, config, iterations, seed=seed, resume=resume, demonstrations=recorded,
+                              threads=threads, on_iteration=table.add, on_restored=table.add, on_phase=table.phase,
+                              on_warning=display.line, cluster=cluster_of(cluster, workers))
+    display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
+
+
+def _successful(path: Path, contract: Any) -> Any:
+    """Return the successful episodes of a store; None where it holds none yet."""
+    from fpo_ros.episodes.store import EpisodeStore
+    from fpo_ros.learning.demonstrations import NOT_SUCCESSFUL, NoDemonstrationsError, load_demonstrations
+
+    try:
+        pairs = load_demonstrations(EpisodeStore.open(path), contract, successes_only=True)
+    except NoDemonstrationsError as error:
+        if error.reasons and NOT_SUCCESSFUL not in error.reasons:
+            raise
+        print(f'{path} holds no successful episode yet: training without demonstrations', flush=True)
+        return None
+    if pairs.left_out:
+        print(pairs.left_out, flush=True)
+    return pairs
