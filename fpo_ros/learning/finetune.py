@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.fpo import FPO, FPOConfig
-from fpo_ros.learning.rollout import cap_of, renderer_of
+from fpo_ros.learning.rollout import cap_of
 from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, read_settings
-from fpo_ros.learning.scale import Cluster, Pool, open_pool
+from fpo_ros.learning.scale import Cluster, Local, open_pool
 from fpo_ros.learning.training_state import CheckpointDirectory, load_state
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.contract import PolicyContract
-from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.dynamics import check_fits
 from fpo_ros.sim.model import load_model
 from fpo_ros.sim.scenes import Scenes, scene_seeds
@@ -62,8 +59,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
     :param on_iteration: called with the metrics of each iteration.
     :param on_restored: called, when a run is resumed, with the metrics of each iteration done before.
     :param on_warning: called with a line when the start policy hardly succeeds; by default it is logged.
-    :param cluster: run the episodes there. Their start noise is then drawn by scene, not in turn, so a run goes
-        otherwise than on this machine.
+    :param cluster: run the episodes there; they are the same as on this machine.
     :raises ClusterError: when the cluster cannot do it; the newest checkpoint stands.
     :raises RunError: when the directory holds a run and ``resume`` is off, or one of other settings or of another
         start policy, or another process trains in it.
@@ -84,10 +80,9 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         if on_restored:
             for entry in history:
                 on_restored(entry)
-        contract = settings.contract
-        with _episodes_of(contract, config, threads, cluster) as (worlds, renderer):
+        with open_pool(cluster or Local(threads, config.episodes)) as pool:
             while learner.iteration < iterations:
-                metrics = learner.run_iteration(worlds, renderer, on_phase)
+                metrics = learner.run_iteration(pool, on_phase)
                 history.append(metrics)
                 metrics['smoothed_success'] = smoothed_success(history)
                 if best_of(history) is metrics:
@@ -102,19 +97,6 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                         f'below {LOW_SUCCESS:.0%} fine-tuning rarely takes off. Train it longer or on more '
                         'demonstrations first')
         return directory.best(), history
-
-
-@contextmanager
-def _episodes_of(contract: PolicyContract, config: FPOConfig, threads: int | None,
-                 cluster: Cluster | None) -> Iterator[tuple[BatchedWorlds | Pool, object | None]]:
-    """Open what runs the episodes: worlds with a renderer in this process, or workers on a cluster."""
-    if cluster is not None:
-        with open_pool(cluster) as pool:
-            yield pool, None
-        return
-    with (BatchedWorlds(contract.task, config.episodes, threads, randomisation=config.randomisation) as worlds,
-          renderer_of(contract) as renderer):
-        yield worlds, renderer
 
 
 def _begin_or_check(directory: RunDirectory, start: FlowPolicy | None, config: FPOConfig, seed: int, resume: bool,

@@ -17,12 +17,11 @@ from fpo_ros.learning.critic import Critic, fit
 from fpo_ros.learning.decisions import Decisions, flatten, joined, recorded_decisions
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.objective import ObjectiveConfig, log_ratios, pair_losses, surrogate
-from fpo_ros.learning.rollout import Rollout, collect, privileged_dim
+from fpo_ros.learning.rollout import Rollout, privileged_dim
 from fpo_ros.learning.scale import EpisodeOptions, Pool
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.finite import NotFiniteError, check_finite
 from fpo_ros.policy.flow import squared_error
-from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.randomisation import Randomisation
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 from fpo_ros.sim.task import MAX_STEPS
@@ -109,20 +108,22 @@ class FPO:
         count = self.config.episodes
         return scene_seeds(Scenes.TRAINING, self.seed, count, first=self.iteration * count)
 
-    def run_iteration(self, worlds: BatchedWorlds | Pool, renderer: object | None = None,
-                      on_phase: Callable[[str], None] | None = None) -> dict[str, float]:
+    def run_iteration(self, pool: Pool, on_phase: Callable[[str], None] | None = None) -> dict[str, float]:
         """Collect episodes and update once; return the metrics of the iteration.
 
         Where all episodes have the same return there is nothing to prefer: then successes alone are imitated.
 
-        :param worlds: of this process, or a pool that runs the episodes elsewhere.
+        :param pool: runs the episodes, in this process or elsewhere.
         :raises NotFiniteError: for actions, losses, gradients or weights that are not finite.
         """
         phase = on_phase or (lambda _: None)
         started = time.monotonic()
         phase('rolling out')
         self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
-        rollout, losses = self._roll_out(worlds, renderer)
+        options = EpisodeOptions(noise_seed=self.seed, max_steps=self.config.max_steps,
+                                 randomisation=self.config.randomisation)
+        collected = pool.collect(self.policy, self.seeds(), options)
+        rollout = collected.rollout
         rolled = time.monotonic()
         advantage, metrics = self._advantages(rollout)
         self.successes.append(flatten(rollout, rollout.valid & rollout.success[:, None]))
@@ -140,20 +141,10 @@ class FPO:
             'success_rate': float(rollout.success.mean()), 'strict_rate': float(rollout.strict.mean()),
             'touched_rate': float((rollout.max_stage > 0).mean()), 'diverged': int(rollout.diverged.sum()),
             'mean_return': float(returns.mean()),
-            **metrics, **losses, 'rollout_s': rolled - started, 'update_s': wall - (rolled - started),
-            'steps_per_s': rollout.control_steps / wall,
+            **metrics, 'lost_workers': collected.lost_workers,
+            'recollected_episodes': collected.recollected_episodes, 'rollout_s': rolled - started,
+            'update_s': wall - (rolled - started), 'steps_per_s': rollout.control_steps / wall,
         }
-
-    def _roll_out(self, worlds: BatchedWorlds | Pool, renderer: object | None) -> tuple[Rollout, dict[str, int]]:
-        """Return the episodes of this iteration, and what a pool lost on the way."""
-        if isinstance(worlds, BatchedWorlds):
-            return collect(self.policy, worlds, self.seeds(), self.generator, renderer=renderer,
-                           max_steps=self.config.max_steps), {}
-        options = EpisodeOptions(noise_seed=self.seed, max_steps=self.config.max_steps,
-                                 randomisation=self.config.randomisation)
-        collected = worlds.collect(self.policy, self.seeds(), options)
-        return collected.rollout, {'lost_workers': collected.lost_workers,
-                                   'recollected_episodes': collected.recollected_episodes}
 
     def _advice(self) -> str:
         return f'begin another run from the best policy with a lower learning rate than {self.config.learning_rate:g}'

@@ -88,14 +88,13 @@ class Rollout:
 
 
 def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
-            generator: torch.Generator | Callable[[int], Tensor], *,
-            renderer: object | None = None, noise_scale: float = 1.0, continue_to_strict: bool = False,
+            start_noise: Callable[[int], Tensor], *, renderer: object | None = None, noise_scale: float = 1.0, continue_to_strict: bool = False,
             limits: JointLimits | None = None, max_steps: int | None = None,
             on_decision: Callable[[int, int], None] | None = None) -> Rollout:
     """Run one episode per seed, at most ``worlds.worlds`` at a time side by side.
 
     :param seeds: (N,) scene seeds, N = ``worlds.worlds``.
-    :param generator: source of the flow's start noise, or a function decision → (N, H, action_dim) noise.
+    :param start_noise: returns the (N, H, action_dim) start noise of a decision's flows.
     :param renderer: ``BatchRenderer`` for a contract with cameras.
     :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
     :param continue_to_strict: go on after the first success until the stricter rule is decided.
@@ -141,9 +140,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         else:
             prefix = shared_prefix
         # Drawn for all: the noise of an episode does not depend on which others have ended.
-        fresh_noise = (generator(decision) if callable(generator) else
-                       torch.randn(count, horizon, contract.action_dim, generator=generator))
-        noise = noise_scale * fresh_noise[running]
+        noise = noise_scale * start_noise(decision)[running]
         drawn = policy.act(seen, prefix, noise)
         check_finite({'actions': drawn}, f'decision {decision + 1} of {decisions} in {len(running)} episodes',
                      'the policy is damaged, use another one or an earlier checkpoint')

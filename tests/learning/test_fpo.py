@@ -12,6 +12,7 @@ from fpo_ros.learning.advantages import standardise
 from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.rollout import Rollout, collect
+from fpo_ros.learning.scale import Local, open_pool
 from fpo_ros.policy.finite import NotFiniteError
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.scenes import SeedError, is_held_out
@@ -38,10 +39,10 @@ def test_warm_up_trains_the_value_function_alone(waist_task):
     policy = tiny_task.policy()
     learner = FPO(policy, tiny_task.config(warmup=1), demonstrations=tiny_task.pairs())
     before, critic = tiny_task.weights(policy), learner.critic.net[0].weight.clone()
-    with BatchedWorlds('transfer_cube', 4) as worlds:
-        learner.run_iteration(worlds)
+    with open_pool(Local(unit=4)) as pool:
+        learner.run_iteration(pool)
         assert all(torch.equal(before[name], value) for name, value in tiny_task.weights(policy).items())
-        learner.run_iteration(worlds)
+        learner.run_iteration(pool)
     assert any(not torch.equal(before[name], value) for name, value in tiny_task.weights(policy).items())
     assert not torch.equal(critic, learner.critic.net[0].weight)
 
@@ -62,9 +63,9 @@ def rates_of_training(iterations: int) -> list[float]:
     with (
         tiny_task.short_episodes(),
         tiny_task.waist_reward(0.006),
-        BatchedWorlds('transfer_cube', 32) as worlds,
+        open_pool(Local(unit=32)) as pool,
     ):
-        return [learner.run_iteration(worlds)['success_rate'] for _ in range(iterations)]
+        return [learner.run_iteration(pool)['success_rate'] for _ in range(iterations)]
 
 
 def test_policy_optimization_learns_to_turn_the_waist():
@@ -132,8 +133,8 @@ def test_without_any_success_only_recorded_pairs_are_imitated(coefficient):
             return float(learner._losses(learner.demonstrations, rows, time, noise).mean())
 
     before = loss()
-    with tiny_task.short_episodes(), tiny_task.waist_reward(9.0), BatchedWorlds('transfer_cube', 4) as worlds:
-        history = [learner.run_iteration(worlds) for _ in range(3)]
+    with tiny_task.short_episodes(), tiny_task.waist_reward(9.0), open_pool(Local(unit=4)) as pool:
+        history = [learner.run_iteration(pool) for _ in range(3)]
     assert all(entry['success_rate'] == 0 and entry['advantage_std'] == 0 for entry in history)
     assert (loss() < before - 0.01) if coefficient else (loss() == before)
 
@@ -141,9 +142,9 @@ def test_without_any_success_only_recorded_pairs_are_imitated(coefficient):
 def test_own_successes_are_imitated_as_long_as_they_are_kept(waist_task):
     learner = FPO(tiny_task.policy(), tiny_task.config(episodes=8, bc_history=2))
     kept = []
-    with BatchedWorlds('transfer_cube', 8) as worlds:
+    with open_pool(Local(unit=8)) as pool:
         for _ in range(3):
-            learner.run_iteration(worlds)
+            learner.run_iteration(pool)
             kept.append([len(part) for part in learner.successes])
     assert [len(counts) for counts in kept] == [1, 2, 2] and kept[2][0] == kept[1][1] and sum(kept[0]) > 0
     assert [len(source) for source in learner._success_sources()] == [sum(kept[2])]
@@ -175,8 +176,8 @@ def test_episodes_that_all_end_alike_do_not_move_the_policy(goal, rate):
     learner = FPO(policy, tiny_task.config(bc_coefficient=0.0))
     noisy(learner)
     before = tiny_task.weights(policy)
-    with tiny_task.short_episodes(), tiny_task.waist_reward(goal), BatchedWorlds('transfer_cube', 4) as worlds:
-        metrics = learner.run_iteration(worlds)
+    with tiny_task.short_episodes(), tiny_task.waist_reward(goal), open_pool(Local(unit=4)) as pool:
+        metrics = learner.run_iteration(pool)
     assert metrics['success_rate'] == rate and metrics['advantage_std'] > 0 and 'ratio' not in metrics
     assert all(torch.equal(before[name], value) for name, value in tiny_task.weights(policy).items())
 
@@ -185,8 +186,8 @@ def test_episodes_that_all_end_alike_are_imitated_where_they_succeed():
     learner = FPO(tiny_task.policy(), tiny_task.config())
     noisy(learner)
     before = tiny_task.weights(learner.policy)
-    with tiny_task.short_episodes(), tiny_task.waist_reward(-9.0), BatchedWorlds('transfer_cube', 4) as worlds:
-        metrics = learner.run_iteration(worlds)
+    with tiny_task.short_episodes(), tiny_task.waist_reward(-9.0), open_pool(Local(unit=4)) as pool:
+        metrics = learner.run_iteration(pool)
     assert 'ratio' not in metrics and metrics['bc_loss'] > 0
     assert any(not torch.equal(before[name], value) for name, value in tiny_task.weights(learner.policy).items())
 
@@ -203,7 +204,7 @@ def test_actions_that_are_not_finite_stop_before_anything_moves():
         worlds.reset(np.arange(4))
         before = worlds.qpos.copy()
         with pytest.raises(NotFiniteError, match='decision 1 of .* actions are not finite: the policy is damaged'):
-            collect(policy, worlds, np.arange(4), torch.Generator())
+            collect(policy, worlds, np.arange(4), tiny_task.start_noise(4))
         assert np.array_equal(worlds.qpos, before)
 
 
@@ -229,6 +230,6 @@ def test_training_that_diverges_is_one_error_that_says_where(waist_task, monkeyp
             return result
 
         monkeypatch.setattr(FPO, part, diverges)
-    with BatchedWorlds('transfer_cube', 4) as worlds, pytest.raises(NotFiniteError, match=words) as caught:
-        learner.run_iteration(worlds)
+    with open_pool(Local(unit=4)) as pool, pytest.raises(NotFiniteError, match=words) as caught:
+        learner.run_iteration(pool)
     assert 'lower learning rate' in str(caught.value) and '\n' not in str(caught.value)

@@ -31,7 +31,7 @@ def rolled():
           BatchRenderer('transfer_cube', CONTRACT.cameras, 16, 24) as renderer):
         plain = renderer.render_all
         renderer.render_all = lambda qpos: pictures.append(plain(qpos)) or pictures[-1]
-        rollout = collect(policy, worlds, np.arange(3), torch.Generator(), renderer=renderer, noise_scale=0.0)
+        rollout = collect(policy, worlds, np.arange(3), tiny_task.start_noise(3), renderer=renderer, noise_scale=0.0)
     return policy, rollout, pictures
 
 

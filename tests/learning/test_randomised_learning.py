@@ -60,7 +60,7 @@ def test_the_policy_is_given_measured_joints_and_the_critic_the_truth(waist_task
     with BatchedWorlds('transfer_cube', 3, randomisation=SOME) as worlds:
         plain = worlds.observed_joints
         worlds.observed_joints = lambda where: asked.append((plain(where), worlds.joints()[where])) or asked[-1][0]
-        rollout = collect(policy, worlds, SCENES[:3], torch.Generator().manual_seed(0))
+        rollout = collect(policy, worlds, SCENES[:3], tiny_task.start_noise(3))
     raw = rollout.states.numpy() * 0.1 + policy.stats.state_mean
     for decision, (measured, true) in enumerate(asked[:2]):
         rows = np.flatnonzero(rollout.valid[:, decision])
@@ -84,7 +84,7 @@ def test_the_policy_is_given_late_and_repeated_pictures_with_the_looks_of_their_
             return plain(qpos, looks, frames)
 
         renderer.render_all = render_all
-        rollout = collect(tiny_task.policy(contract=contract), worlds, SCENES[:3], torch.Generator().manual_seed(0),
+        rollout = collect(tiny_task.policy(contract=contract), worlds, SCENES[:3], tiny_task.start_noise(3),
                           renderer=renderer)
     assert rollout.states.shape[-1] == 14 and len(seen) == tiny_task.STEPS // contract.execute
     repeated = 0

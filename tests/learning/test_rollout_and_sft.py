@@ -25,7 +25,7 @@ from fpo_ros.sim.task import sample_object_pose
 
 def run(policy, count: int = 4, seed: int = 0, **options: object) -> rollout.Rollout:
     with BatchedWorlds('transfer_cube', count) as worlds:
-        return collect(policy, worlds, np.arange(count), torch.Generator().manual_seed(seed), **options)
+        return collect(policy, worlds, np.arange(count), tiny_task.start_noise(count, seed), **options)
 
 
 def test_episodes_of_a_rollout_end_at_success_or_at_the_cap(waist_task):

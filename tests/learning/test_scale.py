@@ -1,4 +1,4 @@
-"""Episodes here and on a Ray cluster of two nodes: equal bit for bit, whatever is lost on the way."""
+"""Episodes on a Ray cluster of two nodes: those of this machine bit for bit, whatever is lost on the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,113 +19,18 @@ import psutil
 import pytest
 import tiny_task
 import torch
-from recorded import PIXELS
+from equal_episodes import OPTIONS, SCENES, assert_equal
 
 import fpo_ros
 from fpo_ros import cli
 from fpo_ros.learning import scale
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.finetune import finetune
-from fpo_ros.learning.rollout import Rollout
-from fpo_ros.learning.scale import Cluster, ClusterError, EpisodeOptions, Local, collect_episodes, open_pool, wire
-from fpo_ros.learning.scale.unit import BLOCK, UnitRunner, start_noise
+from fpo_ros.learning.scale import Cluster, ClusterError, Local, collect_episodes, open_pool
 from fpo_ros.policy.finite import NotFiniteError
-
-SCENES = np.array([7, 3, 900_001, 11, 5, 2, 1_000_000, 13, 17, 19])
-OPTIONS = EpisodeOptions(noise_seed=3)
 
 # Read when Ray is imported. Whoever reaches a cluster can run anything in it: this one asks for a token.
 os.environ.update(RAY_AUTH_MODE='token', RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED='0')
-
-
-def assert_equal(got: Rollout, wanted: Rollout) -> None:
-    """Compare every array bit for bit."""
-    for field in fields(Rollout):
-        one, other = np.asarray(getattr(got, field.name)), np.asarray(getattr(wanted, field.name))
-        assert one.dtype == other.dtype and np.array_equal(one, other), field.name
-
-
-def of_scenes(rollout: Rollout, where: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the arrays of some episodes, the prefix left out."""
-    return {field.name: np.asarray(getattr(rollout, field.name))[where] for field in fields(Rollout)
-            if field.name != 'prefix_kv'}
-
-
-# --- on this machine -------------------------------------------------------------------------------------------------
-def test_an_episode_does_not_depend_on_threads_units_or_companions(waist_task):
-    policy = tiny_task.policy()
-    whole = collect_episodes(policy, SCENES, Local(threads=1), OPTIONS).rollout
-    assert whole.success.any() and not whole.success.all(), 'the case needs both'
-    for where in (Local(threads=2), Local(threads=1, unit=3), Local(threads=2, unit=1)):
-        assert_equal(collect_episodes(policy, SCENES, where, OPTIONS).rollout, whole)
-    order = np.array([8, 0, 4])
-    some = collect_episodes(policy, np.append(SCENES[order], np.arange(100, 100 + 2 * BLOCK)), Local(), OPTIONS).rollout
-    wanted = of_scenes(whole, order)
-    for name, value in of_scenes(some, np.arange(3)).items():
-        assert np.array_equal(value, wanted[name]), name
-
-
-def test_what_the_network_says_of_a_row_does_not_depend_on_how_many_there_are():
-    policy, noise = tiny_task.policy(), torch.randn(33, 4, 14)
-    states, prefix = torch.randn(33, 21), policy.prefix(None).detach()
-    blocks = scale.unit.BlockPolicy(policy)
-    for count in range(1, 34):
-        assert torch.equal(blocks.act(states[:count], prefix, noise[:count]), blocks.act(states, prefix, noise)[:count])
-    torch.testing.assert_close(blocks.act(states, prefix, noise), policy.act(states, prefix, noise))
-
-
-def test_an_episode_from_pictures_does_not_depend_on_its_unit():
-    policy = tiny_task.policy(contract=PIXELS)
-    options = EpisodeOptions(noise_seed=1, max_steps=6)
-    whole = collect_episodes(policy, SCENES[:3], Local(threads=1), options).rollout
-    assert whole.prefix_kv.shape[2] == whole.valid.size
-    assert_equal(collect_episodes(policy, SCENES[:3], Local(threads=1, unit=2), options).rollout, whole)
-
-
-def test_noise_is_a_function_of_seed_scene_and_decision():
-    shape = (50, 14)
-    first = start_noise(0, SCENES, 0, shape)
-    assert torch.equal(first[4], start_noise(0, SCENES[4:5], 0, shape)[0])
-    drawn = [first[0], first[1], start_noise(1, SCENES, 0, shape)[0], start_noise(0, SCENES, 1, shape)[0]]
-    for index, one in enumerate(drawn):
-        assert all(abs(float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])) < 0.15
-                   for other in drawn[:index])
-    assert abs(float(first.mean())) < 0.05 and abs(float(first.std()) - 1) < 0.05
-
-
-def test_noise_seed_and_scale_reach_the_flow(waist_task):
-    policy = tiny_task.policy()
-    chunks = [collect_episodes(policy, SCENES[:2], Local(), options).rollout.chunks for options in (
-        EpisodeOptions(noise_seed=0), EpisodeOptions(noise_seed=1), EpisodeOptions(noise_seed=0, noise_scale=0.0),
-        EpisodeOptions(noise_seed=1, noise_scale=0.0))]
-    assert not torch.equal(chunks[0], chunks[1]) and torch.equal(chunks[2], chunks[3])
-
-
-def test_torch_keeps_its_threads_and_prefixes_can_be_left_out(waist_task):
-    torch.set_num_threads(2)
-    try:
-        got = collect_episodes(tiny_task.policy(), SCENES[:2], Local(), EpisodeOptions(prefixes=False)).rollout
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
-    assert got.prefix_kv.shape[2] == 0 and got.valid.any()
-
-
-def test_an_evaluation_with_random_noise_does_not_depend_on_the_batch(waist_task):
-    policy = tiny_task.policy()
-    whole, parts = evaluate(policy, 9), evaluate(policy, 9, batch=2)
-    assert np.array_equal(whole.success, parts.success) and whole.control_steps == parts.control_steps
-
-
-def test_a_policy_and_a_rollout_survive_the_journey(waist_task):
-    policy = tiny_task.policy()
-    message = wire.policy_message(policy)
-    assert set(message) == {'policy.json', 'policy.safetensors'}
-    assert all(content.dtype == np.uint8 for content in message.values())
-    assert wire.policy_of(message).digest() == policy.digest()
-    with UnitRunner(policy, 2) as runner:
-        rollout = runner.run(SCENES[:2], OPTIONS)
-    assert_equal(wire.rollout_of(wire.rollout_message(rollout)), rollout)
 
 
 @pytest.mark.parametrize(('scenes', 'where', 'words'), [
@@ -167,7 +72,6 @@ def test_a_cluster_that_is_not_there_is_named_at_once(address):
         open_pool(Cluster(address))
 
 
-# --- on a cluster ----------------------------------------------------------------------------------------------------
 @dataclass
 class TwoNodes:
     """A cluster of two nodes with a core each, and the folder of faults."""
@@ -292,8 +196,8 @@ def test_the_episodes_of_a_lost_worker_are_run_again(connected, pool, waist_task
 
 
 @pytest.mark.serial
-def test_fine_tuning_on_a_cluster_counts_what_was_lost_and_changes_nothing_else(connected, pool, waist_task, tmp_path,
-                                                                                monkeypatch):
+def test_fine_tuning_on_a_cluster_is_that_on_this_machine_but_for_what_it_counts_as_lost(connected, pool, waist_task,
+                                                                                          tmp_path, monkeypatch):
     class Kept:
         """The pool, which stays open."""
 
@@ -304,12 +208,10 @@ def test_fine_tuning_on_a_cluster_counts_what_was_lost_and_changes_nothing_else(
             pass
 
     start, config = tiny_task.policy(), tiny_task.config()
-    runs = {}
-    for name, opened in (('here', open_pool(Local(threads=1))), ('there', Kept())):
-        monkeypatch.setattr('fpo_ros.learning.finetune.open_pool', lambda _, opened=opened: opened)
-        if name == 'there':
-            connected.fault(2, 'killed')  # training scenes of seed 0 begin at 0
-        runs[name] = finetune(start, tmp_path / name, config, 1, cluster=Cluster(connected.address))
+    runs = {'here': finetune(start, tmp_path / 'here', config, 2, threads=1)}
+    monkeypatch.setattr('fpo_ros.learning.finetune.open_pool', lambda _: Kept())
+    connected.fault(2, 'killed')  # training scenes of seed 0 begin at 0
+    runs['there'] = finetune(start, tmp_path / 'there', config, 2, cluster=Cluster(connected.address))
     assert runs['here'][0].digest() == runs['there'][0].digest()
     lost = [(runs[name][1][0]['lost_workers'], runs[name][1][0]['recollected_episodes']) for name in ('here', 'there')]
     assert lost == [(0, 0), (1, 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from unittest import mock
 
@@ -70,6 +71,12 @@ def pairs(count: int = 6) -> Demonstrations:
     chunks = np.tile(START_JOINTS, (count, CONTRACT.horizon, 1)).astype(np.float32)
     chunks[..., 0] += 0.05
     return Demonstrations(states, chunks, None, np.arange(count), 1)
+
+
+def start_noise(count: int, seed: int = 0, contract: PolicyContract = CONTRACT) -> Callable[[int], torch.Tensor]:
+    """Return what draws the start noise of ``count`` episodes, one decision after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda _: torch.randn(count, contract.horizon, contract.action_dim, generator=generator)
 
 
 def config(**changes: object) -> FPOConfig:

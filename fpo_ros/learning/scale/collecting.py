@@ -131,26 +131,41 @@ def with_cap(options: EpisodeOptions | None) -> EpisodeOptions:
 
 
 class LocalPool:
-    """Runs units one after the other in this process."""
+    """Runs units one after the other in this process; what one policy needs is kept from one collection to the next."""
 
     def __init__(self, where: Local) -> None:
         self._where = where
+        self._policy: FlowPolicy | None = None
+        self._runner: UnitRunner | None = None
 
     def collect(self, policy: FlowPolicy, scenes: np.ndarray, options: EpisodeOptions | None = None,
                 progress: Callable[[int], None] | None = None) -> Collected:
         """Run one episode per scene; see :func:`collect_episodes`."""
         options, done, parts = with_cap(options), 0, []
         units = units_of(scenes, self._where.unit)
-        with UnitRunner(policy, len(units[0]), self._where.threads) as runner:
-            for unit in units:
-                parts.append(runner.run(unit, options))
-                done += len(unit)
-                if progress:
-                    progress(done)
+        runner = self._runner_of(policy, len(units[0]))
+        for unit in units:
+            parts.append(runner.run(unit, options))
+            done += len(unit)
+            if progress:
+                progress(done)
         return Collected(joined(parts), processors=(wire.processor(),))
+
+    def _runner_of(self, policy: FlowPolicy, episodes: int) -> UnitRunner:
+        """Return what runs units of this policy; that of another one is closed."""
+        if self._runner is None or policy is not self._policy or episodes > self._runner.episodes:
+            self.close()
+            self._policy, self._runner = policy, UnitRunner(policy, episodes, self._where.threads)
+        return self._runner
+
+    def close(self) -> None:
+        """Stop the physics' threads and release the GL context."""
+        if self._runner is not None:
+            self._runner.close()
+        self._policy = self._runner = None
 
     def __enter__(self) -> LocalPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.close()

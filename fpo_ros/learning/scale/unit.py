@@ -115,7 +115,8 @@ class UnitRunner:
     """
 
     def __init__(self, policy: FlowPolicy, episodes: int, threads: int | None = None) -> None:
-        self._policy, self._episodes, self._threads = BlockPolicy(policy), episodes, threads
+        self.episodes = episodes
+        self._policy, self._threads = BlockPolicy(policy), threads
         self._worlds: BatchedWorlds | None = None
         with ExitStack() as opened:
             self._renderer = opened.enter_context(renderer_of(policy.contract))
@@ -143,7 +144,7 @@ class UnitRunner:
         if self._worlds is None or self._worlds.randomisation != randomisation:
             if self._worlds is not None:
                 self._worlds.close()
-            self._worlds = BatchedWorlds(self._policy.contract.task, self._episodes, self._threads,
+            self._worlds = BatchedWorlds(self._policy.contract.task, self.episodes, self._threads,
                                          randomisation=randomisation)
         return self._worlds
 
