@@ -124,7 +124,7 @@ def record(store: Annotated[Path, typer.Option(help='Episode store; made if miss
            episodes: Annotated[int, typer.Option(min=1, help='Episodes to record.')] = 40,
            noise: Annotated[float | None, typer.Option(
                min=0.0, help='Standard deviation of the error of every waypoint coordinate [m]; 0 for no errors.',
-               show_default='0.03 for transfer_cube, 0.005 for insertion')] = None,
+               show_default='0.02 for transfer_cube, 0.005 for insertion')] = None,
            task: TaskName = 'transfer_cube', observation: Observation = 'state', cameras: Cameras = None,
            seed: Seed = 0) -> None:
     """Record demonstrations of the scripted expert in simulation; scenes the store holds already are passed over."""

@@ -25,7 +25,7 @@ class TransferCubeExpert(ScriptedExpert):
     STEPS = 250
     ENDS = 240
     WAYPOINTS = 8
-    NOISE_M = 0.03
+    NOISE_M = 0.02
     #: Down, where the pick is: from the start's angle the solver would end behind the wrist's singularity.
     WRIST_SEEDS = {'right': 0.8}
 

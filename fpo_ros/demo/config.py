@@ -26,8 +26,8 @@ class DemoConfig:
     """
 
     contract: PolicyContract
-    demonstrations: int = 40
-    noise_std: float = 0.03
+    demonstrations: int = 100
+    noise_std: float = 0.02
     sft: SFTConfig = field(default_factory=SFTConfig)
     evaluation_episodes: int = 200
     fpo: FPOConfig = field(default_factory=FPOConfig)

@@ -27,7 +27,8 @@ def learning_curve(history: list[dict], sft: dict, fpo: dict) -> str:
     steps = [entry['control_steps'] / 1e6 for entry in history]
     axes.plot(steps, [entry['success_rate'] for entry in history], color=_GREY, marker='.', lw=1,
               label='training episodes of one iteration')
-    axes.plot(steps, [entry['smoothed_success'] for entry in history], color=_BLUE, lw=2, label='mean of three')
+    axes.plot(steps, [entry['smoothed_success'] for entry in history], color=_BLUE, lw=2,
+              label='mean of three, by the rule that is rewarded')
     for place, result, colour, name in ((0.0, sft, _ORANGE, 'SFT, held out'), (steps[-1], fpo, _BLUE, 'FPO, held out')):
         rate = result['success_rate']
         axes.errorbar([place], [rate], [[rate - result['wilson_low']], [result['wilson_high'] - rate]],

@@ -60,7 +60,11 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
               iterations: Annotated[int, typer.Option(min=1, help='Iterations of the whole run.')] = 24,
               episodes: Annotated[int | None, typer.Option(min=1, help='Episodes per iteration.',
                                                            show_default='128')] = None,
-              max_steps: MaxSteps = None, randomisation: RandomisationFile = None,
+              max_steps: MaxSteps = None,
+              reward: Annotated[str | None, typer.Option(help="What is rewarded: success by gym-aloha's rule (gym), or "
+                                                         'by the stricter one for 0.2 s (strict).',
+                                                         show_default='strict')] = None,
+              randomisation: RandomisationFile = None,
               learning_rate: Annotated[float | None, typer.Option(min=0.0, help='Of the action expert.',
                                                                   show_default='0.0001')] = None,
               demonstrations: Annotated[Path | None, typer.Option(
@@ -88,7 +92,7 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
                        'name the policy to start from with --policy')
     start = None if policy is None else FlowPolicy.load(policy)
     display, recorded = display_of(False), None
-    given = {'episodes': episodes, 'max_steps': max_steps, 'learning_rate': learning_rate,
+    given = {'episodes': episodes, 'max_steps': max_steps, 'reward': reward, 'learning_rate': learning_rate,
              'randomisation': randomisation_of(randomisation)}
     if stored is not None:
         stored.check(run, seed=seed, demonstrations=demonstrations, **given)

@@ -26,8 +26,8 @@ LOW_SUCCESS = 0.1
 
 
 def smoothed_success(history: list[dict]) -> float:
-    """Return the mean success of the newest iterations."""
-    return float(np.mean([entry['success_rate'] for entry in history[-SMOOTHING:]]))
+    """Return the mean success of the newest iterations, by the rule that is rewarded."""
+    return float(np.mean([entry['rewarded_rate'] for entry in history[-SMOOTHING:]]))
 
 
 def best_of(history: list[dict]) -> dict:
@@ -91,9 +91,9 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                 directory.append_progress(metrics)
                 if on_iteration:
                     on_iteration(metrics)
-                if learner.iteration == 1 and metrics['success_rate'] < LOW_SUCCESS:
+                if learner.iteration == 1 and metrics['rewarded_rate'] < LOW_SUCCESS:
                     (on_warning or logging.getLogger(__name__).warning)(
-                        f'the start policy succeeded in {metrics["success_rate"]:.1%} of {config.episodes} episodes: '
+                        f'the start policy succeeded in {metrics["rewarded_rate"]:.1%} of {config.episodes} episodes: '
                         f'below {LOW_SUCCESS:.0%} fine-tuning rarely takes off. Train it longer or on more '
                         'demonstrations first')
         return directory.best(), history

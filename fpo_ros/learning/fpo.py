@@ -16,8 +16,8 @@ from fpo_ros.learning.advantages import explained_variance, gae, standardise
 from fpo_ros.learning.critic import Critic, fit
 from fpo_ros.learning.decisions import Decisions, flatten, joined, recorded_decisions
 from fpo_ros.learning.demonstrations import Demonstrations
-from fpo_ros.learning.objective import ObjectiveConfig, log_ratios, pair_losses, surrogate
-from fpo_ros.learning.rollout import Rollout, privileged_dim
+from fpo_ros.learning.objective import ObjectiveConfig, credit_weights, pair_losses, policy_objective
+from fpo_ros.learning.rollout import Rollout, check_reward, privileged_dim
 from fpo_ros.learning.scale import EpisodeOptions, Pool
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.finite import NotFiniteError, check_finite
@@ -33,6 +33,7 @@ class FPOConfig:
 
     :param episodes: episodes per iteration.
     :param max_steps: cap of an episode [control steps].
+    :param reward: what gives reward 1: success by gym-aloha's rule (``'gym'``) or by the stricter one (``'strict'``).
     :param pairs: stored (t, noise) pairs per decision.
     :param epochs: passes over the decisions of an iteration.
     :param minibatch: decisions per optimiser step.
@@ -55,7 +56,8 @@ class FPOConfig:
 
     episodes: int = 128
     max_steps: int = MAX_STEPS
-    pairs: int = 8
+    reward: str = 'strict'
+    pairs: int = 4
     epochs: int = 4
     minibatch: int = 256
     microbatch: int = 64
@@ -73,6 +75,9 @@ class FPOConfig:
     max_grad_norm: float = 1.0
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     randomisation: Randomisation | None = None
+
+    def __post_init__(self) -> None:
+        check_reward(self.reward)
 
 
 class FPO:
@@ -120,14 +125,14 @@ class FPO:
         started = time.monotonic()
         phase('rolling out')
         self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
-        options = EpisodeOptions(noise_seed=self.seed, max_steps=self.config.max_steps,
+        options = EpisodeOptions(noise_seed=self.seed, max_steps=self.config.max_steps, reward=self.config.reward,
                                  randomisation=self.config.randomisation)
         collected = pool.collect(self.policy, self.seeds(), options)
         rollout = collected.rollout
         rolled = time.monotonic()
         advantage, metrics = self._advantages(rollout)
-        self.successes.append(flatten(rollout, rollout.valid & rollout.success[:, None]))
-        returns = rollout.success * self.config.gamma ** (rollout.valid.sum(1) - 1)
+        self.successes.append(flatten(rollout, rollout.valid & rollout.rewarded[:, None]))
+        returns = rollout.rewarded * self.config.gamma ** (rollout.valid.sum(1) - 1)
         if self.iteration >= self.config.warmup:
             phase('updating')
             metrics |= self._update(flatten(rollout, rollout.valid), advantage, prefer=bool(np.ptp(returns) > 0))
@@ -139,6 +144,7 @@ class FPO:
         return {
             'iteration': self.iteration, 'control_steps': self.control_steps,
             'success_rate': float(rollout.success.mean()), 'strict_rate': float(rollout.strict.mean()),
+            'rewarded_rate': float(rollout.rewarded.mean()),
             'touched_rate': float((rollout.max_stage > 0).mean()), 'diverged': int(rollout.diverged.sum()),
             'mean_return': float(returns.mean()),
             **metrics, 'lost_workers': collected.lost_workers,
@@ -155,9 +161,9 @@ class FPO:
         privileged = torch.as_tensor(rollout.privileged)
         last = valid.sum(1) - 1
         reward = np.zeros(valid.shape)
-        reward[np.arange(len(last)), last] = rollout.success
+        reward[np.arange(len(last)), last] = rollout.rewarded
         if self.iteration == 0:
-            self.critic.begin(rollout.privileged[valid], float(rollout.success.mean()))
+            self.critic.begin(rollout.privileged[valid], float(rollout.rewarded.mean()))
         with torch.no_grad():
             value = self.critic(privileged).numpy().astype(np.float64)
         advantage, target = gae(reward, value, valid, config.gamma, config.lam)
@@ -184,7 +190,9 @@ class FPO:
         cache = decisions.cache(self.policy, rows).repeat_interleave(pairs, 2)
         actions = decisions.chunks[rows].repeat_interleave(pairs, 0)
         error = squared_error(self.policy.model, actions, noise.flatten(0, 1), time_.flatten(), cache)
-        return pair_losses(error, time_.flatten(), self.policy.contract.execute).view(len(rows), pairs)
+        contract, objective = self.policy.contract, self.config.objective
+        weights = credit_weights(objective, contract.horizon, contract.execute, contract.action_dim)
+        return pair_losses(error, time_.flatten(), weights, contract.execute, objective).view(len(rows), pairs)
 
     def _update(self, decisions: Decisions, advantage: Tensor, prefer: bool) -> dict[str, float]:
         """Run the epochs of one iteration; return ratio, clip fraction and drift.
@@ -198,7 +206,7 @@ class FPO:
             old = torch.cat([self._losses(decisions, rows, time_[rows], noise[rows])
                              for rows in torch.arange(count).split(config.microbatch)])
         check_finite({'flow losses': old}, f'iteration {self.iteration + 1}', self._advice())
-        metrics = {'flow_loss': float(old.mean())}
+        metrics = {'flow_loss': float(old.mean()) / config.objective.kappa}
         good = self._success_sources() if config.bc_coefficient else []
         if not (prefer or good):
             return metrics
@@ -229,12 +237,14 @@ class FPO:
                 advantage: Tensor) -> Tensor:
         """Add the gradient of the FPO objective on some decisions; return their log ratios."""
         objective, logs = self.config.objective, []
-        for rows in batch.split(self.config.microbatch):
+        # What is standardised is the whole minibatch.
+        parts = len(batch) if objective.ratio == 'standardised' else self.config.microbatch
+        for rows in batch.split(parts):
             new = self._losses(decisions, rows, time_[rows], noise[rows])
-            log_ratio = log_ratios(old[rows], new, objective)
-            loss = -surrogate(log_ratio, advantage[rows], objective).sum()
+            value, log_ratio = policy_objective(old[rows], new, advantage[rows], objective)
+            loss = -value.sum()
             (loss / (len(batch) * log_ratio.shape[1])).backward()
-            logs.append(log_ratio.detach())
+            logs.append(log_ratio)
         return torch.cat(logs)
 
     def _first_ratio_error(self, log_ratio: Tensor) -> float:
@@ -265,8 +275,8 @@ class FPO:
             time_ = self._pairs(count, config.bc_pairs, stratified=False)
             noise = torch.randn(count, config.bc_pairs, *source.chunks.shape[1:], generator=self.generator)
             loss = self._losses(source, rows, time_, noise).sum() / (config.bc_batch * config.bc_pairs)
-            (config.bc_coefficient * config.objective.kappa * loss).backward()
-            total += loss.item()
+            (config.bc_coefficient * loss).backward()
+            total += loss.item() / config.objective.kappa
         return total
 
     def _step(self) -> float:

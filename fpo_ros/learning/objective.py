@@ -2,11 +2,18 @@
 
 For a decision with executed chunk a and stored pairs (t_i, noise_i), x_i = t_i noise_i + (1 - t_i) a and
 
-    l_i   = kappa mean over executed steps and real dimensions of t_i |v(x_i, t_i) - (noise_i - a)|^2
-    rho_i = exp(clamp(l_i_old - l_i, -c, c))
+    l_i   = kappa t_i mean_hj w_hj (v(x_i, t_i) - (noise_i - a))_hj^2,  h executed, j a real dimension
 
-Per-sample ratios are FPO++ (arXiv 2602.02481), the average before exp is FPO (arXiv 2507.21053). The
-weight t_i makes the loss |a_hat - a|^2 / t_i for the clean chunk a_hat that the velocity implies.
+clamped to l_max. The three ratios that are published, by their change g of the loss:
+
+==============  =====================================  ==============================================
+per_sample      rho_i = exp(clamp(l_i_old - l_i))      FPO++, arXiv 2602.02481: every pair is clipped alone
+averaged        rho = exp(clamp(mean_i l_i_old - l_i))  FPO, arXiv 2507.21053: one ratio per decision
+standardised    rho = exp(beta z)                      arXiv 2510.09976: z is mean_i l_i_old - l_i,
+                                                       standardised over the minibatch
+==============  =====================================  ==============================================
+
+The weight t_i makes the loss |a_hat - a|^2 / t_i for the clean chunk a_hat that the velocity implies.
 """
 
 from __future__ import annotations
@@ -16,20 +23,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RATIOS = ('per_sample', 'averaged')
-TRUST_REGIONS = ('aspo', 'ppo')
+RATIOS = ('per_sample', 'averaged', 'standardised')
+TRUST_REGIONS = ('aspo', 'ppo', 'none')
+#: Added to the deviation of standardised changes: before the first step all of them are 0.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Settings of the objective.
 
-    :param ratio: ``'per_sample'`` clips every pair alone, ``'averaged'`` averages pairs before exp.
-    :param trust_region: ``'ppo'`` clips; ``'aspo'`` clips for positive advantages and uses the quadratic
-        SPO penalty for negative ones.
+    :param ratio: one of :data:`RATIOS`.
+    :param trust_region: ``'ppo'`` clips; ``'aspo'`` clips for positive advantages and uses the quadratic SPO penalty
+        for negative ones; ``'none'`` does neither.
     :param kappa: scale of the loss before exp.
     :param clip: half width of the trust region of the ratio.
-    :param log_ratio_clip: clamp c of the log ratio.
+    :param log_ratio_clip: clamp of the log ratio.
+    :param loss_clip: clamp l_max of a scaled loss; none if None.
+    :param beta: scale of standardised changes. The share of decisions outside the trust region follows from it alone:
+        18 % for 0.15 at a clip of 0.2, 5 % for 0.05 at 0.1.
+    :param step_decay: weight of an executed step relative to the one before; 1 weighs all alike.
+    :param dimension_weights: weights of the dimensions of an action, whose mean is made 1; all alike if empty.
     """
 
     ratio: str = 'per_sample'
@@ -37,38 +51,89 @@ class ObjectiveConfig:
     kappa: float = 50.0
     clip: float = 0.1
     log_ratio_clip: float = 1.0
+    loss_clip: float | None = None
+    beta: float = 0.075
+    step_decay: float = 1.0
+    dimension_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.ratio not in RATIOS:
-            raise ValueError(f"unknown ratio '{self.ratio}': use {' or '.join(RATIOS)}")
-        if self.trust_region not in TRUST_REGIONS:
-            raise ValueError(f"unknown trust region '{self.trust_region}': use {' or '.join(TRUST_REGIONS)}")
-        for name in ('kappa', 'clip', 'log_ratio_clip'):
+        object.__setattr__(self, 'dimension_weights', tuple(self.dimension_weights))
+        for name, value, known in (('ratio', self.ratio, RATIOS), ('trust region', self.trust_region, TRUST_REGIONS)):
+            if value not in known:
+                raise ValueError(f"unknown {name} '{value}': use {', '.join(known[:-1])} or {known[-1]}")
+        for name in ('kappa', 'clip', 'log_ratio_clip', 'beta', 'step_decay', *(['loss_clip'] * bool(self.loss_clip))):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
+        weights = self.dimension_weights
+        if weights and not (min(weights) >= 0 < sum(weights)):
+            raise ValueError(f'dimension_weights must not be negative, and one positive, got {weights}')
 
 
-def pair_losses(squared_error: Tensor, time: Tensor, executed: int) -> Tensor:
-    """Return (B,) weighted flow losses of (B, H, D) squared velocity errors, executed rows only."""
-    return time * squared_error[:, :executed].mean((1, 2))
+def credit_weights(config: ObjectiveConfig, horizon: int, executed: int, dimensions: int) -> Tensor:
+    """Return (horizon, dimensions) weights of squared errors: 0 where nothing was executed, of mean 1 elsewhere.
+
+    What was predicted and not executed had no part in the return, nor has a dimension that only pads.
+
+    :raises ValueError: when the weights of dimensions are not one for each.
+    """
+    steps = config.step_decay ** torch.arange(executed, dtype=torch.float64)
+    own = torch.tensor(config.dimension_weights or (1.0,) * dimensions, dtype=torch.float64)
+    if len(own) != dimensions:
+        raise ValueError(f'{len(own)} dimension_weights for {dimensions} dimensions of an action')
+    weights = torch.zeros(horizon, dimensions, dtype=torch.float64)
+    weights[:executed] = torch.outer(steps / steps.mean(), own / own.mean())
+    return weights.float()
+
+
+def pair_losses(squared_error: Tensor, time: Tensor, weights: Tensor, executed: int,
+                config: ObjectiveConfig) -> Tensor:
+    """Return (B,) scaled losses of (B, H, D) squared velocity errors at (B,) times.
+
+    :param weights: of :func:`credit_weights`.
+    """
+    loss = config.kappa * time * (squared_error[:, :executed] * weights[:executed]).mean((1, 2))
+    return loss if config.loss_clip is None else loss.clamp(max=config.loss_clip)
 
 
 def log_ratios(old: Tensor, new: Tensor, config: ObjectiveConfig) -> Tensor:
-    """Return clamped log ratios of (B, pairs) losses; (B, 1) for the averaged variant."""
-    change = config.kappa * (old - new)
-    if config.ratio == 'averaged':
+    """Return the clamped log ratios of (B, pairs) losses; (B, 1) but for the per-sample variant."""
+    change = old - new
+    if config.ratio != 'per_sample':
         change = change.mean(1, keepdim=True)
+    if config.ratio == 'standardised':
+        change = config.beta * (change - change.mean()) / (change.std(correction=0) + _LEAST)
     return change.clamp(-config.log_ratio_clip, config.log_ratio_clip)
 
 
+def policy_objective(old: Tensor, new: Tensor, advantage: Tensor, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
+    """Return what is maximised, a number per ratio, and the log ratios without gradient.
+
+    The standardised ratio is constant in the paper, which leaves no gradient; and with one through the deviation, the
+    first step would divide by almost nothing. It weighs the gradient of the loss instead, as the others do:
+    d exp(l_old - l) = -rho dl.
+
+    :param old: (B, pairs) losses before the update.
+    :param new: (B, pairs) losses with gradient.
+    :param advantage: (B,).
+    """
+    log_ratio = log_ratios(old, new, config)
+    if config.ratio != 'standardised':
+        return surrogate(log_ratio, advantage, config), log_ratio.detach()
+    log_ratio = log_ratio.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(surrogate(log_ratio, advantage, config).sum(), log_ratio)
+    return -slope * new.mean(1, keepdim=True), log_ratio.detach()
+
+
 def surrogate(log_ratio: Tensor, advantage: Tensor, config: ObjectiveConfig) -> Tensor:
-    """Return the (B, pairs) objective to maximise.
+    """Return the (B, ratios) objective to maximise.
 
     PPO: min(rho A, clip(rho) A). SPO for A < 0: rho A - |A| / (2 eps) (rho - 1)^2.
 
     :param advantage: (B,).
     """
     ratio, advantage = log_ratio.exp(), advantage[:, None]
+    if config.trust_region == 'none':
+        return ratio * advantage
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     ppo = torch.minimum(ratio * advantage, clipped * advantage)
     if config.trust_region == 'ppo':

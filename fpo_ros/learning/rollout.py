@@ -20,6 +20,8 @@ from fpo_ros.sim.task import MAX_STEPS, SUCCESS_STAGE
 
 #: Control steps in a row that the stricter rule must hold.
 STRICT_STEPS = 10
+#: What is rewarded: success by gym-aloha's rule, or by the stricter one for STRICT_STEPS.
+REWARDS = ('gym', 'strict')
 
 
 def privileged_dim(contract: PolicyContract) -> int:
@@ -54,6 +56,15 @@ def cap_of(max_steps: int | None) -> int:
     return MAX_STEPS if max_steps is None else max_steps
 
 
+def check_reward(reward: str) -> None:
+    """Refuse what is not rewarded.
+
+    :raises ValueError: naming the known ones.
+    """
+    if reward not in REWARDS:
+        raise ValueError(f"unknown reward '{reward}': use {' or '.join(REWARDS)}")
+
+
 @dataclass
 class Rollout:
     """Episodes of one policy; N episodes of at most K decisions, padded.
@@ -62,12 +73,13 @@ class Rollout:
     :param privileged: (N, K, privileged_dim) joints, object poses and elapsed share of the cap, for the critic.
     :param prefix_kv: (layers, 2, N * K or 1, kv_heads, n_prefix, head_dim) prefix of each decision.
     :param chunks: (N, K, H, action_dim) normalised chunks, as drawn from the flow.
-    :param valid: (N, K) bool, the decision was taken.
+    :param valid: (N, K) bool, the decision was taken before the reward.
     :param success: (N,) bool, gym-aloha's rule.
     :param strict: (N,) bool, the task's stricter rule for STRICT_STEPS control steps in a row.
+    :param rewarded: (N,) bool, one of the two.
     :param diverged: (N,) bool, the physics failed, which ended the episode; it may have succeeded before.
     :param max_stage: (N,) int8.
-    :param steps: (N,) control steps until success, the end of the chunk in which the physics failed, or the cap.
+    :param steps: (N,) control steps until the reward, the end of the chunk in which the physics failed, or the cap.
     """
 
     states: Tensor
@@ -77,6 +89,7 @@ class Rollout:
     valid: np.ndarray
     success: np.ndarray
     strict: np.ndarray
+    rewarded: np.ndarray
     diverged: np.ndarray
     max_stage: np.ndarray
     steps: np.ndarray
@@ -88,8 +101,9 @@ class Rollout:
 
 
 def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
-            start_noise: Callable[[int], Tensor], *, renderer: object | None = None, noise_scale: float = 1.0, continue_to_strict: bool = False,
-            limits: JointLimits | None = None, max_steps: int | None = None,
+            start_noise: Callable[[int], Tensor], *,
+            renderer: object | None = None, noise_scale: float = 1.0, reward: str = 'gym',
+            continue_to_strict: bool = False, limits: JointLimits | None = None, max_steps: int | None = None,
             on_decision: Callable[[int, int], None] | None = None) -> Rollout:
     """Run one episode per seed, at most ``worlds.worlds`` at a time side by side.
 
@@ -97,11 +111,14 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     :param start_noise: returns the (N, H, action_dim) start noise of a decision's flows.
     :param renderer: ``BatchRenderer`` for a contract with cameras.
     :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
+    :param reward: one of :data:`REWARDS`.
     :param continue_to_strict: go on after the first success until the stricter rule is decided.
     :param max_steps: cap [control steps]; that of gym-aloha if None.
     :param on_decision: called with (decision, episodes still running).
+    :raises ValueError: for an unknown reward.
     :raises NotFiniteError: for actions that are not finite; the worlds are left as they were.
     """
+    check_reward(reward)
     contract, limits = policy.contract, limits or JointLimits()
     cap = cap_of(max_steps)
     decisions = -(-cap // contract.execute)
@@ -112,6 +129,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     chunks = torch.zeros(count, decisions, horizon, contract.action_dim)
     valid = np.zeros((count, decisions), bool)
     success, strict, diverged = (np.zeros(count, bool) for _ in range(3))
+    rewarded = success if reward == 'gym' else strict
     max_stage, steps = np.zeros(count, np.int8), np.zeros(count, np.int64)
     held = np.zeros(count, np.int64)
     shared_prefix = policy.prefix(None).detach() if not contract.cameras else None
@@ -144,27 +162,28 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         drawn = policy.act(seen, prefix, noise)
         check_finite({'actions': drawn}, f'decision {decision + 1} of {decisions} in {len(running)} episodes',
                      'the policy is damaged, use another one or an earlier checkpoint')
-        fresh = ~success[running]
+        fresh = ~rewarded[running]
         chunks[running, decision] = drawn
         valid[running, decision] = fresh
         length = min(contract.execute, cap - decision * contract.execute)
         targets = limits.apply(worlds.last_target[running], policy.to_raw(drawn)[:, :length],
                                1 / contract.control_rate_hz)
         outcome = worlds.step(targets, running)
-        hit = outcome.stage == SUCCESS_STAGE
-        first = np.where(hit.any(1), hit.argmax(1) + 1, length)
-        steps[running] += np.where(fresh, first, 0)
-        success[running] |= hit.any(1)
-        max_stage[running] = np.maximum(max_stage[running], outcome.stage.max(1))
+        hit, held_enough = outcome.stage == SUCCESS_STAGE, np.zeros((len(running), length), bool)
         for step in range(length):
             held[running] = np.where(outcome.strict[:, step], held[running] + 1, 0)
-            strict[running] |= held[running] >= STRICT_STEPS
+            held_enough[:, step] = held[running] >= STRICT_STEPS
+        met = hit if reward == 'gym' else held_enough
+        steps[running] += np.where(fresh, np.where(met.any(1), met.argmax(1) + 1, length), 0)
+        success[running] |= hit.any(1)
+        strict[running] |= held_enough.any(1)
+        max_stage[running] = np.maximum(max_stage[running], outcome.stage.max(1))
         if on_decision:
             on_decision(decision, len(running))
         diverged[running] |= outcome.diverged
-        ended = strict[running] if continue_to_strict else success[running]
+        ended = strict[running] if continue_to_strict else rewarded[running]
         running = running[~(ended | outcome.diverged)]
         if not len(running):
             break
     return Rollout(states, privileged, shared_prefix if prefixes is None else prefixes, chunks, valid,
-                   success, strict, diverged, max_stage, steps)
+                   success, strict, rewarded.copy(), diverged, max_stage, steps)

@@ -9,6 +9,9 @@ from typing import Any
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.tokenizer import VOCABULARY_SIZE
 
+#: What the last projection of the action expert can be.
+PREDICTIONS = ('velocity', 'actions')
+
 
 @dataclass(frozen=True)
 class VisionConfig:
@@ -42,6 +45,10 @@ class Pi0Config:
     :param head_dim: width of a head, shared.
     :param vocabulary_size: rows of the token embedding.
     :param vision: vision tower.
+    :param steps_per_token: consecutive steps of a chunk that share one action token; pi0 has 1.
+    :param predicts: what the last projection gives: ``'velocity'`` as in pi0, or ``'actions'``, the clean chunk that
+        the velocity leads to. An expert that is narrower than what its tokens carry cannot pass their noise through,
+        which a velocity needs and clean actions do not (Li and He 2025, arXiv 2511.13720).
     """
 
     width: int
@@ -54,11 +61,17 @@ class Pi0Config:
     head_dim: int
     vocabulary_size: int
     vision: VisionConfig
+    steps_per_token: int = 1
+    predicts: str = 'velocity'
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
             raise ContractError(f'num_heads ({self.num_heads}) must be a multiple of num_kv_heads '
                                 f'({self.num_kv_heads})')
+        if self.predicts not in PREDICTIONS:
+            raise ContractError(f"unknown prediction '{self.predicts}': use {' or '.join(PREDICTIONS)}")
+        if self.steps_per_token < 1:
+            raise ContractError(f'steps_per_token must be at least 1, got {self.steps_per_token}')
         if self.head_dim % 2 or self.expert_width % 2:
             raise ContractError('head_dim and expert_width must be even: they hold sine and cosine halves')
 
@@ -82,7 +95,8 @@ PRESETS = {
     'pi0_tiny': Pi0Config(
         width=64, mlp_dim=128, expert_width=64, expert_mlp_dim=128, depth=2, num_heads=4, num_kv_heads=1,
         head_dim=16, vocabulary_size=VOCABULARY_SIZE,
-        vision=VisionConfig(patch_size=8, width=64, depth=2, num_heads=4, mlp_dim=192)),
+        vision=VisionConfig(patch_size=8, width=64, depth=2, num_heads=4, mlp_dim=192),
+        steps_per_token=5, predicts='actions'),
 }
 
 

@@ -14,8 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpo_ros.policy.config import Pi0Config
-from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.layers import GatedMLP, RMSNorm, VisionTower, half_turn, rotary_table, time_embedding
+
+#: Flow times below this one divide like it where clean actions are predicted: at 0 nothing is left to remove.
+LEAST_TIME = 0.05
 
 
 class GemmaLayer(nn.Module):
@@ -61,11 +64,15 @@ class Pi0(nn.Module):
 
     :param config: sizes.
     :param contract: what the policy sees and commands.
+    :raises ContractError: for a chunk that is no whole number of tokens.
     """
 
     def __init__(self, config: Pi0Config, contract: PolicyContract) -> None:
         super().__init__()
         self.config, self.contract = config, contract
+        if contract.horizon % config.steps_per_token:
+            raise ContractError(f'a chunk of {contract.horizon} steps is no whole number of tokens of '
+                                f'{config.steps_per_token} steps')
         width, expert = config.width, config.expert_width
         if contract.cameras:
             self.vision_tower = VisionTower(config.vision, (contract.image_height, contract.image_width), width)
@@ -77,10 +84,11 @@ class Pi0(nn.Module):
             GemmaLayer(config, expert, config.expert_mlp_dim) for _ in range(config.depth))
         self.expert_norm = RMSNorm(expert)
         self.state_proj = nn.Linear(contract.state_dim, expert)
-        self.action_in_proj = nn.Linear(contract.action_dim, expert)
+        token = config.steps_per_token * contract.action_dim
+        self.action_in_proj = nn.Linear(token, expert)
         self.action_time_mlp_in = nn.Linear(2 * expert, expert)
         self.action_time_mlp_out = nn.Linear(expert, expert)
-        self.action_out_proj = nn.Linear(expert, contract.action_dim)
+        self.action_out_proj = nn.Linear(expert, token)
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that a denoising step uses; the rest belongs to the prefix."""
@@ -142,12 +150,15 @@ class Pi0(nn.Module):
         :param time: (B,) flow time, 1 noise .. 0 data.
         :param cache: of :meth:`with_state`, batch axis B. Action tokens see all of it and each other.
         """
-        horizon, expert = x_t.shape[1], self.config.expert_width
-        embedded = time_embedding(time, expert)[:, None].expand(-1, horizon, -1)
-        x = torch.cat([self.action_in_proj(x_t), embedded], -1)
+        tokens, expert = x_t.shape[1] // self.config.steps_per_token, self.config.expert_width
+        embedded = time_embedding(time, expert)[:, None].expand(-1, tokens, -1)
+        x = torch.cat([self.action_in_proj(x_t.reshape(x_t.shape[0], tokens, -1)), embedded], -1)
         x = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(x)))
-        table = self._rotary(cache.shape[4] + torch.arange(horizon, device=x.device))
+        table = self._rotary(cache.shape[4] + torch.arange(tokens, device=x.device))
         for layer, past in zip(self.expert_layers, cache, strict=True):
             q, k, v = layer.qkv(x, table)
             x = layer.finish(x, q, torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
-        return self.action_out_proj(self.expert_norm(x)).float()
+        out = self.action_out_proj(self.expert_norm(x)).float().reshape(x_t.shape)
+        if self.config.predicts == 'velocity':
+            return out
+        return (x_t - out) / time.clamp(min=LEAST_TIME)[:, None, None]

@@ -15,8 +15,8 @@ from fpo_ros.policy.checkpoint import FlowPolicy
 def test_without_a_full_window_the_best_policy_is_the_newest_that_was_measured(finished):
     run, history = finished
     smoothed = [entry['smoothed_success'] for entry in history]
-    assert smoothed[0] == history[0]['success_rate']
-    assert smoothed[1] == pytest.approx((history[0]['success_rate'] + history[1]['success_rate']) / 2)
+    assert smoothed[0] == history[0]['rewarded_rate']
+    assert smoothed[1] == pytest.approx((history[0]['rewarded_rate'] + history[1]['rewarded_rate']) / 2)
     # The first update made the policy whose rollouts are the second iteration's success.
     measured = run / 'checkpoints' / '000001' / 'policy.safetensors'
     assert (run / 'best' / 'policy.safetensors').read_bytes() == measured.read_bytes()

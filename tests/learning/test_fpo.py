@@ -91,6 +91,7 @@ def hand_made(valid: np.ndarray, success: np.ndarray) -> Rollout:
         valid,
         success,
         np.zeros(count, bool),
+        success,
         np.zeros(count, bool),
         np.zeros(count, np.int8),
         np.full(count, 6),

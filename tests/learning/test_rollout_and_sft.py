@@ -42,6 +42,23 @@ def test_episodes_of_a_rollout_end_at_success_or_at_the_cap(waist_task):
     assert (got.max_stage[got.success] == 4).all() and (got.max_stage[~got.success] == 0).all()
 
 
+def test_the_stricter_rule_is_rewarded_when_it_has_held_long_enough(waist_task, monkeypatch):
+    monkeypatch.setattr(rollout, 'STRICT_STEPS', 3)
+    gym, strict = run(tiny_task.policy(), 12), run(tiny_task.policy(), 12, reward='strict')
+    assert np.array_equal(gym.rewarded, gym.success) and np.array_equal(strict.rewarded, strict.strict)
+    both = strict.rewarded
+    assert both.any() and not both.all() and gym.success[both].all(), 'the case needs both'
+    # Here a step that succeeds is one that is strict: the third in a row comes two steps after the first at least.
+    assert (strict.steps[both] >= gym.steps[both] + 2).all()
+    assert (strict.valid.sum(1)[both] == np.ceil(strict.steps[both] / 3)).all()
+    assert (strict.steps[~both] == tiny_task.STEPS).all() and (strict.valid.sum(1)[~both] == 4).all()
+
+
+def test_an_unknown_reward_is_refused():
+    with pytest.raises(ValueError, match="unknown reward 'sparse': use gym or strict"):
+        tiny_task.config(reward='sparse')
+
+
 def test_the_critic_sees_joints_pose_and_elapsed_share(waist_task):
     got = run(tiny_task.policy())
     np.testing.assert_allclose(got.privileged[:, 0, :14], np.tile(START_JOINTS, (4, 1)), atol=1e-6)

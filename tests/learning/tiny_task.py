@@ -40,6 +40,7 @@ GOAL = 0.004
 CONFIG = FPOConfig(
     episodes=4,
     max_steps=STEPS,
+    reward='gym',
     pairs=2,
     epochs=2,
     minibatch=6,

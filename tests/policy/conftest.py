@@ -5,30 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sizes import TINY
 
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.config import Pi0Config, VisionConfig
+from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import ACTION_DIM, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 
 torch.set_num_threads(1)
 
-TINY = Pi0Config(
-    width=24,
-    mlp_dim=20,
-    expert_width=16,
-    expert_mlp_dim=12,
-    depth=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    vocabulary_size=259,
-    vision=VisionConfig(patch_size=8, width=16, depth=1, num_heads=2, mlp_dim=16),
-)
-
-
-def tiny_policy(observation: str = 'state', seed: int = 0, **contract: object) -> FlowPolicy:
+def tiny_policy(observation: str = 'state', seed: int = 0, sizes: Pi0Config = TINY, **contract: object) -> FlowPolicy:
     """Return an untrained policy whose norms and statistics differ from the neutral ones."""
     torch.manual_seed(seed)
     values = {
@@ -40,7 +27,7 @@ def tiny_policy(observation: str = 'state', seed: int = 0, **contract: object) -
         'cameras': ('cam_high', 'cam_low') if observation == 'pixels' else (),
     } | contract
     contract = PolicyContract(observation=observation, **values)
-    model = Pi0(TINY, contract)
+    model = Pi0(sizes, contract)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if 'layernorm' in name or name.endswith('norm.weight'):

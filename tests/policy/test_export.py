@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from sizes import SHARED
 
 from fpo_ros.policy.contract import Observation
 from fpo_ros.policy.transforms import image_tensor
@@ -19,10 +20,11 @@ from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 
 
-@pytest.fixture(scope='module', params=['state', 'pixels'])
+@pytest.fixture(scope='module', params=['state', 'pixels', 'shared tokens'])
 def exported(request, make_policy, tmp_path_factory):
     """Return a policy, the directory of its export and the difference that export found."""
-    directory, policy = tmp_path_factory.mktemp(request.param), make_policy(request.param)
+    directory = tmp_path_factory.mktemp('exported')
+    policy = (make_policy(sizes=SHARED, horizon=6) if request.param == 'shared tokens' else make_policy(request.param))
     return policy, directory, export(policy, directory, vectors=3)
 
 
@@ -45,7 +47,8 @@ def test_export_reproduces_torch_on_its_vectors(exported):
 
 def test_a_session_acts_as_the_torch_policy_on_new_observations(exported):
     policy, directory, _ = exported
-    session, noise = PolicySession.load(directory), np.random.default_rng(1).standard_normal((5, 14))
+    session = PolicySession.load(directory)
+    noise = np.random.default_rng(1).standard_normal((policy.contract.horizon, 14))
     for seed in (5, 6):
         seen = observation(policy, seed)
         images = (
@@ -77,7 +80,7 @@ def test_graphs_take_any_batch_size(exported, batch):
     cache = prefix.run(None, feeds)[0]
     x, state = (
         rng.standard_normal(shape).astype(np.float32)
-        for shape in ((batch, 5, 14), (batch, contract.state_dim))
+        for shape in ((batch, contract.horizon, 14), (batch, contract.state_dim))
     )
     time = rng.uniform(0.1, 1, batch).astype(np.float32)
     with torch.no_grad():

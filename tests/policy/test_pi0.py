@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sizes import SHARED, TINY
 from torch import Tensor
 
 from fpo_ros.policy.config import Pi0Config, VisionConfig, preset
@@ -31,11 +33,12 @@ def norm(x: Tensor, weight: Tensor) -> Tensor:
 def one_pass(model: Pi0, embedded: Tensor, state: Tensor, x_t: Tensor, time: Tensor, *,
              masked: bool = True) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Return the velocity and each layer's keys and values of one attention over all tokens."""
-    config, horizon = model.config, x_t.shape[1]
+    config, horizon = model.config, x_t.shape[1] // model.config.steps_per_token
     batch, n_prefix = x_t.shape[0], embedded.shape[1]
     embedding = time_embedding(time, config.expert_width)[:, None].expand(-1, horizon, -1)
     actions = torch.cat(
-        [F.linear(x_t, model.action_in_proj.weight, model.action_in_proj.bias), embedding], -1
+        [F.linear(x_t.reshape(batch, horizon, -1), model.action_in_proj.weight, model.action_in_proj.bias),
+         embedding], -1
     )
     actions = model.action_time_mlp_out(F.silu(model.action_time_mlp_in(actions)))
     left = embedded.expand(batch, -1, -1)
@@ -68,7 +71,8 @@ def one_pass(model: Pi0, embedded: Tensor, state: Tensor, x_t: Tensor, time: Ten
             ends.append(x + (gate * (y @ layer.mlp.up_proj.weight.T)) @ layer.mlp.down_proj.weight.T)
         left, right = ends
     out = norm(right, model.expert_norm.weight)[:, -horizon:]
-    return F.linear(out, model.action_out_proj.weight, model.action_out_proj.bias), kept
+    out = F.linear(out, model.action_out_proj.weight, model.action_out_proj.bias).reshape(x_t.shape)
+    return (out if config.predicts == 'velocity' else (x_t - out) / time.clamp(min=0.05)[:, None, None]), kept
 
 
 def embed(policy, images: Tensor | None) -> Tensor:
@@ -105,9 +109,10 @@ def inputs(policy, batch: int = 3) -> tuple[Tensor | None, Tensor, Tensor, Tenso
     )
 
 
+@pytest.mark.parametrize('sizes', [TINY, SHARED], ids=['pi0', 'shared tokens'])
 @pytest.mark.parametrize('observation', ['state', 'pixels'])
-def test_cached_prefix_and_one_denoising_step_equal_one_joint_pass(make_policy, observation):
-    policy = make_policy(observation)
+def test_cached_prefix_and_one_denoising_step_equal_one_joint_pass(make_policy, observation, sizes):
+    policy = make_policy(observation, sizes=sizes, horizon=6)
     images, state, x_t, time = inputs(policy)
     with torch.no_grad():
         expected, kept = one_pass(policy.model, embed(policy, images), state, x_t, time)
@@ -121,6 +126,23 @@ def test_cached_prefix_and_one_denoising_step_equal_one_joint_pass(make_policy, 
     for layer, (k, v) in enumerate(kept):
         torch.testing.assert_close(cache[layer, 0], k[:, :, : n + 1], atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(cache[layer, 1], v[:, :, : n + 1], atol=2e-5, rtol=1e-4)
+
+
+def test_the_last_step_of_the_sampler_ends_at_the_actions_that_are_predicted(make_policy):
+    policy = make_policy(sizes=SHARED, horizon=6)
+    _, state, x_t, _ = inputs(policy)
+    last = 1 / policy.contract.flow_steps
+    with torch.no_grad():
+        cache = policy.model.with_state(state, policy.model.prefix(policy.tokens))
+        velocity = policy.model.denoise(x_t, torch.full((3,), last), cache)
+        policy.model.config = replace(SHARED, predicts='velocity')
+        predicted = policy.model.denoise(x_t, torch.full((3,), last), cache)
+    torch.testing.assert_close(x_t - last * velocity, predicted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_chunk_that_tokens_do_not_fill_is_refused(make_policy):
+    with pytest.raises(ContractError, match='a chunk of 5 steps is no whole number of tokens of 2 steps'):
+        make_policy(sizes=SHARED, horizon=5)
 
 
 def test_keys_of_prefix_and_state_do_not_depend_on_actions_or_time(make_policy):
@@ -278,5 +300,9 @@ def test_configurations_survive_json_and_bad_ones_are_refused():
         Pi0Config.from_dict({key: value for key, value in config.to_dict().items() if key != 'vision'})
     with pytest.raises(ContractError, match='multiple'):
         Pi0Config.from_dict({**config.to_dict(), 'num_kv_heads': 3})
+    with pytest.raises(ContractError, match='velocity or actions'):
+        Pi0Config.from_dict({**config.to_dict(), 'predicts': 'noise'})
+    with pytest.raises(ContractError, match='steps_per_token'):
+        Pi0Config.from_dict({**config.to_dict(), 'steps_per_token': 0})
     with pytest.raises(ContractError, match='even'):
         Pi0Config.from_dict({**config.to_dict(), 'head_dim': 5})

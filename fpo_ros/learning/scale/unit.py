@@ -29,6 +29,7 @@ class EpisodeOptions:
 
     :param noise_seed: of the flows' start noise, 0 to 2**64 - 1.
     :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
+    :param reward: one of :data:`fpo_ros.learning.rollout.REWARDS`.
     :param continue_to_strict: go on after the first success until the stricter rule is decided.
     :param max_steps: cap of an episode [control steps]; the task's own if None.
     :param prefixes: return the prefix of every decision; those of pictures are large, and only learning needs them.
@@ -37,6 +38,7 @@ class EpisodeOptions:
 
     noise_seed: int = 0
     noise_scale: float = 1.0
+    reward: str = 'gym'
     continue_to_strict: bool = False
     max_steps: int | None = None
     prefixes: bool = True
@@ -135,8 +137,8 @@ class UnitRunner:
 
         with one_thread():
             rollout = collect(self._policy, worlds, scenes, noise, renderer=self._renderer,
-                              noise_scale=options.noise_scale, continue_to_strict=options.continue_to_strict,
-                              max_steps=options.max_steps)
+                              noise_scale=options.noise_scale, reward=options.reward,
+                              continue_to_strict=options.continue_to_strict, max_steps=options.max_steps)
         return rollout if options.prefixes else replace(rollout, prefix_kv=rollout.prefix_kv[:, :, :0].clone())
 
     def _worlds_of(self, randomisation: Randomisation | None) -> BatchedWorlds:
