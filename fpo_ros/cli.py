@@ -106,6 +106,41 @@ def evaluate_(policy: Annotated[Path, typer.Option(help='Directory of the policy
         print(json_.dumps(result), flush=True)
 
 
+@app.command()
+def compare(a: Annotated[Path, typer.Argument(help='Directory of a policy.')],
+            b: Annotated[Path, typer.Argument(help='Directory of another one.')],
+            episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes.')] = 500,
+            seed: Annotated[int, typer.Option(min=0, help='Which held-out scenes.')] = 0,
+            sampling: Annotated[str, typer.Option(help='Start of the flow: random or zero.')] = 'random',
+            max_steps: MaxSteps = None, randomisation: RandomisationFile = None,
+            cluster: ClusterAddress = None, workers: Workers = None, as_json: AsJson = False) -> None:
+    """Measure how much more often policy B succeeds than policy A, scene by scene.
+
+    Both run the same held-out scenes from the same noise; the difference has a 95 % interval, and McNemar's test says
+    how likely so uneven a result is between policies that are as good.
+    """
+    from fpo_ros.learning.compare import RULES, paired
+    from fpo_ros.learning.evaluate import evaluate
+    from fpo_ros.policy.checkpoint import FlowPolicy
+    from fpo_ros.policy.contract import ContractError
+
+    display, policies, found = display_of(as_json), [FlowPolicy.load(directory) for directory in (a, b)], []
+    tasks = [policy.contract.task for policy in policies]
+    if tasks[0] != tasks[1]:
+        raise ContractError(f'{a} is a policy of {tasks[0]}, {b} of {tasks[1]}: compare policies of one task')
+    with display.bar('held-out episodes', 2 * episodes) as bar:
+        for count, policy in enumerate(policies):
+            found.append(evaluate(policy, episodes, seed, sampling, cluster=cluster_of(cluster, workers),
+                                  progress=lambda done, before=count * episodes: bar.update(before + done),
+                                  max_steps=max_steps, randomisation=randomisation_of(randomisation)))
+    results = {rule: paired(*(getattr(one, array) for one in found)) for rule, array in RULES.items()}
+    for rule, result in results.items():
+        display.line(f'{rule} rule: {result.in_words()}')
+    if as_json:
+        print(json_.dumps({'a': found[0].to_dict(), 'b': found[1].to_dict(),
+                           **{rule: result.to_dict() for rule, result in results.items()}}), flush=True)
+
+
 @app.command('export')
 def export_(policy: Annotated[Path, typer.Option(help='Directory of the policy.')],
             out: Annotated[Path, typer.Option(help='Directory of the ONNX graphs; made if missing.')]) -> None:

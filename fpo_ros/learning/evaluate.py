@@ -32,9 +32,9 @@ class Evaluation:
     """Result of an evaluation.
 
     :param successes: episodes that met gym-aloha's rule before the cap.
-    :param strict_successes: episodes that met the stricter rule before the cap.
     :param seeds: (N,) scene seeds.
     :param success: (N,) bool per seed.
+    :param strict: (N,) bool per seed, by the stricter rule.
     :param diverged: (N,) bool per seed, the physics failed.
     :param max_steps: cap of an episode [control steps].
     :param lost_workers: workers of a cluster that were lost while they had episodes.
@@ -46,13 +46,13 @@ class Evaluation:
     task: str
     episodes: int
     successes: int
-    strict_successes: int
     control_steps: int
     sampling: str
     seed: int
     wall_s: float
     seeds: np.ndarray
     success: np.ndarray
+    strict: np.ndarray
     diverged: np.ndarray
     max_steps: int
     lost_workers: int = 0
@@ -68,13 +68,14 @@ class Evaluation:
         low, high = wilson_interval(self.successes, self.episodes)
         diverged = int((self.diverged & ~self.success).sum())
         rule, strict_rule = RULES[self.task]
+        strict = int(self.strict.sum())
         return {
             'task': self.task, 'max_steps': self.max_steps, 'success_rule': rule,
             'strict_rule': f'{strict_rule} for {STRICT_S:g} s', 'episodes': self.episodes, 'successes': self.successes,
             'timeouts': self.episodes - self.successes - diverged, 'diverged': diverged,
-            'strict_successes': self.strict_successes,
+            'strict_successes': strict,
             'success_rate': self.successes / self.episodes, 'wilson_low': low, 'wilson_high': high,
-            'success_strict_rate': self.strict_successes / self.episodes, 'control_steps': self.control_steps,
+            'success_strict_rate': strict / self.episodes, 'control_steps': self.control_steps,
             'sampling': self.sampling, 'seed': self.seed, 'wall_s': self.wall_s, 'lost_workers': self.lost_workers,
             'recollected_episodes': self.recollected_episodes, 'processors': list(self.processors),
             'randomisation': None if self.randomisation is None else self.randomisation.to_dict(),
@@ -108,7 +109,7 @@ def evaluate(policy: FlowPolicy, episodes: int, seed: int = 0, sampling: str = '
                              randomisation=randomisation)
     collected = collect_episodes(policy, seeds, cluster or Local(threads, batch), options, progress)
     rollout = collected.rollout
-    return Evaluation(policy.contract.task, episodes, int(rollout.success.sum()), int(rollout.strict.sum()),
-                      rollout.control_steps, sampling, seed, time.monotonic() - started, seeds, rollout.success,
-                      rollout.diverged, options.max_steps, collected.lost_workers, collected.recollected_episodes,
-                      collected.processors, randomisation)
+    return Evaluation(policy.contract.task, episodes, int(rollout.success.sum()), rollout.control_steps, sampling, seed,
+                      time.monotonic() - started, seeds, rollout.success, rollout.strict, rollout.diverged,
+                      options.max_steps, collected.lost_workers, collected.recollected_episodes, collected.processors,
+                      randomisation)

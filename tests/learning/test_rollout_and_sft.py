@@ -162,7 +162,7 @@ def test_an_evaluation_as_json_has_the_wilson_interval():
     # 8 of 10: centre 0.71674, half width 0.22656 (Wilson 1927, z = 1.959964).
     seeds = np.arange(10)
     result = evaluation.Evaluation(
-        'transfer_cube', 10, 8, 5, 1234, 'random', 0, 1.0, seeds, seeds < 8, seeds == 9, 300
+        'transfer_cube', 10, 8, 1234, 'random', 0, 1.0, seeds, seeds < 8, seeds < 5, seeds == 9, 300
     ).to_dict()
     assert (result['wilson_low'], result['wilson_high']) == (
         pytest.approx(0.49016, abs=1e-4),
