@@ -81,7 +81,7 @@ class TrainingTable:
     :param rows: iterations shown at once.
     """
 
-    COLUMNS = (('iteration', 'iteration', 'd'), ('steps', 'control_steps', ',d'), ('success', 'success_rate', '.1%'),
+    COLUMNS = (('iteration', 'iteration', 'd'), ('steps', 'control_steps', ',d'), ('success', 'rewarded_rate', '.1%'),
                ('return', 'mean_return', '.3f'), ('ratio', 'ratio', '.4f'), ('clipped', 'clip_fraction', '.1%'),
                ('V explained', 'explained_variance', '.2f'), ('steps/s', 'steps_per_s', ',.0f'))
 

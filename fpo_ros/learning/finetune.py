@@ -93,9 +93,9 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                     on_iteration(metrics)
                 if learner.iteration == 1 and metrics['rewarded_rate'] < LOW_SUCCESS:
                     (on_warning or logging.getLogger(__name__).warning)(
-                        f'the start policy succeeded in {metrics["rewarded_rate"]:.1%} of {config.episodes} episodes: '
-                        f'below {LOW_SUCCESS:.0%} fine-tuning rarely takes off. Train it longer or on more '
-                        'demonstrations first')
+                        f'the start policy succeeded in {metrics["rewarded_rate"]:.1%} of {config.episodes} episodes, '
+                        f'rewarded by the rule "{config.reward}": below {LOW_SUCCESS:.0%} fine-tuning rarely takes '
+                        'off. Train it longer or on more demonstrations first')
         return directory.best(), history
 
 

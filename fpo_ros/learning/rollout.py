@@ -101,25 +101,22 @@ class Rollout:
 
 
 def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
-            start_noise: Callable[[int], Tensor], *,
-            renderer: object | None = None, noise_scale: float = 1.0, reward: str = 'gym',
-            continue_to_strict: bool = False, limits: JointLimits | None = None, max_steps: int | None = None,
-            on_decision: Callable[[int, int], None] | None = None) -> Rollout:
-    """Run one episode per seed, at most ``worlds.worlds`` at a time side by side.
+            start_noise: Callable[[int], Tensor], *, renderer: BatchRenderer | None = None, noise_scale: float = 1.0,
+            reward: str = 'gym', continue_to_strict: bool = False, max_steps: int | None = None) -> Rollout:
+    """Run one episode per seed, all side by side.
 
-    :param seeds: (N,) scene seeds, N = ``worlds.worlds``.
+    :param seeds: (N,) scene seeds, at most ``worlds.worlds``.
     :param start_noise: returns the (N, H, action_dim) start noise of a decision's flows.
-    :param renderer: ``BatchRenderer`` for a contract with cameras.
+    :param renderer: for a contract with cameras.
     :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
     :param reward: one of :data:`REWARDS`.
     :param continue_to_strict: go on after the first success until the stricter rule is decided.
     :param max_steps: cap [control steps]; that of gym-aloha if None.
-    :param on_decision: called with (decision, episodes still running).
     :raises ValueError: for an unknown reward.
     :raises NotFiniteError: for actions that are not finite; the worlds are left as they were.
     """
     check_reward(reward)
-    contract, limits = policy.contract, limits or JointLimits()
+    contract, limits = policy.contract, JointLimits()
     cap = cap_of(max_steps)
     decisions = -(-cap // contract.execute)
     count, horizon = len(seeds), contract.horizon
@@ -136,7 +133,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     prefixes: Tensor | None = None
     running = np.arange(count)
 
-    def look(decision: int, where: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def look(decision: int, where: np.ndarray) -> Tensor:
         joints, pose = worlds.joints()[where], worlds.object_pose()[where]
         # The policy is given joints as they are measured, the critic what is true.
         seen = policy.states(worlds.observed_joints(where), pose if contract.observation == 'state' else None)
@@ -178,8 +175,6 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         success[running] |= hit.any(1)
         strict[running] |= held_enough.any(1)
         max_stage[running] = np.maximum(max_stage[running], outcome.stage.max(1))
-        if on_decision:
-            on_decision(decision, len(running))
         diverged[running] |= outcome.diverged
         ended = strict[running] if continue_to_strict else rewarded[running]
         running = running[~(ended | outcome.diverged)]

@@ -10,7 +10,7 @@ from rich.console import Console
 from fpo_ros.demo.display import Display, TrainingTable
 
 PATH = '/data/[lab]/:smile:/' + 'a' * 100 + '/x'
-METRICS = {'iteration': 17, 'control_steps': 12_345, 'success_rate': 0.5, 'mean_return': 0.25, 'steps_per_s': 900.0}
+METRICS = {'iteration': 17, 'control_steps': 12_345, 'rewarded_rate': 0.5, 'mean_return': 0.25, 'steps_per_s': 900.0}
 
 
 def shown(terminal: bool) -> tuple[Display, io.StringIO]:

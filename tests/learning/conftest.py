@@ -1,4 +1,4 @@
-"""One thread, so that results can be compared bit by bit, and a finished run of the tiny task."""
+"""One thread, so that results can be compared bit by bit, a finished run of the tiny task, and a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import tiny_task
 import torch
+import two_nodes
 from runs import train
+from two_nodes import TwoNodes
+
+from fpo_ros.learning.scale import Cluster, Pool, open_pool
 
 torch.set_num_threads(1)
 
@@ -34,3 +38,29 @@ def finished(tmp_path_factory):
 def copied(finished, tmp_path):
     """Return a copy of the run that a test may damage."""
     return Path(shutil.copytree(finished[0], tmp_path / 'copy'))
+
+
+@pytest.fixture(scope='package')
+def nodes(tmp_path_factory) -> Iterator[TwoNodes]:
+    """A cluster for all tests of this folder; it must not run beside what measures time elsewhere."""
+    pytest.importorskip('ray')
+    with two_nodes.started(tmp_path_factory.mktemp('faults')) as started:
+        yield started
+
+
+@pytest.fixture(scope='package')
+def connected(nodes) -> TwoNodes:
+    """The cluster, whose workers reward the waist and have faults."""
+    import ray
+
+    ray.init(address=nodes.address, logging_level='warning', log_to_driver=False, runtime_env={
+        'worker_process_setup_hook': 'worker_faults.install',
+        'env_vars': {'PYTHONPATH': str(Path(__file__).parent), 'FPO_ROS_TEST_FAULTS': str(nodes.faults)}})
+    return nodes
+
+
+@pytest.fixture(scope='package')
+def pool(connected) -> Iterator[Pool]:
+    """Up to two workers with units of two scenes."""
+    with open_pool(Cluster(connected.address, unit=2, unit_timeout_s=8.0, start_timeout_s=60.0)) as opened:
+        yield opened
