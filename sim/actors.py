@@ -72,15 +72,24 @@ def policy_of(directory: Path, task: str, seed: int = 0) -> Actor:
         with _renderer(contract, world.model.robot.name) as renderer:
             while True:
                 pose = world.object_pose()[None] if contract.observation == 'state' else None
+                joints, pictures = _seen_in(world, renderer)
                 with torch.no_grad():
-                    prefix = policy.prefix(renderer.render_all(world.data.qpos[None]) if renderer else None)
+                    prefix = policy.prefix(pictures)
                 noise = torch.randn(1, contract.horizon, contract.action_dim, generator=generator)
-                chunk = policy.act(policy.states(world.joints()[None], pose), prefix, noise)
+                chunk = policy.act(policy.states(joints, pose), prefix, noise)
                 check_finite({'actions': chunk}, str(directory), 'the policy is damaged, use another one')
                 yield from limits.apply(world.targets, policy.to_raw(chunk)[0, :contract.execute],
                                         1 / contract.control_rate_hz)
 
     return play
+
+
+def _seen_in(world: World, renderer: BatchRenderer | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (1, 14) measured joints and (1, cameras, H, W, 3) pictures, None without a renderer."""
+    seen = world.seen()
+    if seen is None:
+        return world.joints()[None], renderer.render_all(world.data.qpos[None]) if renderer else None
+    return seen.joints[None], renderer.render_seen(seen[None]) if renderer else None
 
 
 def _renderer(contract: PolicyContract, robot: str) -> AbstractContextManager[BatchRenderer | None]:

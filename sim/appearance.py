@@ -25,8 +25,11 @@ class AppearanceRanges:
 
     Every value is drawn uniformly, each axis, light, object and colour channel on its own.
 
-    :param camera_position_m: shift of each camera along its own x (right), y (up) and z (back) [m].
-    :param camera_rotation_rad: rotation of each camera about the same axes, as a rotation vector [rad].
+    :param camera_position_m: shift of each camera that stands still along its own x (right), y (up) and z (back) [m].
+    :param camera_rotation_rad: rotation of each of them about the same axes, as a rotation vector [rad].
+    :param wrist_camera_position_m: shift of each camera on an arm [m]: some centimetres and it sees the inside of the
+        gripper, or no gripper.
+    :param wrist_camera_rotation_rad: rotation of each of them [rad].
     :param camera_fov_rad: added to the vertical field of view of each camera [rad].
     :param light_position_m: shift of each light along the world's axes [m]; a directional light shines as before.
     :param light_direction_rad: rotation of each light about the world's axes, as a rotation vector [rad].
@@ -46,6 +49,8 @@ class AppearanceRanges:
 
     camera_position_m: Range = range_field(0.0)
     camera_rotation_rad: Range = range_field(0.0, -math.pi, math.pi)
+    wrist_camera_position_m: Range = range_field(0.0)
+    wrist_camera_rotation_rad: Range = range_field(0.0, -math.pi, math.pi)
     camera_fov_rad: Range = range_field(0.0, -math.pi, math.pi)
     light_position_m: Range = range_field(0.0)
     light_direction_rad: Range = range_field(0.0, -math.pi, math.pi)
@@ -90,6 +95,13 @@ class AppearanceRanges:
         """
         cameras, lights, objects = model.mj.ncam, model.mj.nlight, len(model.task.objects)
 
+        # A camera on a body that moves against the world is one of an arm's.
+        moving = model.mj.body_weldid[model.mj.cam_bodyid] != 0
+
+        def of_cameras(standing: Range, wrist: Range) -> tuple[Vector, ...]:
+            low, high = np.where(moving[:, None], wrist, standing)[..., None].swapaxes(0, 1)
+            return tuple(map(tuple, rng.uniform(low, high, (cameras, 3)).tolist()))
+
         def vectors(bounds: Range, count: int) -> tuple[Vector, ...]:
             return tuple(map(tuple, rng.uniform(*bounds, (count, 3)).tolist()))
 
@@ -97,8 +109,8 @@ class AppearanceRanges:
             return tuple(rng.uniform(*bounds, count).tolist())
 
         return Appearance(
-            camera_shifts_m=vectors(self.camera_position_m, cameras),
-            camera_turns_rad=vectors(self.camera_rotation_rad, cameras),
+            camera_shifts_m=of_cameras(self.camera_position_m, self.wrist_camera_position_m),
+            camera_turns_rad=of_cameras(self.camera_rotation_rad, self.wrist_camera_rotation_rad),
             camera_fov_rad=numbers(self.camera_fov_rad, cameras),
             light_shifts_m=vectors(self.light_position_m, lights),
             light_turns_rad=vectors(self.light_direction_rad, lights),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS
 from fpo_ros.sim import divergence
 from fpo_ros.sim.actions import check_option, checked_targets
 from fpo_ros.sim.appearance import Appearance
-from fpo_ros.sim.dynamics import Dynamics, check_fits, start_pose
-from fpo_ros.sim.latency import Latency
+from fpo_ros.sim.dynamics import Dynamics, check_fits, start_qpos
+from fpo_ros.sim.latency import Latency, Seen
 from fpo_ros.sim.model import SUBSTEPS, load_model
 from fpo_ros.sim.randomisation import EpisodeParameters, Randomisation
 from fpo_ros.sim.robots import VX300S
@@ -35,6 +35,7 @@ class ChunkOutcome:
     :param strict: (M, H) bool, the task's stricter success rule.
     :param diverged: (M,) bool, the physics failed within these steps: the world stands at its start again, and its
         row repeats the last good positions with stage 0.
+    :param failed: (M,) control step within which it failed, from 0; H where it did not.
     """
 
     joints: np.ndarray
@@ -43,6 +44,7 @@ class ChunkOutcome:
     stage: np.ndarray
     strict: np.ndarray
     diverged: np.ndarray
+    failed: np.ndarray
 
 
 class _Stepper(threading.local):
@@ -88,15 +90,16 @@ class BatchedWorlds:
         self.worlds = worlds
         self._out_of_range = check_option(out_of_range)
         self._dumps = dump_directory or divergence.default_dump_directory()
-        self.randomisation = randomisation
+        #: None, too, where all of its ranges change nothing.
+        self.randomisation = randomisation if randomisation and randomisation.active else None
         self._drawn: list[EpisodeParameters | None] = [None] * worlds
         self._dynamics: Dynamics | None = None
         self._latency: Latency | None = None
-        if randomisation is not None:
-            check_fits(randomisation, self.model)
-            dynamics = Dynamics(self.model, randomisation, worlds)
+        if self.randomisation is not None:
+            check_fits(self.randomisation, self.model)
+            dynamics = Dynamics(self.model, self.randomisation, worlds)
             self._dynamics = dynamics if dynamics.active else None
-            self._latency = Latency(self.model, randomisation, worlds)
+            self._latency = Latency(self.model, self.randomisation, worlds)
         self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)))
         self._stepper = _Stepper(self.model.mj, self._dynamics)
         size = mujoco.mj_stateSize(self.model.mj, mujoco.mjtState.mjSTATE_FULLPHYSICS)
@@ -132,12 +135,10 @@ class BatchedWorlds:
             self._begin(int(world))
 
     def _begin(self, world: int) -> None:
-        scene, joints = int(self._seeds[world]), START_JOINTS
-        pose = self.model.task.sample_object_pose(scene)
+        scene, drawn = int(self._seeds[world]), None
         if self.randomisation is not None:
             drawn = self._drawn[world] = self.randomisation.draw(scene, self.model)
-            pose, joints = start_pose(self.model, pose, drawn), START_JOINTS - drawn.joint_offset_rad
-        qpos = self.model.start_qpos(pose, joints)
+        qpos = start_qpos(self.model, scene, drawn)
         if self._dynamics is not None:
             self._dynamics.begin(world, drawn)
         if self._latency is not None:
@@ -172,6 +173,10 @@ class BatchedWorlds:
         where = self._all(where)
         return self.model.joints_of(self.qpos[where]) if self._latency is None else self._latency.joints(where)
 
+    def seen(self, where: np.ndarray | None = None) -> Seen | None:
+        """Return what the sensors of M worlds show, the measured joints among it; None without a randomisation."""
+        return None if self._latency is None else self._latency.seen(self._all(where))
+
     def camera_qpos(self, camera: str, where: np.ndarray | None = None) -> np.ndarray:
         """Return the (M, nq) positions that the newest frame of a camera shows; the true ones without a randomisation.
 
@@ -196,11 +201,14 @@ class BatchedWorlds:
     def _all(self, where: np.ndarray | None) -> np.ndarray:
         return np.arange(self.worlds) if where is None else np.asarray(where)
 
-    def step(self, targets: np.ndarray, where: np.ndarray | None = None) -> ChunkOutcome:
+    def step(self, targets: np.ndarray, where: np.ndarray | None = None,
+             until: Callable[[ChunkOutcome], np.ndarray] | None = None) -> ChunkOutcome:
         """Execute (M, H, 14) joint targets, one per control step, in the worlds ``where``.
 
         Contacts are read at the state that ends each control step.
 
+        :param until: outcome of whole chunks → (M,) control steps, 1 to H, after which each world stands still, since
+            its episode has ended. A world that stopped before the end of its chunk must be reset next.
         :raises ActionError: for targets that are refused; no world has moved then.
         """
         where = self._all(where)
@@ -232,21 +240,31 @@ class BatchedWorlds:
             sensors[row, -1] = stepper.data.sensordata
 
         list(self._pool.map(roll, range(count)))
+        failed = np.full(count, horizon)
         for row in np.flatnonzero(lost):
-            self._give_up(int(where[row]), state[row], controls[row], sensors[row])
+            failed[row] = self._give_up(int(where[row]), state[row], controls[row], sensors[row])
         ends = np.arange(1, horizon + 1) * SUBSTEPS
-        after = state[:, ends - 1]
-        kept = where[~lost]
-        self._state[kept] = after[~lost, -1]
-        self.last_target[kept] = targets[~lost, -1]
-        if latency is not None:
-            latency.advance(kept, sent[~lost], state[~lost, :, 1:1 + mj.nq])
-        qpos = after[..., 1:1 + mj.nq]
+        qpos = state[:, ends - 1, 1:1 + mj.nq]
         stage, strict = self.model.judge(sensors[:, ends], qpos)
-        return ChunkOutcome(self.model.joints_of(qpos), self.model.object_pose_of(qpos), qpos, stage, strict, lost)
+        outcome = ChunkOutcome(self.model.joints_of(qpos), self.model.object_pose_of(qpos), qpos, stage, strict, lost,
+                               failed)
+        steps = np.full(count, horizon) if until is None else until(outcome)
+        for row in np.flatnonzero(failed < steps):
+            self._begin(int(where[row]))
+        for length in np.unique(steps):
+            rows = np.flatnonzero((steps == length) & (failed >= steps))
+            kept, last = where[rows], length * SUBSTEPS
+            self._state[kept] = state[rows, last - 1]
+            self.last_target[kept] = targets[rows, length - 1]
+            if latency is not None:
+                latency.advance(kept, sent[rows, :last], state[rows, :last, 1:1 + mj.nq])
+        return outcome
 
-    def _give_up(self, world: int, state: np.ndarray, controls: np.ndarray, sensors: np.ndarray) -> None:
-        """Write down the last states of a diverged world, begin it anew, and leave its last good ones in ``state``."""
+    def _give_up(self, world: int, state: np.ndarray, controls: np.ndarray, sensors: np.ndarray) -> int:
+        """Write down the last states of a diverged world, leave its last good ones in ``state``; return when it failed.
+
+        :returns: the control step, from 0.
+        """
         good = divergence.sound(state)
         first = int(np.argmin(good)) if not good.all() else len(state) - 1
         divergence.dump(self._dumps, world, int(self._seeds[world]),
@@ -255,7 +273,7 @@ class BatchedWorlds:
         state[first:] = state[first - 1] if first else self._state[world]
         sensors[first:] = 0.0
         self.divergences[world] += 1
-        self._begin(world)
+        return first // SUBSTEPS
 
 
 def hold_targets(last_target: np.ndarray, horizon: int) -> np.ndarray:

@@ -19,20 +19,24 @@ RobotName = Annotated[str, typer.Option('--robot', help='Arms; "fpo-ros sim task
 PolicyDir = Annotated[Path | None, typer.Option('--policy', help='Directory of a trained policy that moves the arms.',
                                                 show_default=False)]
 Expert = Annotated[bool, typer.Option('--expert', help='The scripted expert moves the arms.')]
+RandomisationFile = Annotated[Path | None, typer.Option(
+    '--randomisation', metavar='FILE', help='Draw the episode from the ranges in this YAML file, such as '
+    'config/randomisation.yaml: dynamics, delays, sensor errors and, in films, looks.', show_default='none')]
 Steps = Annotated[int, typer.Option(min=1, help='Time limit of an episode [control steps of 20 ms].')]
 
 
 @app.command()
 def view(task: Task = 'transfer_cube', seed: Seed = 0, robot: RobotName = 'vx300s', policy: PolicyDir = None,
-         expert: Expert = False, steps: Steps = 300) -> None:
+         expert: Expert = False, steps: Steps = 300, randomisation: RandomisationFile = None) -> None:
     """Open a window in real time: scene after scene with --expert or --policy, else arms that hold still.
 
     Drag with Ctrl and a mouse button to pull at what was double-clicked; close the window to end.
     """
     from fpo_ros.sim import viewer
+    from fpo_ros.sim.randomisation import randomisation_of
     from fpo_ros.sim.world import World
 
-    world = World(task, seed, robot, 'clip')
+    world = World(task, seed, robot, 'clip', randomisation_of(randomisation))
     moves = _actor(task, policy, expert)
     viewer.view(world, moves, seed, lambda text: print(text, flush=True),
                 max_steps=steps if policy or expert else None)
@@ -41,7 +45,7 @@ def view(task: Task = 'transfer_cube', seed: Seed = 0, robot: RobotName = 'vx300
 @app.command('film')
 def film_(out: Annotated[Path, typer.Option(help='The film: a name that ends in .mp4.')],
           task: Task = 'transfer_cube', seed: Seed = 0, robot: RobotName = 'vx300s', policy: PolicyDir = None,
-          expert: Expert = False, steps: Steps = 300,
+          expert: Expert = False, steps: Steps = 300, randomisation: RandomisationFile = None,
           camera: Annotated[str | None, typer.Option(help='Camera; "fpo-ros sim tasks" lists them.',
                                                      show_default='the one from above')] = None,
           height: Annotated[int, typer.Option(min=2, help='Rows of the picture [pixels].')] = 480,
@@ -55,6 +59,7 @@ def film_(out: Annotated[Path, typer.Option(help='The film: a name that ends in 
     from fpo_ros.files import replace_file
     from fpo_ros.sim.film import film
     from fpo_ros.sim.observations import cell_camera
+    from fpo_ros.sim.randomisation import randomisation_of
     from fpo_ros.sim.render import WorldRenderer
     from fpo_ros.sim.world import World
 
@@ -62,7 +67,7 @@ def film_(out: Annotated[Path, typer.Option(help='The film: a name that ends in 
         raise ValueError(f'{out} is no name of a film: end it in .mp4')
     if not out.absolute().parent.is_dir():
         raise ValueError(f'{out.parent} is no directory: make it first')
-    world = World(task, seed, robot, 'clip')
+    world = World(task, seed, robot, 'clip', randomisation_of(randomisation))
     cameras = world.model.robot.cameras
     seen = next(iter(cameras)) if camera is None else cell_camera(camera, world.model.robot)
     moves, console = _actor(task, policy, expert), Console(stderr=True)

@@ -8,6 +8,7 @@ from itertools import combinations
 import mujoco
 import numpy as np
 
+from fpo_ros.policy.contract import START_JOINTS
 from fpo_ros.sim.model import TaskModel
 from fpo_ros.sim.randomisation import EpisodeParameters, Randomisation, RandomisationError
 
@@ -38,7 +39,8 @@ def change_model(model: TaskModel, mj: mujoco.MjModel, data: mujoco.MjData, draw
     for name, mass in zip(model.task.objects, drawn.object_mass, strict=True):
         body = base.body(name).id
         mj.body_mass[body] = base.body_mass[body] * mass
-        mj.body_inertia[body] = base.body_inertia[body] * mass
+        # Of bodies alike in shape, inertia goes with mass times length squared.
+        mj.body_inertia[body] = base.body_inertia[body] * (mass * drawn.object_size**2)
         geoms, first = _geoms(base, name), base.body_bvhadr[body]
         boxes = slice(first, first + base.body_bvhnum[body])
         for array, rows in (('geom_size', geoms), ('geom_pos', geoms), ('geom_rbound', geoms), ('geom_aabb', geoms),
@@ -68,6 +70,18 @@ def start_pose(model: TaskModel, pose: np.ndarray, drawn: EpisodeParameters) -> 
         turn = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
         mujoco.mju_mulQuat(moved[row, 3:], turn, pose[7 * row + 3:7 * row + 7])
     return moved.ravel()
+
+
+def start_qpos(model: TaskModel, scene: int, drawn: EpisodeParameters | None) -> np.ndarray:
+    """Return the (nq,) positions at which an episode begins.
+
+    :param drawn: what it drew; None where nothing is randomised.
+    """
+    pose = model.task.sample_object_pose(scene)
+    if drawn is None:
+        return model.start_qpos(pose)
+    # The arms measure that they are at the start pose.
+    return model.start_qpos(start_pose(model, pose, drawn), START_JOINTS - drawn.joint_offset_rad)
 
 
 def half_extent(mj: mujoco.MjModel, body: str) -> np.ndarray:

@@ -40,13 +40,15 @@ def film(world: World, actor: Actor, renderer: WorldRenderer, camera: str, max_s
          progress: Callable[[int], None] = lambda _: None) -> Film:
     """Film one episode of a world that was just reset.
 
+    Frames of a randomised world have the looks of its episode, but are neither late nor lost.
+
     :param camera: one of the robot's ``cameras``.
     :param max_steps: time limit [control steps].
     :param progress: told the control steps done.
     :raises RenderError: for an unknown camera.
     :raises DivergedError: when the physics goes wrong.
     """
-    made = Film(b'')
+    made, look = Film(b''), world.drawn.appearance if world.drawn else None
 
     def frames() -> Iterator[np.ndarray]:
         for step, stage in episode(world, actor, max_steps, LINGER):
@@ -56,7 +58,7 @@ def film(world: World, actor: Actor, renderer: WorldRenderer, camera: str, max_s
             progress(step)
             if step % EVERY == 1:
                 made.frames += 1
-                yield renderer.render(world.data.qpos, camera)
+                yield renderer.render(world.data.qpos, camera, look, step)
 
     made.data = encode(frames(), CONTROL_RATE_HZ / EVERY)
     return made

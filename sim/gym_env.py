@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -13,6 +14,7 @@ from fpo_ros.policy.contract import CONTROL_RATE_HZ
 from fpo_ros.sim import divergence
 from fpo_ros.sim.actions import check_option
 from fpo_ros.sim.observations import Observations, action_space_of, checked_size
+from fpo_ros.sim.randomisation import EpisodeParameters, Randomisation, randomisation_of
 from fpo_ros.sim.render import RenderError
 from fpo_ros.sim.robots import VX300S
 from fpo_ros.sim.scenes import draw_scene
@@ -45,8 +47,12 @@ class AlohaEnv(gymnasium.Env):
     :param end_on_success: False lets an episode go on behind success, as the stricter rule needs.
     :param robot: key of ``ROBOTS``.
     :param out_of_range: what happens to targets beyond a joint's range: ``'refuse'`` or ``'clip'``.
+    :param randomisation: what every episode draws from its scene: a ``Randomisation``, or the path of a YAML file;
+        nothing if None. Joints are then observed as they are measured (late, offset, noisy) and pictures as they
+        arrive (late, lost, with the looks of the episode); the poses of objects are true.
     :raises ValueError: for an option that is not known, naming those that are.
     :raises RenderError: for an unknown camera.
+    :raises RandomisationError: for a randomisation that cannot be, or does not fit the task or the robot.
     """
 
     metadata = {'render_modes': ['rgb_array'], 'render_fps': int(CONTROL_RATE_HZ)}
@@ -54,15 +60,17 @@ class AlohaEnv(gymnasium.Env):
     def __init__(self, task: str = 'transfer_cube', obs_type: str = 'state', *, cameras: Sequence[str] | None = None,
                  observation_height: int = 480, observation_width: int = 640, visualization_height: int = 480,
                  visualization_width: int = 640, render_mode: str | None = None, fast_pictures: bool = False,
-                 end_on_success: bool = True, robot: str = VX300S.name, out_of_range: str = 'refuse') -> None:
+                 end_on_success: bool = True, robot: str = VX300S.name, out_of_range: str = 'refuse',
+                 randomisation: Randomisation | str | Path | None = None) -> None:
         self.render_mode = check_render_mode(render_mode)
-        self._world = World(task, robot=robot, out_of_range=check_option(out_of_range))
+        self._world = World(task, robot=robot, out_of_range=check_option(out_of_range),
+                            randomisation=randomisation_of(randomisation))
         model = self._world.model
         self._observations = Observations(model, obs_type, cameras, (observation_height, observation_width),
                                           fast_pictures)
         self._frame_size = checked_size((visualization_height, visualization_width))
         self._end_on_success = end_on_success
-        self._scene = 0
+        self._scene, self._seen = 0, self._world.seen()
         self._before = np.empty(mujoco.mj_stateSize(model.mj, _STATE))
         self.observation_space, self.action_space = self._observations.space, action_space_of(model)
 
@@ -77,7 +85,16 @@ class AlohaEnv(gymnasium.Env):
         super().reset(seed=seed)
         self._scene = draw_scene(self.np_random) if seed is None else int(seed)
         self._world.reset(self._scene)
-        return self._observations.of(self._world.data.qpos), info_of(0, False, False, self._scene)
+        return self._observe(), info_of(0, False, False, self._scene)
+
+    def _observe(self) -> dict[str, Any]:
+        self._seen = self._world.seen()
+        return self._observations.of(self._world.data.qpos, self._seen)
+
+    @property
+    def drawn(self) -> EpisodeParameters | None:
+        """What the episode drew; None without a randomisation."""
+        return self._world.drawn
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Hold (14,) joint targets [rad, grippers 0..1] for 20 ms.
@@ -96,7 +113,7 @@ class AlohaEnv(gymnasium.Env):
         stage = world.stage()
         info = info_of(stage, world.strict(), False, self._scene)
         terminated = self._end_on_success and stage == SUCCESS_STAGE
-        return self._observations.of(world.data.qpos), float(stage), terminated, False, info
+        return self._observe(), float(stage), terminated, False, info
 
     def _give_up(self) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         world, after = self._world, np.empty_like(self._before)
@@ -105,15 +122,15 @@ class AlohaEnv(gymnasium.Env):
                         np.tile(world.data.ctrl, (2, 1)), world.model.task.name)
         world.reset(self._scene)
         good = self._before[1:1 + world.mj.nq]
-        return self._observations.of(good), 0.0, False, True, info_of(0, False, True, self._scene)
+        return self._observations.of(good, self._seen), 0.0, False, True, info_of(0, False, True, self._scene)
 
     def render(self) -> np.ndarray:
-        """Return an (H, W, 3) uint8 RGB picture of the first camera.
+        """Return an (H, W, 3) uint8 RGB picture of the first camera, of now and with the looks of the episode.
 
         :raises RenderError: without ``render_mode='rgb_array'``, or when no GL context can be made.
         """
         check_renders(self.render_mode)
-        return self._observations.frame(self._world.data.qpos, self._frame_size)
+        return self._observations.frame(self._world.data.qpos, self._seen, self._frame_size)
 
     def close(self) -> None:
         """Release the GL contexts."""

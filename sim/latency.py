@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from typing import Any
+
 import numpy as np
 
 from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, START_JOINTS
@@ -11,6 +14,30 @@ from fpo_ros.sim.randomisation import EpisodeParameters, Randomisation
 _ARMS = np.delete(np.arange(ACTION_DIM), GRIPPER_COLUMNS)
 #: Streams of random numbers of the sensors, by number of the physics step or of the frame.
 _NOISE, _LOSS = range(2)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the sensors of one world show, or those of M worlds with M before all sizes.
+
+    :param joints: (14,) measured joints [rad, grippers 0..1].
+    :param camera_qpos: (cameras, nq) positions that the newest frame of each camera of the robot shows, in its order.
+    :param camera_frames: (cameras,) numbers of those frames, by which their noise differs.
+    :param looks: () object, what pictures look like: an ``Appearance``, or None.
+    """
+
+    joints: np.ndarray
+    camera_qpos: np.ndarray
+    camera_frames: np.ndarray
+    looks: np.ndarray
+
+    def __getitem__(self, rows: Any) -> Seen:
+        """Return that of one or some of the worlds."""
+        return Seen(*(np.asarray(getattr(self, one.name)[rows]) for one in fields(self)))
+
+    def __setitem__(self, rows: Any, other: Seen) -> None:
+        for one in fields(self):
+            getattr(self, one.name)[rows] = getattr(other, one.name)
 
 
 class Latency:
@@ -44,6 +71,7 @@ class Latency:
         self._offset = np.zeros((worlds, ACTION_DIM))
         self._noise, self._loss = np.zeros((2, worlds))
         self._keys = np.zeros((worlds, 2), np.uint64)
+        self._looks = np.full(worlds, None, object)
 
     def begin(self, world: int, drawn: EpisodeParameters, qpos: np.ndarray) -> None:
         """Begin an episode of a world.
@@ -53,7 +81,7 @@ class Latency:
         self._action_delay[world], self._joint_delay[world] = drawn.action_delay, drawn.joint_delay
         self._camera_delay[world], self._offset[world] = drawn.camera_delay, drawn.joint_offset_rad
         self._noise[world], self._loss[world] = drawn.joint_noise_rad, drawn.camera_drop_probability
-        self._keys[world] = drawn.sensor_key
+        self._keys[world], self._looks[world] = drawn.sensor_key, drawn.appearance
         self._sent[world] = self._model.controls_of(START_JOINTS - drawn.joint_offset_rad)
         self._past[world] = self._shown[world] = qpos
         self._frames[world] = self._elapsed[world] = 0
@@ -111,6 +139,10 @@ class Latency:
                 random = self._random(world, _NOISE, SUBSTEPS * self._elapsed[world])
                 joints[row, _ARMS] += self._noise[world] * random.standard_normal(len(_ARMS))
         return joints
+
+    def seen(self, where: np.ndarray) -> Seen:
+        """Return what the sensors of M worlds show now."""
+        return Seen(self.joints(where), self._shown[where], self._frames[where], self._looks[where])
 
     def camera_qpos(self, camera: str, where: np.ndarray) -> np.ndarray:
         """Return the (M, nq) positions that a camera shows now."""

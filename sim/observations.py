@@ -12,6 +12,8 @@ import numpy as np
 from gymnasium import spaces
 
 from fpo_ros.policy.contract import ACTION_DIM
+from fpo_ros.sim.appearance import Appearance
+from fpo_ros.sim.latency import Seen
 from fpo_ros.sim.model import TaskModel
 from fpo_ros.sim.render import CAMERA_SIZE, WorldRenderer, check_camera
 from fpo_ros.sim.robots import Robot
@@ -85,31 +87,53 @@ class Observations:
         poses = spaces.Box(-mujoco.mjMAXVAL, mujoco.mjMAXVAL, self._model.object_qpos.shape, np.float64)
         return spaces.Dict({'agent_pos': joints, 'environment_state': poses})
 
-    def of(self, qpos: np.ndarray) -> dict[str, Any]:
+    def of(self, qpos: np.ndarray, seen: Seen | None = None) -> dict[str, Any]:
         """Return the observation of (..., nq) generalised positions, an element of :attr:`space` for (nq,).
 
         ``agent_pos`` is (..., 14) [rad, grippers 0..1]; ``environment_state`` (..., 7 * objects) positions [m] and
         quaternions (w, x, y, z) in gym-aloha's "world"; pictures are (..., H, W, 3) uint8 RGB.
 
+        :param seen: what the sensors show of a randomised world, or of (...,) many: joints and pictures are its; the
+            poses of objects, which no sensor measures, are true.
         :raises RenderError: when pictures are wanted and no GL context can be made.
         """
         if self._obs_type == 'state':
-            return {'agent_pos': self._model.joints_of(qpos), 'environment_state': self._model.object_pose_of(qpos)}
-        pixels = {name: self._pictures(qpos, camera) for name, camera in self._cameras.items()}
+            return {'agent_pos': self._joints(qpos, seen), 'environment_state': self._model.object_pose_of(qpos)}
+        pixels = {name: self._pictures(qpos, camera, seen) for name, camera in self._cameras.items()}
         if self._obs_type == 'pixels':
             return pixels
-        return {'pixels': pixels, 'agent_pos': self._model.joints_of(qpos)}
+        return {'pixels': pixels, 'agent_pos': self._joints(qpos, seen)}
 
-    def _pictures(self, qpos: np.ndarray, camera: str) -> np.ndarray:
+    def _joints(self, qpos: np.ndarray, seen: Seen | None) -> np.ndarray:
+        return self._model.joints_of(qpos) if seen is None else seen.joints.copy()
+
+    def _pictures(self, qpos: np.ndarray, camera: str, seen: Seen | None) -> np.ndarray:
+        if seen is not None:
+            qpos = seen.camera_qpos[..., self._number(camera), :]
         rows = qpos.reshape(-1, qpos.shape[-1])
         out = np.empty((len(rows), *self._size, 3), np.uint8)
-        for picture, row in zip(out, rows, strict=True):
-            picture[:] = self._renderer(self._size).render(row, camera)
+        for picture, row, look in zip(out, rows, self._looks(seen, camera, len(rows)), strict=True):
+            picture[:] = self._renderer(self._size).render(row, camera, *look)
         return out.reshape(*qpos.shape[:-1], *self._size, 3)
 
-    def frame(self, qpos: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Return the (H, W, 3) uint8 RGB picture of the first camera in a size of its own, for people to look at."""
-        return self._renderer(size).render(qpos, next(iter(self._cameras.values())))
+    def _looks(self, seen: Seen | None, camera: str, count: int) -> list[tuple[Appearance | None, int]]:
+        """Return appearance and number of the frame of ``count`` pictures of a camera."""
+        if seen is None:
+            return [(None, 0)] * count
+        frames = seen.camera_frames[..., self._number(camera)]
+        return list(zip(np.ravel(seen.looks), np.ravel(frames).tolist(), strict=True))
+
+    def _number(self, camera: str) -> int:
+        return list(self._model.robot.cameras).index(camera)
+
+    def frame(self, qpos: np.ndarray, seen: Seen | None, size: tuple[int, int]) -> np.ndarray:
+        """Return the (H, W, 3) uint8 RGB picture of the first camera in a size of its own, for people to look at.
+
+        :param seen: of the world: the picture has its looks, but is neither late nor lost.
+        """
+        camera = next(iter(self._cameras.values()))
+        [look] = self._looks(seen, camera, 1)
+        return self._renderer(size).render(qpos, camera, *look)
 
     def _renderer(self, size: tuple[int, int]) -> WorldRenderer:
         if size not in self._renderers:

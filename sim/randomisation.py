@@ -47,7 +47,8 @@ class Randomisation:
         takes the larger of two that touch, so that those of the objects alone would change little.
     :param object_mass: factor of mass and inertia of each object.
     :param object_size: factor of all lengths of the objects of a scene, about their centres, all alike: the peg fits
-        its socket as well as before. Mass and inertia stay.
+        its socket as well as before. The mass is what ``object_mass`` says, of any size; the inertia grows with the
+        square of the size.
     :param object_offset_m: added to the start position of each object along x and along y [m].
     :param object_yaw_rad: turn of each object about the vertical at its start [rad].
     :param action_latency_s: from a target that is sent to the servo that follows it [s].
@@ -92,6 +93,11 @@ class Randomisation:
             for name, value in cameras.items()})
         if not isinstance(self.appearance, AppearanceRanges):
             raise RandomisationError(f'appearance must be AppearanceRanges, got {self.appearance!r}')
+
+    @property
+    def active(self) -> bool:
+        """Whether anything may change."""
+        return self != Randomisation(seed=self.seed)
 
     @classmethod
     def load(cls, path: str | Path) -> Randomisation:
@@ -167,6 +173,18 @@ class Randomisation:
 
     def _stream(self, scene: int, stream: int) -> np.random.Generator:
         return np.random.default_rng((int(self.seed), scene % 2**64, stream))
+
+
+def randomisation_of(given: Randomisation | str | Path | None) -> Randomisation | None:
+    """Return a randomisation, that of a YAML file where a path is given; None for None.
+
+    :raises RandomisationError: for a file that cannot be one, and for anything else.
+    """
+    if given is None or isinstance(given, Randomisation):
+        return given
+    if isinstance(given, (str, Path)):
+        return Randomisation.load(given)
+    raise RandomisationError(f'randomisation must be a Randomisation, the path of a YAML file, or None, got {given!r}')
 
 
 @dataclass(frozen=True, eq=False)

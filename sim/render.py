@@ -16,12 +16,13 @@ from fpo_ros.policy.transforms import fitted_size
 from fpo_ros.sim.appearance import Appearance
 from fpo_ros.sim.decimation import decimate_model
 from fpo_ros.sim.dressing import Dresser, draw_background
+from fpo_ros.sim.latency import Seen
 from fpo_ros.sim.model import load_model
 from fpo_ros.sim.robots import VX300S, robot_of
 
 #: Rows and columns of a frame of the cell's cameras and of gym-aloha's [pixels].
 CAMERA_SIZE = (480, 640)
-#: ``'fast'``: without shadows and smoothed edges, from meshes of a ninth of the faces. ``'faithful'``: what
+#: ``'fast'``: without shadows and smoothed edges, from meshes of an eighth of the faces. ``'faithful'``: what
 #: ``physics.render`` of gym-aloha's environments returns, every byte of it.
 MODES = ('fast', 'faithful')
 #: A group of geoms that MuJoCo does not draw unless it is asked to.
@@ -227,6 +228,11 @@ class BatchRenderer(WorldRenderer):
             for index, picture in enumerate(pictures):
                 out[world, index][self._filled] = picture
         return out
+
+    def render_seen(self, seen: Seen) -> np.ndarray:
+        """Return (N, cameras, H, W, 3) uint8 pictures that the cameras of N randomised worlds show."""
+        columns = [list(self._cameras).index(name) for name in self._names]
+        return self.render_all(seen.camera_qpos[:, columns], seen.looks, seen.camera_frames[:, columns])
 
 
 def _fixed(camera: int) -> mujoco.MjvCamera:

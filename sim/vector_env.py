@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from gymnasium.vector.utils import batch_space
 from fpo_ros.sim.actions import ActionError, checked_targets
 from fpo_ros.sim.batch import BatchedWorlds, ChunkOutcome
 from fpo_ros.sim.gym_env import AlohaEnv, check_no_options, check_render_mode, check_renders, info_of
+from fpo_ros.sim.latency import Seen
 from fpo_ros.sim.observations import Observations, action_space_of, checked_size
+from fpo_ros.sim.randomisation import EpisodeParameters, Randomisation, randomisation_of
 from fpo_ros.sim.robots import VX300S
 from fpo_ros.sim.scenes import draw_scene
 from fpo_ros.sim.task import MAX_STEPS, SUCCESS_STAGE
@@ -39,6 +42,7 @@ class AlohaVectorEnv(VectorEnv):
 
     :raises ValueError: for an option that is not known, naming those that are.
     :raises RenderError: for an unknown camera.
+    :raises RandomisationError: for a randomisation that cannot be, or does not fit the task or the robot.
     """
 
     def __init__(self, num_envs: int = 1, task: str = 'transfer_cube', obs_type: str = 'state', *,
@@ -46,14 +50,16 @@ class AlohaVectorEnv(VectorEnv):
                  cameras: Sequence[str] | None = None, observation_height: int = 480, observation_width: int = 640,
                  visualization_height: int = 480, visualization_width: int = 640, render_mode: str | None = None,
                  fast_pictures: bool = False, end_on_success: bool = True, robot: str = VX300S.name,
-                 out_of_range: str = 'refuse', threads: int | None = None) -> None:
+                 out_of_range: str = 'refuse', threads: int | None = None,
+                 randomisation: Randomisation | str | Path | None = None) -> None:
         max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f'max_episode_steps must be at least 1, or None, got {max_episode_steps}')
         self._next_step = _checked_mode(autoreset_mode) is AutoresetMode.NEXT_STEP
         self.metadata = {**AlohaEnv.metadata, 'autoreset_mode': _MODES[not self._next_step]}
         self.render_mode, self.num_envs = check_render_mode(render_mode), num_envs
-        self._worlds = BatchedWorlds(task, num_envs, threads, robot=robot, out_of_range=out_of_range)
+        self._worlds = BatchedWorlds(task, num_envs, threads, robot=robot, out_of_range=out_of_range,
+                                     randomisation=randomisation_of(randomisation))
         model = self._worlds.model
         self._observations = Observations(model, obs_type, cameras, (observation_height, observation_width),
                                           fast_pictures)
@@ -66,7 +72,7 @@ class AlohaVectorEnv(VectorEnv):
         self._scenes = np.zeros(num_envs, np.int64)
         self._elapsed = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, bool)
-        self._qpos = self._worlds.qpos.copy()  # as last observed
+        self._qpos, self._seen = self._worlds.qpos.copy(), self._worlds.seen()  # as last observed
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
@@ -97,7 +103,7 @@ class AlohaVectorEnv(VectorEnv):
         self._begin(np.arange(self.num_envs), seed)
         nothing = np.zeros(self.num_envs, bool)
         info = info_of(np.zeros(self.num_envs, np.int64), nothing, nothing.copy(), self._scenes.copy())
-        return self._observations.of(self._qpos), _with_masks(info, ~nothing)
+        return self._observations.of(self._qpos, self._seen), _with_masks(info, ~nothing)
 
     def _begin(self, where: np.ndarray, seeds: Sequence[int | None] | None = None) -> None:
         """Begin episodes in some worlds: of the seeds given, else of the next scenes of their generators."""
@@ -106,7 +112,21 @@ class AlohaVectorEnv(VectorEnv):
             self._scenes[world] = draw_scene(self._randoms[world][0]) if seed is None else int(seed)
         self._worlds.reset(self._scenes[where], where)
         self._elapsed[where], self._ended[where] = 0, False
+        self._observe(where)
+
+    def _observe(self, where: np.ndarray) -> None:
         self._qpos[where] = self._worlds.qpos[where]
+        if self._seen is not None:
+            self._seen[where] = self._worlds.seen(where)
+
+    def _of(self, world: int) -> tuple[np.ndarray, Seen | None]:
+        """Return (nq,) positions of a world and what its sensors showed, as last observed."""
+        return self._qpos[world], None if self._seen is None else self._seen[world]
+
+    @property
+    def drawn(self) -> list[EpisodeParameters | None]:
+        """What the episode of every world drew; None without a randomisation."""
+        return self._worlds.drawn()
 
     def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Hold (N, 14) joint targets [rad, grippers 0..1] for 20 ms.
@@ -115,7 +135,8 @@ class AlohaVectorEnv(VectorEnv):
         """
         targets = checked_targets(actions, self._worlds.model, self._out_of_range, (self.num_envs,))
         rewards, terminations, truncations, _, infos = self._run(targets[:, None])
-        return self._observations.of(self._qpos), rewards[:, 0], terminations[:, 0], truncations[:, 0], infos
+        observation = self._observations.of(self._qpos, self._seen)
+        return observation, rewards[:, 0], terminations[:, 0], truncations[:, 0], infos
 
     def step_chunk(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Execute (N, H, 14) joint targets, one per control step, natively: the fast way to the same results.
@@ -134,7 +155,7 @@ class AlohaVectorEnv(VectorEnv):
         if not targets.shape[1]:
             raise ActionError('a chunk needs at least one row of targets')
         rewards, terminations, truncations, steps, infos = self._run(targets)
-        return (self._observations.of(self._qpos), rewards, terminations, truncations,
+        return (self._observations.of(self._qpos, self._seen), rewards, terminations, truncations,
                 {**infos, **_with_masks({'steps': steps}, np.ones(self.num_envs, bool))})
 
     def _run(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -145,15 +166,16 @@ class AlohaVectorEnv(VectorEnv):
         stage, strict, diverged = np.zeros(count, np.int64), np.zeros(count, bool), np.zeros(count, bool)
         again, running = np.flatnonzero(self._ended), np.flatnonzero(~self._ended)
         if len(running):
-            outcome = self._worlds.step(targets[running], running)
-            last, terminated, truncated, lost = self._ends(outcome, self._elapsed[running])
+            elapsed = self._elapsed[running]
+            outcome = self._worlds.step(targets[running], running, lambda one: self._ends(one, elapsed)[0] + 1)
+            last, terminated, truncated, lost = self._ends(outcome, elapsed)
             rows = np.arange(len(running))
             rewards[running] = np.where(np.arange(horizon) <= last[:, None], outcome.stage, 0)
             terminations[running, last], truncations[running, last] = terminated, truncated
             steps[running], self._ended[running], diverged[running] = last + 1, terminated | truncated, lost
             stage[running], strict[running] = outcome.stage[rows, last], outcome.strict[rows, last]
             # What diverging physics leaves is no state to show.
-            self._qpos[running[~lost]] = outcome.qpos[rows, last][~lost]
+            self._observe(running[~lost])
         self._elapsed += steps
         self._begin(again)
         info, infos = info_of(stage, strict, diverged, self._scenes.copy()), {}
@@ -172,7 +194,7 @@ class AlohaVectorEnv(VectorEnv):
         cap = np.full(len(elapsed), horizon) if self._cap is None else self._cap - 1 - elapsed
         end = np.minimum(success, cap)
         last = np.minimum(end, horizon - 1)
-        lost = outcome.diverged & (end >= horizon - 1)  # else the episode ended before
+        lost = outcome.failed <= last  # else the episode ended before
         return last, success == last, (cap == last) | lost, lost
 
     def _end(self, info: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -180,7 +202,7 @@ class AlohaVectorEnv(VectorEnv):
         ended = self._ended.copy()
         final_obs = np.full(self.num_envs, None, dtype=object)
         for world in np.flatnonzero(ended):
-            final_obs[world] = self._observations.of(self._qpos[world])
+            final_obs[world] = self._observations.of(*self._of(world))
         final = {name: np.where(ended, values, np.zeros_like(values)) for name, values in info.items()}
         self._begin(np.flatnonzero(ended))
         for name, first in info_of(0, False, False, self._scenes).items():
@@ -193,7 +215,7 @@ class AlohaVectorEnv(VectorEnv):
         :raises RenderError: without ``render_mode='rgb_array'``, or when no GL context can be made.
         """
         check_renders(self.render_mode)
-        return tuple(self._observations.frame(qpos, self._frame_size) for qpos in self._qpos)
+        return tuple(self._observations.frame(*self._of(world), self._frame_size) for world in range(self.num_envs))
 
     def close_extras(self, **_: Any) -> None:
         """Stop the threads and release the GL contexts."""

@@ -49,7 +49,7 @@ def compiled(task: str, drawn: EpisodeParameters) -> mujoco.MjModel:
         geom.friction = np.array(geom.friction) * drawn.contact_friction
     for name, mass in zip(plain.task.objects, drawn.object_mass, strict=True):
         body = spec.body(name)
-        body.mass, body.inertia = body.mass * mass, np.array(body.inertia) * mass
+        body.mass, body.inertia = body.mass * mass, np.array(body.inertia) * (mass * drawn.object_size**2)
         for geom in body.geoms:
             geom.size, geom.pos = np.array(geom.size) * drawn.object_size, np.array(geom.pos) * drawn.object_size
     return TaskModel(plain.task, plain.robot, spec).mj

@@ -17,7 +17,8 @@ QPOS = MODEL.start_qpos(np.array([0.1, 0.5, 0.02, 1, 0, 0, 0]))
 HEIGHT, WIDTH = 72, 96
 #: A range of each property that is far from changing nothing.
 RANGES = {
-    'camera_position_m': (0.02, 0.03), 'camera_rotation_rad': (0.05, 0.1), 'camera_fov_rad': (0.1, 0.2),
+    'camera_position_m': (0.02, 0.03), 'camera_rotation_rad': (0.05, 0.1), 'wrist_camera_position_m': (0.02, 0.03),
+    'wrist_camera_rotation_rad': (0.05, 0.1), 'camera_fov_rad': (0.1, 0.2),
     'light_position_m': (0.2, 0.3), 'light_direction_rad': (0.3, 0.5), 'light_diffuse': (0.2, 0.5),
     'ambient': (0.2, 0.5), 'headlight': (0.2, 0.5), 'object_colour': (-0.6, 0.6), 'table_colour': (0.2, 0.5),
     'arm_colour': (-0.3, -0.1), 'background': (0.3, 0.9), 'noise_std': (3.0, 6.0), 'brightness': (10.0, 20.0),
@@ -66,12 +67,16 @@ def test_by_default_nothing_changes(renderer):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_each_property_shows_and_leaves_nothing_behind(renderer, name):
-    before = renderer.render(QPOS, 'cam_angle')
-    changed = renderer.render(QPOS, 'cam_angle', look(**{name: RANGES[name]}))
+    camera, other = ('cam_angle', 'cam_left_wrist')[::-1 if name.startswith('wrist_') else 1]
+    before, beside = (renderer.render(QPOS, one) for one in (camera, other))
+    changed = renderer.render(QPOS, camera, look(**{name: RANGES[name]}))
     # All lights of gym-aloha are directional: only where their shadows are drawn depends on where they are.
     unseen = name == 'light_position_m' and renderer.name == 'fast'
     assert np.array_equal(changed, before) == unseen
-    assert np.array_equal(renderer.render(QPOS, 'cam_angle'), before)
+    assert np.array_equal(renderer.render(QPOS, camera), before)
+    if 'position' in name or 'rotation' in name:  # of cameras that stand still, or of those on arms, not of both
+        only = name.removeprefix('wrist_').startswith('camera_')
+        assert np.array_equal(renderer.render(QPOS, other, look(**{name: RANGES[name]})), beside) == (only or unseen)
 
 
 def test_all_at_once_leave_nothing_behind_at_any_camera(renderer):
@@ -104,7 +109,9 @@ def test_the_same_draw_gives_the_same_picture_even_after_a_pickle(fast):
 
 def test_a_range_that_changes_leaves_the_other_values_as_they_were():
     one, other = look(5, **RANGES), look(5, **{**RANGES, 'camera_position_m': (0.0, 0.0)})
-    assert one.camera_shifts_m != other.camera_shifts_m
+    moving = [name.endswith('wrist') for name in map(lambda index: MODEL.mj.camera(index).name, range(MODEL.mj.ncam))]
+    for shift, plain, wrist in zip(one.camera_shifts_m, other.camera_shifts_m, moving, strict=True):
+        assert (shift == plain) == wrist and (plain == (0.0, 0.0, 0.0)) == (not wrist)
     assert dataclasses.replace(one, camera_shifts_m=other.camera_shifts_m) == other
 
 

@@ -20,6 +20,7 @@ from fpo_ros.policy.contract import START_JOINTS, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.sim.actors import DivergedError, episode, expert_of, hold, policy_of
+from fpo_ros.sim.randomisation import Randomisation
 from fpo_ros.sim.registration import IDS
 from fpo_ros.sim.robots import VX300S
 from fpo_ros.sim.viewer import LINGER, NoDisplayError, open_window, view
@@ -100,10 +101,57 @@ def test_a_film_without_anybody_who_moves_the_arms_stands_still_and_runs_to_its_
     assert len(frames_of(tmp_path / 'film.mp4')) == 21
 
 
+def test_a_film_of_a_randomised_episode_has_its_looks_and_its_physics(fpo_ros, tmp_path):
+    (tmp_path / 'mine.yaml').write_text('object_size: [1.4, 1.4]\nappearance: {background: [0.8, 0.8]}\n')
+    shape = ('--steps', 41, '--fast', '--height', 240, '--width', 320)
+    for name, more in (('plain', ()), ('mine', ('--randomisation', tmp_path / 'mine.yaml'))):
+        code, out, err = fpo_ros('sim', 'film', '--out', tmp_path / f'{name}.mp4', *shape, *more)
+        assert code == 0 and '; 21 frames' in out, err
+    plain, mine = (frames_of(tmp_path / f'{name}.mp4')[-1].astype(int) for name in ('plain', 'mine'))
+    assert (plain[:5, :5] < 20).all() and (np.abs(mine[:5, :5] - 204) < 8).all(), 'four fifths of 255'
+    count, large = (((one[..., 0] > 90) & (one[..., 0] > 2 * one[..., 1:].max(-1))).sum() for one in (plain, mine))
+    assert large == pytest.approx(1.96 * count, rel=0.2), 'the square of 1.4'
+    world = World('transfer_cube', 0, randomisation=Randomisation.load(tmp_path / 'mine.yaml'))
+    world.step(410)
+    assert world.object_pose()[2] == pytest.approx(1.4 * 0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize('verb', ['film', 'view'])
+def test_a_file_that_is_no_randomisation_is_one_clear_error(fpo_ros, tmp_path, verb):
+    (tmp_path / 'mine.yaml').write_text('gain: [1, 2]')
+    out = ('--out', tmp_path / 'film.mp4') if verb == 'film' else ()
+    code, _, err = fpo_ros('sim', verb, '--randomisation', tmp_path / 'mine.yaml', *out)
+    assert code == 1 and "mine.yaml: unknown key 'gain'" in ' '.join(err.split())
+    assert not (tmp_path / 'film.mp4').exists()
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'observation': 'pixels', 'cameras': ('cam_high',), 'image_height': 32, 'image_width': 32}])
+def test_a_policy_decides_by_what_is_measured_and_seen(tmp_path, options):
+    directory = saved_policy(tmp_path / 'policy', horizon=10, execute=10, **options)
+
+    def decided(some: Randomisation | None) -> np.ndarray:
+        """Return the targets of the second decision."""
+        world = World('transfer_cube', 3, randomisation=some)
+        steps = episode(world, policy_of(directory, 'transfer_cube'), max_steps=11)
+        assert len(list(steps)) == 11
+        return world.targets
+
+    # Later than the episode is long: joints as at the start, so that the second decision is another one.
+    late = {'joint_latency_s': (1.0, 1.0), 'camera_latency_s': {'cam_high': (1.0, 1.0)}}
+    plain = decided(None)
+    assert np.array_equal(plain, decided(Randomisation()))
+    assert not np.array_equal(plain, decided(Randomisation(joint_latency_s=(1.0, 1.0))))
+    if options:
+        joints = decided(Randomisation(joint_latency_s=(1.0, 1.0)))
+        assert not np.array_equal(joints, decided(Randomisation(**late)))
+        assert np.array_equal(decided(Randomisation(**late)), decided(Randomisation(**late)))
+
+
 @pytest.mark.parametrize('options', [
     {}, {'observation': 'pixels', 'cameras': ('cam_high',), 'image_height': 32, 'image_width': 32}])
 def test_a_policy_moves_the_arms_by_its_contract(tmp_path, options):
-    directory = saved_policy(tmp_path / 'policy', horizon=6, execute=4, **options)
+    directory = saved_policy(tmp_path / 'policy', horizon=10, execute=4, **options)
     paths = []
     for _ in range(2):
         world = World('transfer_cube', 3)
