@@ -57,6 +57,6 @@ def randomisation_of(path: Path | None) -> Any:
     """Return the randomisation of a file; None for none."""
     if path is None:
         return None
-    from fpo_ros.sim.randomisation import Randomisation
+    from fpo_ros.sim import randomisation
 
-    return Randomisation.load(path)
+    return randomisation.randomisation_of(path)

@@ -232,7 +232,7 @@ class BatchRenderer(WorldRenderer):
     def render_seen(self, seen: Seen) -> np.ndarray:
         """Return (N, cameras, H, W, 3) uint8 pictures that the cameras of N randomised worlds show."""
         columns = [list(self._cameras).index(name) for name in self._names]
-        return self.render_all(seen.camera_qpos[:, columns], seen.looks, seen.camera_frames[:, columns])
+        return self.render_all(seen.camera_qpos[:, columns], list(seen.looks), seen.camera_frames[:, columns])
 
 
 def _fixed(camera: int) -> mujoco.MjvCamera:

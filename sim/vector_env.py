@@ -166,9 +166,14 @@ class AlohaVectorEnv(VectorEnv):
         stage, strict, diverged = np.zeros(count, np.int64), np.zeros(count, bool), np.zeros(count, bool)
         again, running = np.flatnonzero(self._ended), np.flatnonzero(~self._ended)
         if len(running):
-            elapsed = self._elapsed[running]
-            outcome = self._worlds.step(targets[running], running, lambda one: self._ends(one, elapsed)[0] + 1)
-            last, terminated, truncated, lost = self._ends(outcome, elapsed)
+            ends: list[tuple[np.ndarray, ...]] = []
+
+            def until(one: ChunkOutcome) -> np.ndarray:
+                ends.append(self._ends(one, self._elapsed[running]))
+                return ends[0][0] + 1
+
+            outcome = self._worlds.step(targets[running], running, until)
+            last, terminated, truncated, lost = ends[0]
             rows = np.arange(len(running))
             rewards[running] = np.where(np.arange(horizon) <= last[:, None], outcome.stage, 0)
             terminations[running, last], truncations[running, last] = terminated, truncated

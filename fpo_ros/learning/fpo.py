@@ -102,6 +102,8 @@ class FPO:
         self.actor_optimizer = torch.optim.Adam(self.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), lr=config.critic_learning_rate)
         self.generator = torch.Generator().manual_seed(seed)
+        contract = policy.contract
+        self.credit = credit_weights(config.objective, contract.horizon, contract.execute, contract.action_dim)
         self.iteration = 0
         self.control_steps = 0
         self.value_data: deque[tuple[Tensor, Tensor]] = deque(maxlen=config.critic_history)
@@ -190,9 +192,8 @@ class FPO:
         cache = decisions.cache(self.policy, rows).repeat_interleave(pairs, 2)
         actions = decisions.chunks[rows].repeat_interleave(pairs, 0)
         error = squared_error(self.policy.model, actions, noise.flatten(0, 1), time_.flatten(), cache)
-        contract, objective = self.policy.contract, self.config.objective
-        weights = credit_weights(objective, contract.horizon, contract.execute, contract.action_dim)
-        return pair_losses(error, time_.flatten(), weights, contract.execute, objective).view(len(rows), pairs)
+        executed, objective = self.policy.contract.execute, self.config.objective
+        return pair_losses(error, time_.flatten(), self.credit, executed, objective).view(len(rows), pairs)
 
     def _update(self, decisions: Decisions, advantage: Tensor, prefer: bool) -> dict[str, float]:
         """Run the epochs of one iteration; return ratio, clip fraction and drift.

@@ -36,16 +36,6 @@ def renderer_of(contract: PolicyContract) -> AbstractContextManager:
     return BatchRenderer(contract.task, contract.cameras, contract.image_height, contract.image_width)
 
 
-def pictures_of(worlds: BatchedWorlds, renderer: BatchRenderer, cameras: tuple[str, ...],
-                where: np.ndarray) -> np.ndarray:
-    """Return (M, cameras, H, W, 3) uint8 pictures that the cameras of some worlds show now."""
-    if worlds.randomisation is None:
-        return renderer.render_all(worlds.qpos[where])
-    qpos, frames = (np.stack([seen(camera, where) for camera in cameras], 1)
-                    for seen in (worlds.camera_qpos, worlds.camera_frames))
-    return renderer.render_all(qpos, worlds.appearances(where), frames)
-
-
 def cap_of(max_steps: int | None) -> int:
     """Return the cap of an episode [control steps], gym-aloha's where none is given.
 
@@ -145,8 +135,10 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     for decision in range(decisions):
         seen = look(decision, running)
         if contract.cameras:
+            shown = worlds.seen(running)
+            pictures = renderer.render_all(worlds.qpos[running]) if shown is None else renderer.render_seen(shown)
             with torch.no_grad():
-                prefix = policy.prefix(pictures_of(worlds, renderer, contract.cameras, running))
+                prefix = policy.prefix(pictures)
             if prefixes is None:
                 shape = list(prefix.shape)
                 shape[2] = count * decisions

@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from randomised import ALL, wander
 from test_gym_env import RECOMMENDATION
-from test_vector_env import CUBE, MODES, SMALL, assert_same, both, elsewhere, still
+from test_vector_env import CUBE, MODES, SMALL, assert_same, both, elsewhere, ends_of_random_episodes, still
 
 from fpo_ros.nodes.locate import share_path
 from fpo_ros.policy.contract import START_JOINTS
@@ -83,19 +83,7 @@ def test_a_world_alone_is_one_of_a_batch_bit_for_bit(task):
 @pytest.mark.parametrize('options', [{}, {'obs_type': 'pixels_agent_pos', **TWO}])
 def test_the_native_vector_environment_has_the_episodes_of_single_ones(mode, options):
     native, singles = both(CUBE, 3, mode, max_episode_steps=7, randomisation=WHOLE, **options)
-    for ours, theirs in zip(native.reset(seed=3), singles.reset(seed=3), strict=True):
-        assert_same(ours, theirs)
-    native.action_space.seed(0)
-    ends = 0
-    for _ in range(60 if not options else 17):
-        actions = native.action_space.sample()
-        ours, theirs = native.step(actions), singles.step(actions)
-        for one, other in zip(ours, theirs, strict=True):
-            assert_same(one, other)
-        ends += int(ours[3].sum())
-    native.close()
-    singles.close()
-    assert ends >= 6
+    assert ends_of_random_episodes(native, singles, 60 if not options else 17) >= 6
 
 
 @pytest.mark.parametrize('mode', MODES)
