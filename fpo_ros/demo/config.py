@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from fpo_ros.demo.machine import demo_contract
-from fpo_ros.learning.fpo import FPOConfig
+from fpo_ros.learning.config import CriticConfig, FPOConfig
 from fpo_ros.learning.sft import SFTConfig
 from fpo_ros.policy.contract import PolicyContract
 
@@ -48,5 +48,5 @@ def demo_config(observation: str, quick: bool) -> DemoConfig:
         return full
     # So few episodes prove nothing: the gate of the quick demo lets every release pass, and the swap is shown.
     return replace(full, demonstrations=min(full.demonstrations, 60), sft=replace(full.sft, steps=250, warmup=20),
-                   evaluation_episodes=40, fpo=replace(full.fpo, episodes=64, epochs=2, critic_steps=100),
+                   evaluation_episodes=40, fpo=replace(full.fpo, episodes=64, epochs=2, critic=CriticConfig(steps=100)),
                    iterations=3, graph_episodes=3, gate_max_drop=100.0)

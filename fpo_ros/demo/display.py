@@ -78,6 +78,7 @@ class Display:
 class TrainingTable:
     """The live table of fine-tuning; plain lines where there is no terminal.
 
+    :param iterations: of the whole run, where that is known.
     :param rows: iterations shown at once.
     """
 
@@ -85,7 +86,7 @@ class TrainingTable:
                ('return', 'mean_return', '.3f'), ('ratio', 'ratio', '.4f'), ('clipped', 'clip_fraction', '.1%'),
                ('V explained', 'explained_variance', '.2f'), ('steps/s', 'steps_per_s', ',.0f'))
 
-    def __init__(self, display: Display, iterations: int, rows: int = 12) -> None:
+    def __init__(self, display: Display, iterations: int | None, rows: int = 12) -> None:
         self._console, self._iterations, self._rows = display.console, iterations, rows
         self._history: list[dict] = []
         self._phase = 'starting'
@@ -121,7 +122,8 @@ class TrainingTable:
 
     def _table(self) -> Table:
         done = self._history[-1]['iteration'] if self._history else 0
-        table = Table(title=Text(f'FPO, {done} of {self._iterations} iterations, {self._phase}'))
+        total = f'{done}' if self._iterations is None else f'{done} of {self._iterations}'
+        table = Table(title=Text(f'FPO, {total} iterations, {self._phase}'))
         for title, _, _ in self.COLUMNS:
             table.add_column(title, justify='right')
         for metrics in self._history[-self._rows:]:

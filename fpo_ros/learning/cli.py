@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,19 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
 def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if missing.')],
               policy: Annotated[Path | None, typer.Option(help='Directory of the SFT policy to start from; the run '
                                                           'keeps its own copy, so --resume needs none.')] = None,
-              iterations: Annotated[int, typer.Option(min=1, help='Iterations of the whole run.')] = 24,
+              iterations: Annotated[int | None, typer.Option(
+                  min=1, help='Iterations of the whole run.',
+                  show_default='24, or no limit with --control-steps')] = None,
+              control_steps: Annotated[int | None, typer.Option(
+                  min=1, help='End with the iteration that reaches so many control steps.',
+                  show_default='no limit')] = None,
+              settings: Annotated[Path | None, typer.Option(metavar='FILE', help='Settings in a YAML file such as '
+                                                            'config/fpo.yaml; options given here come first.')] = None,
+              algorithm: Annotated[str | None, typer.Option(help='fpo, or what it is compared with: awr, '
+                                                            'filtered_bc.', show_default='fpo')] = None,
+              placement: Annotated[str | None, typer.Option(
+                  help='What is trained: the action expert (expert), or a flow over its start noise (latent).',
+                  show_default='expert')] = None,
               episodes: Annotated[int | None, typer.Option(min=1, help='Episodes per iteration.',
                                                            show_default='128')] = None,
               max_steps: MaxSteps = None,
@@ -70,6 +83,8 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
               demonstrations: Annotated[Path | None, typer.Option(
                   help='Episode store whose successful episodes are imitated beside the own successes; the run '
                        'keeps those it finds when it begins.')] = None,
+              force: Annotated[bool, typer.Option('--force', help='Go on although the start policy hardly '
+                                                  'succeeds.')] = False,
               resume: Annotated[bool, typer.Option('--resume', help='Continue after Ctrl-C or a crash, with the '
                                                    'settings of the run: --run and --iterations suffice.')] = False,
               threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
@@ -81,9 +96,10 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
     import torch
 
     from fpo_ros.demo.display import TrainingTable
+    from fpo_ros.learning.config import FPOConfig
     from fpo_ros.learning.finetune import RunError, finetune
-    from fpo_ros.learning.fpo import FPOConfig
     from fpo_ros.learning.run_directory import read_settings
+    from fpo_ros.learning.settings import load_settings, with_settings
     from fpo_ros.policy.checkpoint import FlowPolicy
 
     stored = read_settings(run) if resume else None
@@ -92,23 +108,31 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
                        'name the policy to start from with --policy')
     start = None if policy is None else FlowPolicy.load(policy)
     display, recorded = display_of(False), None
-    given = {'episodes': episodes, 'max_steps': max_steps, 'reward': reward, 'learning_rate': learning_rate,
-             'randomisation': randomisation_of(randomisation)}
+    given = {'algorithm': algorithm, 'placement': placement, 'episodes': episodes, 'max_steps': max_steps,
+             'reward': reward, 'learning_rate': learning_rate}
+    drawn, in_file = randomisation_of(randomisation), load_settings(settings) if settings else {}
+    if iterations is None and control_steps is None:
+        iterations = 24
     if stored is not None:
-        stored.check(run, seed=seed, demonstrations=demonstrations, **given)
+        stored.check(run, seed=seed, demonstrations=demonstrations, randomisation=drawn, **given)
+        if with_settings(stored.config, in_file) != stored.config:
+            raise RunError(f'{run} was started with other settings than those of {settings} (see '
+                           f'{run / "config.json"}): leave --settings out to continue the run, or choose another --run')
         config, seed = stored.config, stored.seed
         if demonstrations:
             display.line(f'the run goes on with the {(stored.demonstrations or {}).get("pairs", 0):,} recorded pairs '
                          'it began with')
     else:
-        config, seed = FPOConfig(**{name: value for name, value in given.items() if value is not None}), seed or 0
+        chosen = in_file | {name: value for name, value in given.items() if value is not None}
+        config, seed = replace(with_settings(FPOConfig(), chosen), randomisation=drawn), seed or 0
         recorded = _successful(demonstrations, start.contract) if demonstrations else None
     if threads is not None:
         torch.set_num_threads(threads)
     with TrainingTable(display, iterations) as table:
-        _, history = finetune(start, run, config, iterations, seed=seed, resume=resume, demonstrations=recorded,
-                              threads=threads, on_iteration=table.add, on_restored=table.add, on_phase=table.phase,
-                              on_warning=display.line, cluster=cluster_of(cluster, workers))
+        _, history = finetune(start, run, config, iterations, seed=seed, control_steps=control_steps, resume=resume,
+                              force=force, demonstrations=recorded, threads=threads, on_iteration=table.add,
+                              on_restored=table.add, on_phase=table.phase, on_warning=display.line,
+                              cluster=cluster_of(cluster, workers))
     display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
 
 

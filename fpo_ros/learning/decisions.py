@@ -11,6 +11,7 @@ from torch import Tensor
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.expert import Expert
 
 
 @dataclass
@@ -20,19 +21,28 @@ class Decisions:
     :param states: (M, state_dim) normalised.
     :param prefix_kv: (layers, 2, M or 1, kv_heads, n_prefix, head_dim).
     :param chunks: (M, H, action_dim) normalised.
+    :param paths: (M, S, H, action_dim); see :class:`fpo_ros.policy.checkpoint.Drawn`.
     """
 
     states: Tensor
     prefix_kv: Tensor
     chunks: Tensor
+    paths: Tensor
 
     def __len__(self) -> int:
         return len(self.states)
 
-    def cache(self, policy: FlowPolicy, rows: Tensor) -> Tensor:
-        """Return the attention cache of some decisions."""
-        prefix = self.prefix_kv if self.prefix_kv.shape[2] == 1 else self.prefix_kv[:, :, rows]
-        return policy.model.with_state(self.states[rows], prefix)
+    def prefix(self, rows: Tensor) -> Tensor:
+        """Return the prefix of some decisions; one for all, where all share it."""
+        return self.prefix_kv if self.prefix_kv.shape[2] == 1 else self.prefix_kv[:, :, rows]
+
+    def cache(self, expert: Expert, rows: Tensor) -> Tensor:
+        """Return an expert's attention cache of some decisions."""
+        return expert.with_state(self.states[rows], self.prefix(rows))
+
+    def rows(self, rows: Tensor) -> Decisions:
+        """Return some of the decisions."""
+        return Decisions(self.states[rows], self.prefix(rows), self.chunks[rows], self.paths[rows])
 
 
 def flatten(rollout: Rollout, where: np.ndarray) -> Decisions:
@@ -41,7 +51,7 @@ def flatten(rollout: Rollout, where: np.ndarray) -> Decisions:
     prefix = rollout.prefix_kv
     if prefix.shape[2] > 1:
         prefix = prefix[:, :, mask.flatten()]
-    return Decisions(rollout.states[mask], prefix, rollout.chunks[mask])
+    return Decisions(rollout.states[mask], prefix, rollout.chunks[mask], rollout.paths[mask])
 
 
 def recorded_decisions(demonstrations: Demonstrations, policy: FlowPolicy) -> Decisions:
@@ -49,8 +59,9 @@ def recorded_decisions(demonstrations: Demonstrations, policy: FlowPolicy) -> De
     stats, images = policy.stats, demonstrations.images
     with torch.no_grad():
         prefix = policy.prefix(None if images is None else images[demonstrations.frame])
+    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks), dtype=torch.float32)
     return Decisions(torch.as_tensor(stats.normalise_state(demonstrations.states), dtype=torch.float32), prefix,
-                     torch.as_tensor(stats.normalise_action(demonstrations.chunks), dtype=torch.float32))
+                     chunks, chunks.new_zeros(len(chunks), 0, *chunks.shape[1:]))
 
 
 def joined(parts: list[Decisions], pictures: bool) -> Decisions | None:
@@ -62,4 +73,5 @@ def joined(parts: list[Decisions], pictures: bool) -> Decisions | None:
     if not parts:
         return None
     prefix = torch.cat([part.prefix_kv for part in parts], 2) if pictures else parts[0].prefix_kv
-    return Decisions(torch.cat([part.states for part in parts]), prefix, torch.cat([part.chunks for part in parts]))
+    return Decisions(torch.cat([part.states for part in parts]), prefix, torch.cat([part.chunks for part in parts]),
+                     torch.cat([part.paths for part in parts]))

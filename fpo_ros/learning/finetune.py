@@ -1,4 +1,4 @@
-"""A fine-tuning run in a directory: iterations, progress file, best policy, resume."""
+"""A fine-tuning run in a directory: iterations, progress, best policy, alarms, resume."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from pathlib import Path
 
 import numpy as np
 
+from fpo_ros.learning.alarms import alarms
+from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
-from fpo_ros.learning.fpo import FPO, FPOConfig
+from fpo_ros.learning.diagnostics import worst_region
+from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.latent import with_latent_actor
 from fpo_ros.learning.rollout import cap_of
 from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, read_settings
 from fpo_ros.learning.scale import Cluster, Local, open_pool
 from fpo_ros.learning.training_state import CheckpointDirectory, load_state
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.finite import NotFiniteError
 from fpo_ros.sim.dynamics import check_fits
 from fpo_ros.sim.model import load_model
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 #: The best policy is judged by the mean training success of this many iterations in a row.
 SMOOTHING = 3
-#: Success of a start policy below which fine-tuning rarely takes off.
-LOW_SUCCESS = 0.1
+#: Success of a start policy below which fine-tuning rarely takes off, and the fewest episodes that show it.
+LOW_SUCCESS, GATE_EPISODES = 0.1, 50
 
 
 def smoothed_success(history: list[dict]) -> float:
@@ -39,64 +44,122 @@ def best_of(history: list[dict]) -> dict:
     return max(reversed(judged), key=lambda entry: entry['smoothed_success'])
 
 
-def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations: int, *, seed: int = 0,
-             resume: bool = False, demonstrations: Demonstrations | None = None, threads: int | None = None,
+def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations: int | None = None, *, seed: int = 0,
+             control_steps: int | None = None, resume: bool = False, force: bool = False,
+             demonstrations: Demonstrations | None = None, threads: int | None = None,
              on_iteration: Callable[[dict], None] | None = None, on_restored: Callable[[dict], None] | None = None,
              on_phase: Callable[[str], None] | None = None,
              on_warning: Callable[[str], None] | None = None,
              cluster: Cluster | None = None) -> tuple[FlowPolicy, list[dict]]:
-    """Fine-tune a policy by FPO and return the best policy of the run with its history.
+    """Fine-tune a policy and return the best policy of the run with its history.
 
-    ``<run>`` receives ``config.json``, ``start/``, ``demonstrations.safetensors``, ``progress.jsonl`` (one object
-    per iteration), ``checkpoints/`` and ``best/``: the policy that made the rollouts of the best iteration.
+    ``<run>`` receives ``config.json``, ``start/``, ``demonstrations.safetensors``, ``progress.jsonl`` and
+    ``progress.csv`` (a line per iteration), ``tensorboard/``, ``checkpoints/``, ``best/``: the policy that made the
+    rollouts of the best iteration, and ``average/``, where an average of the weights is kept.
 
     :param start: the SFT policy; a run that is resumed has its own and needs none.
-    :param iterations: total number of iterations, those of an interrupted run included.
+    :param iterations: total number of iterations, those of an interrupted run included; no limit if None.
+    :param control_steps: end with the iteration that reaches so many control steps in all; no limit if None.
     :param resume: continue from the newest checkpoint; a directory without a whole run is begun anew.
+    :param force: go on although the start policy hardly succeeds.
     :param demonstrations: successful recorded pairs, imitated beside the policy's own successes. A run keeps
         those it began with; resumed, it goes on with them whatever is given.
     :param threads: of the physics; by default one per core that this process may use.
     :param on_iteration: called with the metrics of each iteration.
     :param on_restored: called, when a run is resumed, with the metrics of each iteration done before.
-    :param on_warning: called with a line when the start policy hardly succeeds; by default it is logged.
+    :param on_warning: called with a line for every alarm that begins and when the best policy is restored; by
+        default it is logged.
     :param cluster: run the episodes there; they are the same as on this machine.
     :raises ClusterError: when the cluster cannot do it; the newest checkpoint stands.
     :raises RunError: when the directory holds a run and ``resume`` is off, or one of other settings or of another
-        start policy, or another process trains in it.
+        start policy, or another process trains in it; and when the start policy hardly succeeds.
     :raises SeedError: for a seed or a number of episodes out of bounds.
-    :raises ValueError: for a cap below one control step, or a randomisation that does not fit the task.
+    :raises ValueError: for a cap below one control step, a randomisation that does not fit the task, or no limit.
     :raises SaveError: when the disk refuses; the newest complete checkpoint stands.
-    :raises NotFiniteError: when training diverges; nothing of that iteration is saved.
+    :raises NotFiniteError: when training diverges; nothing of that iteration is saved but, for inspection, the
+        decisions it had: ``failed_update.safetensors``.
     """
+    if iterations is None and control_steps is None:
+        raise ValueError('a run without end: give a number of iterations or of control steps')
+    warn = on_warning or logging.getLogger(__name__).warning
     with RunDirectory(run) as directory:
         settings = _begin_or_check(directory, start, config, seed, resume, demonstrations)
         directory.recover_best()
         checkpoints = CheckpointDirectory(run / 'checkpoints')
-        learner = FPO(directory.start(), config, seed, directory.demonstrations(settings))
+        policy = directory.start()
+        learner = FPO(with_latent_actor(policy) if config.placement == 'latent' else policy, config, seed,
+                      directory.demonstrations(settings))
         newest = checkpoints.newest()
         history = load_state(learner, newest) if newest else []
-        # The progress file agrees with the checkpoint that the run continues from.
-        directory.write_progress(history)
         if on_restored:
             for entry in history:
                 on_restored(entry)
-        with open_pool(cluster or Local(threads, config.episodes)) as pool:
-            while learner.iteration < iterations:
-                metrics = learner.run_iteration(pool, on_phase)
+
+        def unfinished() -> bool:
+            return ((iterations is None or learner.iteration < iterations)
+                    and (control_steps is None or learner.control_steps < control_steps))
+
+        with open_pool(cluster or Local(threads, config.episodes)) as pool, directory.progress(history) as progress:
+            if history and unfinished():
+                _gate(history[0], config, run, force)
+            while unfinished():
+                try:
+                    metrics = learner.run_iteration(pool, on_phase)
+                except NotFiniteError:
+                    directory.keep_failed(learner.newest_decisions())
+                    raise
                 history.append(metrics)
-                metrics['smoothed_success'] = smoothed_success(history)
+                _judge(history, config)
                 if best_of(history) is metrics:
                     directory.keep_best(learner.rolled_out)
+                elif _has_fallen(history, config):
+                    learner.restore(directory.best())
+                    metrics['restored'] = True
+                    warn(f'success fell to {metrics["smoothed_success"]:.1%} from '
+                         f'{best_of(history)["smoothed_success"]:.1%}: the best policy is restored, and the learning '
+                         'rate halved')
+                if learner.average is not None:
+                    directory.keep_average(learner.average)
                 checkpoints.save(learner, history)
-                directory.append_progress(metrics)
+                progress.add(metrics)
                 if on_iteration:
                     on_iteration(metrics)
-                if learner.iteration == 1 and metrics['rewarded_rate'] < LOW_SUCCESS:
-                    (on_warning or logging.getLogger(__name__).warning)(
-                        f'the start policy succeeded in {metrics["rewarded_rate"]:.1%} of {config.episodes} episodes, '
-                        f'rewarded by the rule "{config.reward}": below {LOW_SUCCESS:.0%} fine-tuning rarely takes '
-                        'off. Train it longer or on more demonstrations first')
+                before = history[-2]['alarms'] if len(history) > 1 else []
+                for alarm in alarms(history, config):
+                    if alarm.name not in before:
+                        warn(f'{alarm.name}: {alarm.text}')
+                if learner.iteration == 1:
+                    _gate(metrics, config, run, force)
         return directory.best(), history
+
+
+def _judge(history: list[dict], config: FPOConfig) -> None:
+    """Add to the newest metrics what only earlier ones tell: smoothed success, the worst region, alarms."""
+    metrics = history[-1]
+    metrics['smoothed_success'] = smoothed_success(history)
+    metrics['worst_region'] = worst_region([entry['regions'] for entry in history[-SMOOTHING:]])
+    metrics['alarms'] = [alarm.name for alarm in alarms(history, config)]
+
+
+def _has_fallen(history: list[dict], config: FPOConfig) -> bool:
+    """Return whether success lies so far below the best since the newest restoration that one is due."""
+    since = max((index + 1 for index, entry in enumerate(history) if entry.get('restored')), default=0)
+    if config.restore_drop is None or len(history) - since < 2 * SMOOTHING:
+        return False
+    return history[-1]['smoothed_success'] < best_of(history)['smoothed_success'] - config.restore_drop
+
+
+def _gate(first: dict, config: FPOConfig, run: Path, force: bool) -> None:
+    """Refuse to go on from a start policy that hardly succeeds.
+
+    :param first: metrics of the first iteration, whose episodes are the start policy's.
+    :raises RunError: saying what to do.
+    """
+    low = first['rewarded_rate'] < LOW_SUCCESS and config.episodes >= GATE_EPISODES
+    if low and not force:
+        raise RunError(f'the start policy succeeded in {first["rewarded_rate"]:.1%} of {config.episodes} episodes, '
+                       f'rewarded by the rule "{config.reward}": below {LOW_SUCCESS:.0%} fine-tuning rarely takes off. '
+                       f'Train it longer or on more demonstrations, or go on with --run {run} --resume --force')
 
 
 def _begin_or_check(directory: RunDirectory, start: FlowPolicy | None, config: FPOConfig, seed: int, resume: bool,

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.checkpoint import DEFAULT_SAMPLING, FlowPolicy
 from fpo_ros.policy.contract import ACTION_DIM, PolicyContract
 from fpo_ros.policy.finite import check_finite
+from fpo_ros.policy.flow import Sampling
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.render import BatchRenderer
@@ -63,6 +64,7 @@ class Rollout:
     :param privileged: (N, K, privileged_dim) joints, object poses and elapsed share of the cap, for the critic.
     :param prefix_kv: (layers, 2, N * K or 1, kv_heads, n_prefix, head_dim) prefix of each decision.
     :param chunks: (N, K, H, action_dim) normalised chunks, as drawn from the flow.
+    :param paths: (N, K, S, H, action_dim) what each was drawn through; see :class:`fpo_ros.policy.checkpoint.Drawn`.
     :param valid: (N, K) bool, the decision was taken before the reward.
     :param success: (N,) bool, gym-aloha's rule.
     :param strict: (N,) bool, the task's stricter rule for STRICT_STEPS control steps in a row.
@@ -70,12 +72,14 @@ class Rollout:
     :param diverged: (N,) bool, the physics failed, which ended the episode; it may have succeeded before.
     :param max_stage: (N,) int8.
     :param steps: (N,) control steps until the reward, the end of the chunk in which the physics failed, or the cap.
+    :param gym_return: (N,) sum of gym-aloha's rewards, 0 to 4 per control step, until its success.
     """
 
     states: Tensor
     privileged: np.ndarray
     prefix_kv: Tensor
     chunks: Tensor
+    paths: Tensor
     valid: np.ndarray
     success: np.ndarray
     strict: np.ndarray
@@ -83,6 +87,7 @@ class Rollout:
     diverged: np.ndarray
     max_stage: np.ndarray
     steps: np.ndarray
+    gym_return: np.ndarray
 
     @property
     def control_steps(self) -> int:
@@ -91,12 +96,16 @@ class Rollout:
 
 
 def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
-            start_noise: Callable[[int], Tensor], *, renderer: BatchRenderer | None = None, noise_scale: float = 1.0,
-            reward: str = 'gym', continue_to_strict: bool = False, max_steps: int | None = None) -> Rollout:
+            start_noise: Callable[[int], Tensor], *, sampling: Sampling = DEFAULT_SAMPLING,
+            injected_noise: Callable[[int], Tensor] | None = None, renderer: BatchRenderer | None = None,
+            noise_scale: float = 1.0, reward: str = 'gym', continue_to_strict: bool = False,
+            max_steps: int | None = None) -> Rollout:
     """Run one episode per seed, all side by side.
 
     :param seeds: (N,) scene seeds, at most ``worlds.worlds``.
     :param start_noise: returns the (N, H, action_dim) start noise of a decision's flows.
+    :param sampling: how chunks are drawn.
+    :param injected_noise: returns the (N, steps, H, action_dim) noise of a decision, where the sampling injects it.
     :param renderer: for a contract with cameras.
     :param noise_scale: 1 samples from N(0, I), 0 starts every flow at zero.
     :param reward: one of :data:`REWARDS`.
@@ -114,11 +123,12 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     states = torch.zeros(count, decisions, contract.state_dim)
     privileged = np.zeros((count, decisions, privileged_dim(contract)), np.float32)
     chunks = torch.zeros(count, decisions, horizon, contract.action_dim)
+    paths: Tensor | None = None
     valid = np.zeros((count, decisions), bool)
     success, strict, diverged = (np.zeros(count, bool) for _ in range(3))
     rewarded = success if reward == 'gym' else strict
     max_stage, steps = np.zeros(count, np.int8), np.zeros(count, np.int64)
-    held = np.zeros(count, np.int64)
+    held, gym_return = np.zeros(count, np.int64), np.zeros(count)
     shared_prefix = policy.prefix(None).detach() if not contract.cameras else None
     prefixes: Tensor | None = None
     running = np.arange(count)
@@ -148,7 +158,12 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
             prefix = shared_prefix
         # Drawn for all: the noise of an episode does not depend on which others have ended.
         noise = noise_scale * start_noise(decision)[running]
-        drawn = policy.act(seen, prefix, noise)
+        injected = None if injected_noise is None else injected_noise(decision)[running]
+        draw = policy.draw(seen, prefix, noise, injected, sampling)
+        drawn = draw.chunks
+        if paths is None:
+            paths = torch.zeros(count, decisions, *draw.path.shape[1:])
+        paths[running, decision] = draw.path
         check_finite({'actions': drawn}, f'decision {decision + 1} of {decisions} in {len(running)} episodes',
                      'the policy is damaged, use another one or an earlier checkpoint')
         fresh = ~rewarded[running]
@@ -164,6 +179,8 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
             held_enough[:, step] = held[running] >= STRICT_STEPS
         met = hit if reward == 'gym' else held_enough
         steps[running] += np.where(fresh, np.where(met.any(1), met.argmax(1) + 1, length), 0)
+        counted = (np.cumsum(hit, 1) - hit == 0) & ~success[running, None]
+        gym_return[running] += (outcome.stage * counted).sum(1)
         success[running] |= hit.any(1)
         strict[running] |= held_enough.any(1)
         max_stage[running] = np.maximum(max_stage[running], outcome.stage.max(1))
@@ -172,5 +189,5 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         running = running[~(ended | outcome.diverged)]
         if not len(running):
             break
-    return Rollout(states, privileged, shared_prefix if prefixes is None else prefixes, chunks, valid,
-                   success, strict, rewarded.copy(), diverged, max_stage, steps)
+    return Rollout(states, privileged, shared_prefix if prefixes is None else prefixes, chunks, paths, valid,
+                   success, strict, rewarded.copy(), diverged, max_stage, steps, gym_return)

@@ -15,18 +15,18 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
-from torch import from_numpy
+from torch import Tensor, from_numpy
 
 from fpo_ros.files import replace_file, sync_dir, try_lock
+from fpo_ros.learning.config import FPOConfig, config_from_dict
 from fpo_ros.learning.demonstrations import Demonstrations
-from fpo_ros.learning.fpo import FPOConfig
-from fpo_ros.learning.objective import ObjectiveConfig
+from fpo_ros.learning.progress import Progress
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.saving import saving, write_tensors
-from fpo_ros.sim.randomisation import Randomisation
 
 _CONFIG, _START, _PAIRS = 'config.json', 'start', 'demonstrations.safetensors'
+_FAILED = 'failed_update.safetensors'
 #: Held while a process trains in the directory. The learner node's own lock of it is another file, whose
 #: descriptor the trainer inherits: two descriptors of one file would shut each other out.
 _LOCK = '.finetune.lock'
@@ -61,11 +61,7 @@ class RunSettings:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RunSettings:
         """Read what :meth:`to_dict` wrote; KeyError, TypeError or ValueError where it does not fit."""
-        fpo = dict(data['fpo'])
-        drawn = fpo.get('randomisation')
-        config = FPOConfig(**fpo | {'objective': ObjectiveConfig(**fpo['objective']),
-                                    'randomisation': None if drawn is None else Randomisation.from_dict(drawn)})
-        return cls(config, int(data['seed']),
+        return cls(config_from_dict(data['fpo']), int(data['seed']),
                    PolicyContract.from_dict(data['contract']), str(data['start']), data['demonstrations'])
 
     def check(self, where: Path, **given: Any) -> None:
@@ -186,9 +182,24 @@ class RunDirectory:
 
         :raises SaveError: when the disk refuses; the best policy before stands then.
         """
-        path = self.path / 'best'
-        staging, old = self.path / '.best.new', self.path / '.best.old'
-        with saving(path, 'the best policy and the checkpoints before stand: go on from them with --resume'):
+        self._keep('best', policy)
+
+    def keep_average(self, policy: FlowPolicy) -> None:
+        """Write a policy of averaged weights beside ``average`` and move it into place; see :meth:`keep_best`."""
+        self._keep('average', policy)
+
+    def keep_failed(self, tensors: dict[str, Tensor]) -> None:
+        """Write the decisions of an update that failed to ``failed_update.safetensors``, for inspection.
+
+        :raises SaveError: when the disk refuses.
+        """
+        if tensors:
+            with saving(self.path):
+                write_tensors(self.path / _FAILED, tensors)
+
+    def _keep(self, name: str, policy: FlowPolicy) -> None:
+        path, staging, old = self.path / name, self.path / f'.{name}.new', self.path / f'.{name}.old'
+        with saving(path, 'the policy before it and the checkpoints stand: go on from them with --resume'):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             try:
@@ -209,21 +220,9 @@ class RunDirectory:
         if old.exists() and not path.exists():
             old.rename(path)
 
-    def write_progress(self, history: list[dict]) -> None:
-        """Make ``progress.jsonl`` agree with a history.
+    def progress(self, history: list[dict]) -> Progress:
+        """Return the run's progress files, made to agree with a history.
 
         :raises SaveError: when the disk refuses.
         """
-        path = self.path / 'progress.jsonl'
-        with saving(path):
-            replace_file(path, ''.join(json.dumps(entry) + '\n' for entry in history).encode())
-
-    def append_progress(self, entry: dict) -> None:
-        """Add a line to ``progress.jsonl``.
-
-        :raises SaveError: when the disk refuses; the checkpoints stand, and :meth:`write_progress` mends the file.
-        """
-        path = self.path / 'progress.jsonl'
-        with saving(path, 'the checkpoints stand: go on from them with --resume'), \
-                open(path, 'a', encoding='utf-8') as progress:
-            progress.write(json.dumps(entry) + '\n')
+        return Progress(self.path, history)

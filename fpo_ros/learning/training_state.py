@@ -20,6 +20,7 @@ from torch import Tensor
 from fpo_ros.files import replace_file, sync_dir
 from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.update import AdvantageWeightedRegression
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.saving import saving, write_tensors
@@ -42,8 +43,8 @@ def _load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: dict[s
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})
 
 
-def _success_file(iteration: int) -> str:
-    return f'successes-{iteration:06d}.safetensors'
+def _file(prefix: str, iteration: int) -> str:
+    return f'{prefix}-{iteration:06d}.safetensors'
 
 
 def save_state(learner: FPO, directory: Path, history: list[dict], older: Path | None = None) -> None:
@@ -53,21 +54,31 @@ def save_state(learner: FPO, directory: Path, history: list[dict], older: Path |
     :raises OSError: as the system reports it; SafetensorError or SaveError alike.
     """
     learner.policy.save(directory)
-    tensors = {f'critic/{name}': value for name, value in learner.critic.state_dict().items()}
+    tensors = {f'critic/{name}': value for name, value in learner.values.module.state_dict().items()}
     tensors |= _optimizer_tensors('actor_optimizer', learner.actor_optimizer)
-    tensors |= _optimizer_tensors('critic_optimizer', learner.critic_optimizer)
+    tensors |= _optimizer_tensors('critic_optimizer', learner.values.optimizer)
     tensors['generator'] = learner.generator.get_state()
-    for index, (states, targets) in enumerate(learner.value_data):
-        tensors |= {f'value/{index}/states': states, f'value/{index}/targets': targets}
+    if learner.average is not None:
+        tensors |= {f'average/{name}': value for name, value in learner.average.model.state_dict().items()}
+    for index, part in enumerate(learner.values.data):
+        tensors |= {f'values/{index}/{name}': value for name, value in part.items()}
     document = {'iteration': learner.iteration, 'control_steps': learner.control_steps, 'history': history,
-                'value': len(learner.value_data)}
-    for back, part in enumerate(reversed(learner.successes)):
-        name = _success_file(learner.iteration - back)
-        if older is None or not _link(older / name, directory / name):
-            write_tensors(directory / name, {'states': part.states, 'chunks': part.chunks,
-                                             'prefix_kv': part.prefix_kv})
+                'values': len(learner.values.data), 'rate_factor': learner.rate_factor}
+    for prefix, parts in _kept(learner).items():
+        for back, part in enumerate(reversed(parts)):
+            name = _file(prefix, learner.iteration - back)
+            if older is None or not _link(older / name, directory / name):
+                write_tensors(directory / name, part)
     write_tensors(directory / 'learner.safetensors', tensors)
     replace_file(directory / 'learner.json', (json.dumps(document, allow_nan=False) + '\n').encode())
+
+
+def _kept(learner: FPO) -> dict[str, list[dict[str, Tensor]]]:
+    """Return what iterations left behind, by the name of its files: successes, and with AWR all decisions."""
+    kept = {'successes': [vars(part) for part in learner.imitation.own]}
+    if isinstance(learner.update, AdvantageWeightedRegression):
+        kept['decisions'] = [vars(part) | {'weight': weight} for part, weight in learner.update.kept]
+    return kept
 
 
 def _link(old: Path, new: Path) -> bool:
@@ -77,6 +88,11 @@ def _link(old: Path, new: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose name begins so, without the prefix."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def load_state(learner: FPO, directory: Path) -> list[dict]:
@@ -91,18 +107,23 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         tensors = load_file(path)
         path = directory
         learner.policy.model.load_state_dict(FlowPolicy.load(directory).model.state_dict())
-        learner.critic.load_state_dict({name.removeprefix('critic/'): value for name, value in tensors.items()
-                                        if name.startswith('critic/')})
+        learner.values.module.load_state_dict(_named('critic/', tensors))
+        if learner.average is not None:
+            learner.average.model.load_state_dict(_named('average/', tensors))
         _load_optimizer('actor_optimizer', learner.actor_optimizer, tensors)
-        _load_optimizer('critic_optimizer', learner.critic_optimizer, tensors)
+        _load_optimizer('critic_optimizer', learner.values.optimizer, tensors)
         learner.generator.set_state(tensors['generator'])
-        learner.value_data.extend((tensors[f'value/{i}/states'], tensors[f'value/{i}/targets'])
-                                  for i in range(document['value']))
+        learner.values.data.extend(_named(f'values/{index}/', tensors) for index in range(document['values']))
         learner.iteration, learner.control_steps = document['iteration'], document['control_steps']
+        learner.rate_factor = document['rate_factor']
         for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):
-            path = directory / _success_file(iteration + 1)
-            part = load_file(path)
-            learner.successes.append(Decisions(part['states'], part['prefix_kv'], part['chunks']))
+            path = directory / _file('successes', iteration + 1)
+            learner.imitation.own.append(Decisions(**load_file(path)))
+        if isinstance(learner.update, AdvantageWeightedRegression):
+            for path in sorted(directory.glob('decisions-*')):
+                part = load_file(path)
+                weight = part.pop('weight')
+                learner.update.kept.append((Decisions(**part), weight))
         return document['history']
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = ' '.join(str(error).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,29 @@ from fpo_ros.files import replace_file
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.finite import check_finite
-from fpo_ros.policy.flow import sample
+from fpo_ros.policy.flow import Sampling, sample, trajectory
+from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.saving import saving, write_tensors
 from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.policy.transforms import image_tensor, state_vector
+
+#: What the contract of a policy says.
+DEFAULT_SAMPLING = Sampling()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Chunks, and what an update must know of how they were drawn.
+
+    :param chunks: (N, H, action_dim) normalised.
+    :param path: (N, S, H, action_dim): of a policy with a latent actor its latent (S = 1); where noise was injected
+        the states before each step (S = steps); otherwise nothing (S = 0).
+    """
+
+    chunks: Tensor
+    path: Tensor
 
 
 class FlowPolicy:
@@ -48,11 +66,39 @@ class FlowPolicy:
         return torch.cat([self.model.prefix(self.tokens, torch.as_tensor(image_tensor(images[i:i + batch])))
                           for i in range(0, len(images), batch)], 2)
 
-    @torch.no_grad()
     def act(self, states: Tensor, prefix_kv: Tensor, noise: Tensor) -> Tensor:
         """Return (N, H, 14) normalised chunks for normalised states, integrated from (N, H, 14) noise."""
+        return self.draw(states, prefix_kv, noise).chunks
+
+    @torch.no_grad()
+    def draw(self, states: Tensor, prefix_kv: Tensor, noise: Tensor, injected: Tensor | None = None,
+             sampling: Sampling = DEFAULT_SAMPLING) -> Drawn:
+        """Return chunks, and what a flow that is trained went through to draw them.
+
+        :param states: (N, state_dim) normalised.
+        :param prefix_kv: of :meth:`prefix`.
+        :param noise: (N, H, 14) start noise.
+        :param injected: (N, steps, H, 14) standard normal numbers, where the sampling injects noise.
+        :param sampling: of the flow that is trained: the latent actor's where there is one.
+        """
+        model, steps = self.model, self.contract.flow_steps
+        actor = model.latent_actor
+        if isinstance(actor, GaussianLatent):
+            latent = actor.latent(noise, states, prefix_kv)
+            return Drawn(self._decode(states, prefix_kv, latent), latent[:, None])
+        trained = actor or model
+        cache = trained.with_state(states, prefix_kv)
+        added = [torch.tensor(std) * injected[:, index] for index, std in enumerate(sampling.noise_std)]
+        passed = trajectory(lambda x, time: trained.denoise(x, time, cache), noise, sampling.count(steps), added,
+                            sampling.beyond, sampling.beyond_size)
+        if actor is not None:
+            return Drawn(self._decode(states, prefix_kv, passed[-1]), passed[-1][:, None])
+        chain = passed[:-1] if sampling.noise_std else []
+        return Drawn(passed[-1], torch.stack(chain, 1) if chain else noise.new_zeros(len(noise), 0, *noise.shape[1:]))
+
+    def _decode(self, states: Tensor, prefix_kv: Tensor, latent: Tensor) -> Tensor:
         cache = self.model.with_state(states, prefix_kv)
-        return sample(lambda x, time: self.model.denoise(x, time, cache), noise, self.contract.flow_steps)
+        return sample(lambda x, time: self.model.denoise(x, time, cache), latent, self.contract.flow_steps)
 
     def to_raw(self, chunks: Tensor) -> np.ndarray:
         """Return normalised chunks in rad and gripper units, float32."""

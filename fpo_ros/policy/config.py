@@ -11,6 +11,8 @@ from fpo_ros.policy.tokenizer import VOCABULARY_SIZE
 
 #: What the last projection of the action expert can be.
 PREDICTIONS = ('velocity', 'actions')
+#: What can steer the start noise of the flow: nothing, a flow of its own, or a squashed Gaussian.
+LATENT_ACTORS = ('', 'flow', 'gaussian')
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Pi0Config:
     :param predicts: what the last projection gives: ``'velocity'`` as in pi0, or ``'actions'``, the clean chunk that
         the velocity leads to. An expert that is narrower than what its tokens carry cannot pass their noise through,
         which a velocity needs and clean actions do not (Li and He 2025, arXiv 2511.13720).
+    :param latent_actor: one of :data:`LATENT_ACTORS`, see :mod:`fpo_ros.policy.latent`.
     """
 
     width: int
@@ -63,6 +66,7 @@ class Pi0Config:
     vision: VisionConfig
     steps_per_token: int = 1
     predicts: str = 'velocity'
+    latent_actor: str = ''
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -70,6 +74,8 @@ class Pi0Config:
                                 f'({self.num_kv_heads})')
         if self.predicts not in PREDICTIONS:
             raise ContractError(f"unknown prediction '{self.predicts}': use {' or '.join(PREDICTIONS)}")
+        if self.latent_actor not in LATENT_ACTORS:
+            raise ContractError(f"unknown latent actor '{self.latent_actor}': use flow, gaussian or nothing")
         if self.steps_per_token < 1:
             raise ContractError(f'steps_per_token must be at least 1, got {self.steps_per_token}')
         if self.head_dim % 2 or self.expert_width % 2:

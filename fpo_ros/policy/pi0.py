@@ -10,56 +10,16 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fpo_ros.policy.config import Pi0Config
-from fpo_ros.policy.contract import ContractError, PolicyContract
-from fpo_ros.policy.layers import GatedMLP, RMSNorm, VisionTower, half_turn, rotary_table, time_embedding
-
-#: Flow times below this one divide like it where clean actions are predicted: at 0 nothing is left to remove.
-LEAST_TIME = 0.05
-
-
-class GemmaLayer(nn.Module):
-    """Weights of one layer of one expert; the attention itself spans both experts."""
-
-    def __init__(self, config: Pi0Config, width: int, mlp_dim: int) -> None:
-        super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-        self.input_layernorm = RMSNorm(width)
-        self.q_proj = nn.Linear(width, config.num_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(width, config.num_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(width, config.num_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_heads * config.head_dim, width, bias=False)
-        self.post_attention_layernorm = RMSNorm(width)
-        self.mlp = GatedMLP(width, mlp_dim)
-
-    def qkv(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return rotated queries (B, heads, n, d), rotated keys and values (B, kv_heads, n, d)."""
-        batch, tokens, _ = x.shape
-        q_width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        turning = torch.cat([self.q_proj.weight, self.k_proj.weight])
-        weight = torch.cat([turning, half_turn(turning, self.head_dim), self.v_proj.weight])
-        plain, turned, v = F.linear(self.input_layernorm(x), weight).split(
-            [q_width + kv_width, q_width + kv_width, kv_width], -1)
-        q, k = (plain * table[0] + turned * table[1]).split([q_width, kv_width], -1)
-        return (q.view(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2),
-                k.view(batch, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2),
-                v.view(batch, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2))
-
-    def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend, then apply the output projection, residuals and MLP to (B, n, width)."""
-        repeat = self.num_heads // self.num_kv_heads
-        if repeat > 1:
-            k = k.repeat_interleave(repeat, 1) if self.num_kv_heads > 1 else k.expand(-1, self.num_heads, -1, -1)
-            v = v.repeat_interleave(repeat, 1) if self.num_kv_heads > 1 else v.expand(-1, self.num_heads, -1, -1)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.o_proj(mixed.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
-        return x + self.mlp(self.post_attention_layernorm(x))
+from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.policy.expert import Expert, GemmaLayer
+from fpo_ros.policy.latent import FlowLatent, GaussianLatent
+from fpo_ros.policy.layers import VisionTower
 
 
-class Pi0(nn.Module):
+class Pi0(Expert):
     """The policy network.
 
     :param config: sizes.
@@ -68,36 +28,19 @@ class Pi0(nn.Module):
     """
 
     def __init__(self, config: Pi0Config, contract: PolicyContract) -> None:
-        super().__init__()
-        self.config, self.contract = config, contract
-        if contract.horizon % config.steps_per_token:
-            raise ContractError(f'a chunk of {contract.horizon} steps is no whole number of tokens of '
-                                f'{config.steps_per_token} steps')
-        width, expert = config.width, config.expert_width
+        super().__init__(config, contract)
+        width = config.width
         if contract.cameras:
             self.vision_tower = VisionTower(config.vision, (contract.image_height, contract.image_width), width)
         self.embed_tokens = nn.Embedding(config.vocabulary_size, width)
         nn.init.normal_(self.embed_tokens.weight, std=1 / math.sqrt(width))
         self.language_layers = nn.ModuleList(
             GemmaLayer(config, width, config.mlp_dim) for _ in range(config.depth))
-        self.expert_layers = nn.ModuleList(
-            GemmaLayer(config, expert, config.expert_mlp_dim) for _ in range(config.depth))
-        self.expert_norm = RMSNorm(expert)
-        self.state_proj = nn.Linear(contract.state_dim, expert)
-        token = config.steps_per_token * contract.action_dim
-        self.action_in_proj = nn.Linear(token, expert)
-        self.action_time_mlp_in = nn.Linear(2 * expert, expert)
-        self.action_time_mlp_out = nn.Linear(expert, expert)
-        self.action_out_proj = nn.Linear(expert, token)
-
-    def expert_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that a denoising step uses; the rest belongs to the prefix."""
-        modules = (self.expert_layers, self.expert_norm, self.state_proj, self.action_in_proj,
-                   self.action_time_mlp_in, self.action_time_mlp_out, self.action_out_proj)
-        return [parameter for module in modules for parameter in module.parameters()]
-
-    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return rotary_table(positions, self.config.head_dim, self.config.num_heads + self.config.num_kv_heads)
+        self._make_layers()
+        #: Steers the start noise of the flow, where the policy has such an actor.
+        self.latent_actor = {'': None, 'flow': FlowLatent, 'gaussian': GaussianLatent}[config.latent_actor]
+        if self.latent_actor is not None:
+            self.latent_actor = self.latent_actor(config, contract)
 
     def prefix(self, tokens: Tensor, images: Tensor | None = None) -> Tensor:
         """Return the prefix cache (layers, 2, B, kv_heads, n_prefix, head_dim), keys already rotated.
@@ -120,45 +63,3 @@ class Pi0(nn.Module):
             if index + 1 < self.config.depth:
                 x = layer.finish(x, q, k, v)
         return torch.stack(cache)
-
-    def with_state(self, state: Tensor, prefix_kv: Tensor) -> Tensor:
-        """Return the cache with the state token appended: (layers, 2, B, kv_heads, n_prefix + 1, head_dim).
-
-        The state token sees the prefix and itself alone, so its keys and values depend neither on the
-        flow time nor on the actions: one pass serves all denoising steps and all training pairs.
-
-        :param state: (B, state_dim) normalised state.
-        :param prefix_kv: cache of :meth:`prefix`, its batch axis B or 1.
-        """
-        x = self.state_proj(state)[:, None]
-        position = torch.full((1,), prefix_kv.shape[4], device=x.device)
-        table = self._rotary(position)
-        cache = []
-        for index, (layer, cached) in enumerate(zip(self.expert_layers, prefix_kv, strict=True)):
-            q, k, v = layer.qkv(x, table)
-            past = cached.expand(-1, x.shape[0], -1, -1, -1)
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-            cache.append(torch.stack([k, v]))
-            if index + 1 < self.config.depth:
-                x = layer.finish(x, q, k, v)
-        return torch.stack(cache)
-
-    def denoise(self, x_t: Tensor, time: Tensor, cache: Tensor) -> Tensor:
-        """Return the velocity (B, H, action_dim) of one denoising step.
-
-        :param x_t: (B, H, action_dim) noisy normalised actions.
-        :param time: (B,) flow time, 1 noise .. 0 data.
-        :param cache: of :meth:`with_state`, batch axis B. Action tokens see all of it and each other.
-        """
-        tokens, expert = x_t.shape[1] // self.config.steps_per_token, self.config.expert_width
-        embedded = time_embedding(time, expert)[:, None].expand(-1, tokens, -1)
-        x = torch.cat([self.action_in_proj(x_t.reshape(x_t.shape[0], tokens, -1)), embedded], -1)
-        x = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(x)))
-        table = self._rotary(cache.shape[4] + torch.arange(tokens, device=x.device))
-        for layer, past in zip(self.expert_layers, cache, strict=True):
-            q, k, v = layer.qkv(x, table)
-            x = layer.finish(x, q, torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
-        out = self.action_out_proj(self.expert_norm(x)).float().reshape(x_t.shape)
-        if self.config.predicts == 'velocity':
-            return out
-        return (x_t - out) / time.clamp(min=LEAST_TIME)[:, None, None]

@@ -30,3 +30,9 @@ def without_clock(history: list[dict]) -> list[dict]:
 
 def progress(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / 'progress.jsonl').read_text().splitlines()]
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Return what a run holds, its lock and TensorBoard's events left out: those grow whenever it is opened."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob('*')
+            if path.is_file() and path.name != '.finetune.lock' and 'tensorboard' not in path.parts}

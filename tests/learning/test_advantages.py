@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny_task
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fpo_ros.learning.advantages import explained_variance, gae, standardise
-from fpo_ros.learning.critic import Critic, fit
+from fpo_ros.learning.config import CriticConfig
+from fpo_ros.learning.critic import Critic
+from fpo_ros.learning.values import StateValues
 
 VALID = np.array([[True, True, True]])
 
@@ -79,13 +82,15 @@ def test_explained_variance_by_hand():
 
 
 def test_value_function_begins_with_one_value_and_learns_a_target():
-    critic, generator = Critic(3, width=32), torch.Generator().manual_seed(0)
-    states = torch.randn(200, 3, generator=generator) * 5 + 2
+    generator = torch.Generator().manual_seed(0)
+    values = StateValues(CriticConfig(learning_rate=1e-2), tiny_task.policy(), 0.99, 0, generator)
+    critic = values.module
+    states = torch.randn(200, 22, generator=generator) * 5 + 2
     critic.begin(states.numpy(), 0.4)
     assert torch.allclose(critic(states), torch.tensor(0.4))
     targets = (states[:, 0] > 2).float()
-    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-2)
-    fit(critic, optimizer, states, targets, 150, 64, generator)
+    values.data.append({'seen': states, 'targets': targets})
+    values.fit(150)
     assert explained_variance(targets.numpy(), critic(states).detach().numpy()) > 0.8
 
 

@@ -8,7 +8,7 @@ import torch
 from runs import newest, train
 
 from fpo_ros.learning.finetune import best_of
-from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.update import FlowPolicyOptimization
 from fpo_ros.policy.checkpoint import FlowPolicy
 
 
@@ -25,16 +25,16 @@ def test_without_a_full_window_the_best_policy_is_the_newest_that_was_measured(f
 def test_the_best_policy_is_one_whose_success_was_measured_whatever_its_update_made_of_it(
     waist_task, tmp_path, monkeypatch
 ):
-    plain = FPO._update
+    plain = FlowPolicyOptimization.run
 
-    def sabotaged(learner, *arguments, **options):
-        metrics = plain(learner, *arguments, **options)
+    def sabotaged(update, *arguments):
+        metrics = plain(update, *arguments)
         with torch.no_grad():
-            for parameter in learner.parameters:
+            for parameter in update._flow.parameters:
                 parameter.mul_(0.0)
         return metrics
 
-    monkeypatch.setattr(FPO, '_update', sabotaged)
+    monkeypatch.setattr(FlowPolicyOptimization, 'run', sabotaged)
     best, history = train(tmp_path, 1)
     start = tiny_task.weights(tiny_task.policy())
     assert all(torch.equal(start[name], value) for name, value in tiny_task.weights(best).items())

@@ -9,10 +9,14 @@ import torch
 
 from fpo_ros.learning import fpo
 from fpo_ros.learning.advantages import standardise
+from fpo_ros.learning.config import CriticConfig
 from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.rollout import Rollout, collect
 from fpo_ros.learning.scale import Local, open_pool
+from fpo_ros.learning.trained_flow import TrainedFlow
+from fpo_ros.learning.update import Epochs, FlowPolicyOptimization
+from fpo_ros.learning.values import StateValues
 from fpo_ros.policy.finite import NotFiniteError
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.scenes import SeedError, is_held_out
@@ -38,13 +42,13 @@ def test_iterations_draw_other_scenes():
 def test_warm_up_trains_the_value_function_alone(waist_task):
     policy = tiny_task.policy()
     learner = FPO(policy, tiny_task.config(warmup=1), demonstrations=tiny_task.pairs())
-    before, critic = tiny_task.weights(policy), learner.critic.net[0].weight.clone()
+    before, critic = tiny_task.weights(policy), learner.values.module.net[0].weight.clone()
     with open_pool(Local(unit=4)) as pool:
         learner.run_iteration(pool)
         assert all(torch.equal(before[name], value) for name, value in tiny_task.weights(policy).items())
         learner.run_iteration(pool)
     assert any(not torch.equal(before[name], value) for name, value in tiny_task.weights(policy).items())
-    assert not torch.equal(critic, learner.critic.net[0].weight)
+    assert not torch.equal(critic, learner.values.module.net[0].weight)
 
 
 def rates_of_training(iterations: int) -> list[float]:
@@ -55,7 +59,7 @@ def rates_of_training(iterations: int) -> list[float]:
         epochs=4,
         minibatch=64,
         microbatch=64,
-        critic_steps=20,
+        critic=CriticConfig(steps=20),
         warmup=1,
         bc_coefficient=0.0,
     )
@@ -88,6 +92,7 @@ def hand_made(valid: np.ndarray, success: np.ndarray) -> Rollout:
         np.random.default_rng(0).normal(size=(count, decisions, 22)).astype(np.float32),
         torch.zeros(1),
         torch.zeros(count, decisions, 4, 14),
+        torch.zeros(count, decisions, 0, 4, 14),
         valid,
         success,
         np.zeros(count, bool),
@@ -95,6 +100,7 @@ def hand_made(valid: np.ndarray, success: np.ndarray) -> Rollout:
         np.zeros(count, bool),
         np.zeros(count, np.int8),
         np.full(count, 6),
+        np.zeros(count),
     )
 
 
@@ -106,7 +112,7 @@ def test_returns_are_credited_to_the_decision_that_succeeded():
     valid = np.array([[True, True, False], [True, True, True]])
     advantage, metrics = learner._advantages(hand_made(valid, np.array([True, False])))
     expected = np.array([0.175, 0.5, -0.17375, -0.275, -0.5])
-    targets = learner.value_data[0][1].numpy()
+    targets = learner.values.data[0]['targets'].numpy()
     np.testing.assert_allclose(targets, expected + 0.5, atol=1e-6)
     np.testing.assert_allclose(advantage.numpy(), (expected - expected.mean()) / expected.std(), atol=1e-5)
     assert metrics['explained_variance'] == pytest.approx(0, abs=1e-6)
@@ -114,10 +120,10 @@ def test_returns_are_credited_to_the_decision_that_succeeded():
 
 def test_flow_times_lie_on_the_grid_of_the_sampler_one_in_each_stratum():
     learner = FPO(tiny_task.policy(), tiny_task.config())
-    times = learner._pairs(500, 4, stratified=True)
+    times = learner.flow.times(500, 4, stratified=True)
     assert set(times.flatten().tolist()) == {0.25, 0.5, 0.75, 1.0}
     assert (times == torch.tensor([0.25, 0.5, 0.75, 1.0])).all(), 'as many pairs as steps: one of each'
-    free = learner._pairs(500, 4, stratified=False)
+    free = learner.flow.times(500, 4, stratified=False)
     counts = [(free == value).float().mean().item() for value in (0.25, 0.5, 0.75, 1.0)]
     assert min(counts) > 0.2 and sum(counts) == pytest.approx(1)
 
@@ -127,11 +133,11 @@ def test_without_any_success_only_recorded_pairs_are_imitated(coefficient):
     policy = tiny_task.policy()
     learner = FPO(policy, tiny_task.config(bc_coefficient=coefficient), demonstrations=tiny_task.pairs())
     rows = torch.arange(6)
-    time, noise = learner._pairs(6, 8, stratified=True), torch.randn(6, 8, 4, 14)
+    time, noise = learner.flow.times(6, 8, stratified=True), torch.randn(6, 8, 4, 14)
 
     def loss() -> float:
         with torch.no_grad():
-            return float(learner._losses(learner.demonstrations, rows, time, noise).mean())
+            return float(learner.flow.losses(learner.imitation.recorded, rows, time, noise).mean())
 
     before = loss()
     with tiny_task.short_episodes(), tiny_task.waist_reward(9.0), open_pool(Local(unit=4)) as pool:
@@ -146,9 +152,9 @@ def test_own_successes_are_imitated_as_long_as_they_are_kept(waist_task):
     with open_pool(Local(unit=8)) as pool:
         for _ in range(3):
             learner.run_iteration(pool)
-            kept.append([len(part) for part in learner.successes])
+            kept.append([len(part) for part in learner.imitation.own])
     assert [len(counts) for counts in kept] == [1, 2, 2] and kept[2][0] == kept[1][1] and sum(kept[0]) > 0
-    assert [len(source) for source in learner._success_sources()] == [sum(kept[2])]
+    assert [len(source) for source in learner.imitation.sources()] == [sum(kept[2])]
 
 
 @pytest.mark.parametrize(('recorded', 'own', 'expected'), [
@@ -156,19 +162,20 @@ def test_own_successes_are_imitated_as_long_as_they_are_kept(waist_task):
 def test_recorded_pairs_and_own_successes_have_fixed_shares_of_a_batch(monkeypatch, recorded, own, expected):
     learner = FPO(tiny_task.policy(), tiny_task.config(bc_batch=5),
                   demonstrations=tiny_task.pairs(recorded) if recorded else None)
-    part = Decisions(torch.zeros(own, 21), learner.policy.prefix(None).detach(), torch.zeros(own, 4, 14))
-    learner.successes.append(part)
+    part = Decisions(torch.zeros(own, 21), learner.policy.prefix(None).detach(), torch.zeros(own, 4, 14),
+                     torch.zeros(own, 0, 4, 14))
+    learner.imitation.own.append(part)
     drawn = []
-    plain = FPO._losses
-    monkeypatch.setattr(FPO, '_losses', lambda *a: drawn.append((len(a[1]), len(a[2]))) or plain(*a))
-    learner._imitate(learner._success_sources())
+    plain = TrainedFlow.losses
+    monkeypatch.setattr(TrainedFlow, 'losses', lambda *a: drawn.append((len(a[1]), len(a[2]))) or plain(*a))
+    learner.imitation.add_gradient(learner.imitation.sources())
     assert drawn == [(size, share) for size, share in zip([n for n in (own, recorded) if n], expected, strict=True)]
 
 
 def noisy(learner: FPO) -> None:
     """Give the value function opinions that nothing supports."""
     with torch.no_grad():
-        learner.critic.net[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
+        learner.values.module.net[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(('goal', 'rate'), [(9.0, 0.0), (-9.0, 1.0)])
@@ -209,28 +216,24 @@ def test_actions_that_are_not_finite_stop_before_anything_moves():
         assert np.array_equal(worlds.qpos, before)
 
 
-@pytest.mark.parametrize(('part', 'words'), [
-    ('_prefer', 'gradient of iteration 1'), ('_step', 'policy after iteration 1'), ('_losses', 'iteration 1'),
-    ('fit', 'value function after iteration 1')])
-def test_training_that_diverges_is_one_error_that_says_where(waist_task, monkeypatch, part, words):
+@pytest.mark.parametrize(('of', 'part', 'words'), [
+    (FlowPolicyOptimization, '_prefer', 'gradient of iteration 1'), (Epochs, 'step', 'policy after iteration 1'),
+    (TrainedFlow, 'losses', 'iteration 1'), (StateValues, 'fit', 'critic after iteration 1')])
+def test_training_that_diverges_is_one_error_that_says_where(waist_task, monkeypatch, of, part, words):
     learner = FPO(tiny_task.policy(), tiny_task.config(epochs=1, minibatch=1000))
-    if part == 'fit':
-        plain_fit = fpo.fit
-        monkeypatch.setattr(fpo, 'fit', lambda critic, *a: plain_fit(critic, *a) + (spoil(critic) or 0.0))
-    else:
-        plain = getattr(FPO, part)
+    plain = getattr(of, part)
 
-        def diverges(self, *arguments):
-            result = plain(self, *arguments)
-            if part == '_losses':
-                return result * float('nan')
-            if part == '_prefer':
-                self.parameters[0].grad.fill_(float('inf'))
-            else:
-                spoil(self.policy.model.action_out_proj)
-            return result
+    def diverges(self, *arguments, **entries):
+        result = plain(self, *arguments, **entries)
+        if part == 'losses':
+            return result * float('nan')
+        if part == '_prefer':
+            learner.flow.parameters[0].grad.fill_(float('inf'))
+        else:
+            spoil(learner.policy.model.action_out_proj if part == 'step' else self.module)
+        return result
 
-        monkeypatch.setattr(FPO, part, diverges)
+    monkeypatch.setattr(of, part, diverges)
     with open_pool(Local(unit=4)) as pool, pytest.raises(NotFiniteError, match=words) as caught:
         learner.run_iteration(pool)
     assert 'lower learning rate' in str(caught.value) and '\n' not in str(caught.value)

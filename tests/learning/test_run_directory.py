@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_task
 import torch
+from runs import files
 from safetensors import SafetensorError
 
 from fpo_ros.learning import run_directory, training_state
@@ -31,11 +32,6 @@ FULL = SafetensorError('Error while serializing: I/O error: No space left on dev
 def train(run: Path, iterations: int, **options: object):
     pairs = tiny_task.pairs()
     return finetune(tiny_task.policy(), run, tiny_task.config(), iterations, demonstrations=pairs, **options)
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob('*')
-            if path.is_file() and path.name != '.finetune.lock'}
 
 
 @pytest.fixture

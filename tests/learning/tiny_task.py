@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from fpo_ros.learning import rollout
+from fpo_ros.learning.config import CriticConfig, FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
-from fpo_ros.learning.fpo import FPOConfig
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config, VisionConfig
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
@@ -45,7 +45,7 @@ CONFIG = FPOConfig(
     epochs=2,
     minibatch=6,
     microbatch=4,
-    critic_steps=3,
+    critic=CriticConfig(steps=3),
     warmup=0,
     bc_batch=4,
     bc_pairs=2,

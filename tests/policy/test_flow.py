@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fpo_ros.policy.expert import Expert
 from fpo_ros.policy.flow import sample, sample_time, squared_error
 
 
 class Recorder:
     """A network that notes its inputs and answers with a fixed velocity."""
+
+    between = staticmethod(Expert.between)
 
     def __init__(self, velocity: torch.Tensor) -> None:
         self.velocity = velocity

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fpo_ros.learning.rollout import Rollout, collect, renderer_of
-from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.checkpoint import DEFAULT_SAMPLING, Drawn, FlowPolicy
+from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.randomisation import Randomisation
 
@@ -34,6 +35,7 @@ class EpisodeOptions:
     :param max_steps: cap of an episode [control steps]; the task's own if None.
     :param prefixes: return the prefix of every decision; those of pictures are large, and only learning needs them.
     :param randomisation: what every episode draws; nothing if None.
+    :param sampling: how chunks are drawn.
     """
 
     noise_seed: int = 0
@@ -43,12 +45,14 @@ class EpisodeOptions:
     max_steps: int | None = None
     prefixes: bool = True
     randomisation: Randomisation | None = None
+    sampling: Sampling = DEFAULT_SAMPLING
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpisodeOptions:
         """Read what ``dataclasses.asdict`` made of options."""
         drawn = values['randomisation']
-        return cls(**{**values, 'randomisation': None if drawn is None else Randomisation.from_dict(drawn)})
+        return cls(**{**values, 'randomisation': None if drawn is None else Randomisation.from_dict(drawn),
+                      'sampling': Sampling(**values['sampling'])})
 
 
 class BlockPolicy(FlowPolicy):
@@ -69,15 +73,18 @@ class BlockPolicy(FlowPolicy):
         return torch.cat(parts, 2)
 
     @torch.no_grad()
-    def act(self, states: Tensor, prefix_kv: Tensor, noise: Tensor) -> Tensor:
-        """Return (N, H, 14) normalised chunks for normalised states, integrated from (N, H, 14) noise."""
+    def draw(self, states: Tensor, prefix_kv: Tensor, noise: Tensor, injected: Tensor | None = None,
+             sampling: Sampling = DEFAULT_SAMPLING) -> Drawn:
+        """Return chunks and their paths; see :meth:`FlowPolicy.draw`."""
         parts = []
         for start in range(0, len(states), BLOCK):
             rows = slice(start, start + BLOCK)
             prefix = prefix_kv if prefix_kv.shape[2] == 1 else _filled(prefix_kv[:, :, rows], 2)
-            chunks = super().act(_filled(states[rows]), prefix, _filled(noise[rows]))
-            parts.append(chunks[:len(states[rows])])
-        return torch.cat(parts)
+            drawn = super().draw(_filled(states[rows]), prefix, _filled(noise[rows]),
+                                 None if injected is None else _filled(injected[rows]), sampling)
+            count = len(states[rows])
+            parts.append((drawn.chunks[:count], drawn.path[:count]))
+        return Drawn(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _filled(block: Tensor, axis: int = 0) -> Tensor:
@@ -87,14 +94,24 @@ def _filled(block: Tensor, axis: int = 0) -> Tensor:
     return torch.cat([block, block.new_zeros(shape)], axis).contiguous()
 
 
-def start_noise(seed: int, scenes: np.ndarray, decision: int, shape: tuple[int, ...]) -> Tensor:
-    """Return (N, *shape) standard normal numbers, a function of seed, scene and decision alone.
+def start_noise(seed: int, scenes: np.ndarray, decision: int, shape: tuple[int, ...], stream: int = 0) -> Tensor:
+    """Return (N, *shape) standard normal numbers, a function of seed, scene, decision and stream alone.
 
-    Philox 4x64 (Salmon et al. 2011) with the key (seed, scene); the decision is the counter's highest word.
+    Philox 4x64 (Salmon et al. 2011) with the key (seed, scene); the decision is the counter's highest word, the
+    stream the one below.
     """
-    return torch.as_tensor(np.stack([
-        np.random.Generator(np.random.Philox(key=[seed, int(scene) % 2**64], counter=[0, 0, 0, decision]))
-        .standard_normal(shape, np.float32) for scene in scenes]))
+    return torch.as_tensor(np.stack([_philox(seed, scene, decision, stream).standard_normal(shape, np.float32)
+                                     for scene in scenes]))
+
+
+def noise_factors(seed: int, scenes: np.ndarray, decision: int, bounds: tuple[float, float]) -> Tensor:
+    """Return (N, 1, 1) factors between two bounds, a function of seed, scene and decision alone."""
+    low, high = bounds
+    return torch.tensor([[[_philox(seed, scene, decision, 2).uniform(low, high)]] for scene in scenes])
+
+
+def _philox(seed: int, scene: int, decision: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, int(scene) % 2**64], counter=[0, 0, stream, decision]))
 
 
 @contextmanager
@@ -132,11 +149,21 @@ class UnitRunner:
         """
         contract, worlds = self._policy.contract, self._worlds_of(options.randomisation)
 
+        sampling, chunk = options.sampling, (contract.horizon, contract.action_dim)
+        sampling.count(contract.flow_steps)
+
         def noise(decision: int) -> Tensor:
-            return start_noise(options.noise_seed, scenes, decision, (contract.horizon, contract.action_dim))
+            drawn = start_noise(options.noise_seed, scenes, decision, chunk)
+            if sampling.noise_range == (1.0, 1.0):
+                return drawn
+            return drawn * noise_factors(options.noise_seed, scenes, decision, sampling.noise_range)
+
+        def injected(decision: int) -> Tensor:
+            return start_noise(options.noise_seed, scenes, decision, (len(sampling.noise_std), *chunk), stream=1)
 
         with one_thread():
-            rollout = collect(self._policy, worlds, scenes, noise, renderer=self._renderer,
+            rollout = collect(self._policy, worlds, scenes, noise, sampling=sampling,
+                              injected_noise=injected if sampling.noise_std else None, renderer=self._renderer,
                               noise_scale=options.noise_scale, reward=options.reward,
                               continue_to_strict=options.continue_to_strict, max_steps=options.max_steps)
         return rollout if options.prefixes else replace(rollout, prefix_kv=rollout.prefix_kv[:, :, :0].clone())

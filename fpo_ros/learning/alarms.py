@@ -1,0 +1,75 @@
+"""Named warnings of what tends to precede a failed run, each with what to do.
+
+Thresholds: DPPO (arXiv 2409.00588) for the share of clipped ratios, FPO++ (arXiv 2602.02481) and measurements in
+docs/algorithms.md for the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fpo_ros.learning.config import FPOConfig
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A warning.
+
+    :param name: stable, for logs and for looking it up in docs/algorithms.md.
+    :param text: what was seen, and what to do.
+    """
+
+    name: str
+    text: str
+
+
+#: Names in the order in which they are looked for.
+NAMES = ('steps_too_large', 'steps_too_small', 'ratio_explodes', 'pushed_apart', 'chunks_collapse', 'values_blind',
+         'success_falls', 'region_lost', 'physics_diverges')
+
+
+def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
+    """Return the alarms of the newest iteration, in the order of :data:`NAMES`.
+
+    :param history: metrics of all iterations, the newest last.
+    """
+    now, first, rate = history[-1], history[0], config.learning_rate
+    found: list[Alarm] = []
+
+    def check(name: str, where: bool, text: str) -> None:
+        if where:
+            found.append(Alarm(name, text))
+
+    clipped = now.get('clip_fraction')
+    if clipped is not None:
+        check('steps_too_large', clipped > 0.3, f'{clipped:.0%} of the ratios are outside the trust region: lower the '
+              f'learning rate ({rate:g}), or take fewer epochs ({config.epochs})')
+        check('steps_too_small', clipped < 0.004 and config.objective.trust_region != 'none', f'{clipped:.1%} of the '
+              f'ratios reach the trust region: raise the learning rate ({rate:g})')
+        largest = config.objective.log_ratio_clip
+        check('ratio_explodes', now['ratio_max'] >= 2.718 ** largest * 0.999 and clipped > 0.2,
+              f'ratios reach their clamp of exp({largest:g}): lower kappa or set loss_clip')
+        bad = [entry.get('loss_change_bad', 0.0) for entry in history[-3:]]
+        check('pushed_apart', len(bad) == 3 and min(bad) > 0.25 * max(now['flow_loss'], 1e-9), 'the loss of bad '
+              'decisions has risen by more than a quarter in three iterations running: pushing away dominates, raise '
+              'bc_coefficient or lower the learning rate')
+    spread, start = now.get('chunk_spread'), first.get('chunk_spread')
+    if spread and start:
+        check('chunks_collapse', spread < 0.3 * start, f'chunks of one observation differ by {spread / start:.0%} of '
+              'what they did at the start: nothing new is tried any more; raise perturbation or lower bc_coefficient')
+    explained = [entry['explained_variance'] for entry in history[-3:]]
+    check('values_blind', now['iteration'] > config.warmup + 2 and max(explained) < 0.2, 'the critic explains '
+          f'{max(explained):.0%} of the returns at best: advantages are noise; train it for more steps or iterations '
+          '(critic steps, history, warmup)')
+    begun = history[0]['rewarded_rate']
+    recent = [entry['rewarded_rate'] for entry in history[-3:]]
+    check('success_falls', len(history) > 3 and max(recent) < begun - 0.1, f'success has been more than 10 points '
+          f'below that of the start ({begun:.0%}) for three iterations: begin again with half the learning rate')
+    worst = now.get('worst_region')
+    check('region_lost', worst is not None and now['smoothed_success'] > 0.5 and worst < 0.2,
+          f'one region of start positions succeeds in {worst or 0:.0%}: its advantages vanish once every episode '
+          'fails; go back to an earlier checkpoint with a larger perturbation')
+    check('physics_diverges', now['diverged'] > 0.05 * config.episodes, f'physics diverged in {now["diverged"]} of '
+          f'{config.episodes} episodes: the policy commands what no arm can do; begin again with half the learning '
+          'rate')
+    return found

@@ -1,0 +1,161 @@
+"""Settings of fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from fpo_ros.learning.objective import ObjectiveConfig
+from fpo_ros.learning.rollout import check_reward
+from fpo_ros.policy.contract import ACTION_DIM
+from fpo_ros.policy.flow import Sampling
+from fpo_ros.sim.randomisation import Randomisation
+from fpo_ros.sim.task import MAX_STEPS
+
+#: What makes a policy of episodes: FPO and what it is compared with.
+ALGORITHMS = ('fpo', 'awr', 'filtered_bc')
+#: What is trained: the action expert, or an actor over its start noise while the expert stays as it is.
+PLACEMENTS = ('expert', 'latent')
+CRITICS = ('value', 'ensemble')
+CRITIC_INPUTS = ('privileged', 'observation')
+BASELINES = ('fresh', 'stored')
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Settings of what predicts returns.
+
+    :param kind: ``'value'``, V of a state; or ``'ensemble'``, several Q of a state and a chunk (or a latent), of which
+        the least counts (arXiv 2510.09976, eq. 5 and 6).
+    :param inputs: ``'privileged'``, joints and object poses, which only simulation has; or ``'observation'``, what the
+        policy sees.
+    :param members: critics of an ensemble.
+    :param baseline: the chunk at which an ensemble values a state: one drawn anew (``'fresh'``), or the one that was
+        executed (``'stored'``, as arXiv 2510.09976 has it), which takes the executed chunk's own merit out of its
+        advantage.
+    :param polyak: share of the way that the ensemble's target copies go towards it in every step.
+    :param learning_rate: of Adam.
+    :param steps: optimiser steps per iteration.
+    :param history: iterations whose decisions are trained on.
+    """
+
+    kind: str = 'value'
+    inputs: str = 'privileged'
+    members: int = 5
+    baseline: str = 'fresh'
+    polyak: float = 0.005
+    learning_rate: float = 1e-3
+    steps: int = 200
+    history: int = 3
+
+    def __post_init__(self) -> None:
+        _check('critic', self.kind, CRITICS)
+        _check('input of a critic', self.inputs, CRITIC_INPUTS)
+        _check('baseline of a critic', self.baseline, BASELINES)
+        for name in ('members', 'steps', 'history'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} of the critic must be at least 1, got {getattr(self, name)}')
+        if not 0 < self.polyak <= 1:
+            raise ValueError(f'polyak of the critic must lie in (0, 1], got {self.polyak}')
+
+
+@dataclass(frozen=True)
+class FPOConfig:
+    """Settings of fine-tuning.
+
+    :param algorithm: one of :data:`ALGORITHMS`.
+    :param placement: one of :data:`PLACEMENTS`.
+    :param episodes: episodes per iteration.
+    :param max_steps: cap of an episode [control steps].
+    :param reward: what gives reward 1: success by gym-aloha's rule (``'gym'``) or by the stricter one (``'strict'``).
+    :param pairs: stored (t, noise) pairs per decision.
+    :param epochs: passes over the decisions of an iteration.
+    :param minibatch: decisions per optimiser step.
+    :param microbatch: decisions per forward pass; gradients accumulate over a minibatch.
+    :param learning_rate: of what is trained, decayed linearly to zero within every iteration.
+    :param gamma: discount per decision.
+    :param lam: lambda of GAE.
+    :param critic: of returns.
+    :param warmup: iterations that train the critic alone.
+    :param bc_coefficient: weight of flow matching on successes: the policy's own recent ones and recorded ones.
+    :param bc_history: iterations whose successes are kept.
+    :param bc_batch: successful decisions per minibatch, half of them recorded where there are both kinds.
+    :param bc_pairs: fresh pairs per successful decision.
+    :param max_grad_norm: gradient clipping.
+    :param drift_stop: end the epochs of an iteration where the mean of rho - 1 - log rho over a minibatch exceeds
+        this; never if None.
+    :param average: weight of the past in the moving average of weights, per iteration; none is kept at 0.
+    :param restore_drop: go back to the best policy with half the learning rate where success, averaged over three
+        iterations, has fallen so far below the best; never if None.
+    :param temperature: of advantage-weighted regression: decisions weigh exp(A / temperature).
+    :param perturbation: deviation of the noise added to executed chunks, in normalised units.
+    :param sampling: how chunks are drawn in training.
+    :param objective: ratio and trust region.
+    :param randomisation: what every episode draws; nothing if None.
+    """
+
+    algorithm: str = 'fpo'
+    placement: str = 'expert'
+    episodes: int = 128
+    max_steps: int = MAX_STEPS
+    reward: str = 'strict'
+    pairs: int = 4
+    epochs: int = 4
+    minibatch: int = 256
+    microbatch: int = 64
+    learning_rate: float = 1e-4
+    gamma: float = 0.99
+    lam: float = 0.95
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    warmup: int = 1
+    bc_coefficient: float = 0.3
+    bc_history: int = 5
+    bc_batch: int = 128
+    bc_pairs: int = 4
+    max_grad_norm: float = 1.0
+    drift_stop: float | None = 0.03
+    average: float = 0.0
+    restore_drop: float | None = 0.15
+    temperature: float = 0.5
+    perturbation: float = 0.0
+    sampling: Sampling = field(default_factory=Sampling)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    randomisation: Randomisation | None = None
+
+    def __post_init__(self) -> None:
+        check_reward(self.reward)
+        _check('algorithm', self.algorithm, ALGORITHMS)
+        _check('placement', self.placement, PLACEMENTS)
+        if not 0 <= self.average < 1:
+            raise ValueError(f'average must lie in [0, 1), got {self.average}')
+        if self.perturbation < 0:
+            raise ValueError(f'perturbation must not be negative, got {self.perturbation}')
+        if self.placement == 'latent' and (self.perturbation or self.sampling.noise_std):
+            raise ValueError('a latent is not perturbed: leave perturbation and noise_std out, or train the expert')
+
+    def training_sampling(self, flow_steps: int) -> Sampling:
+        """Return how chunks are drawn in training, the perturbation in it.
+
+        :param flow_steps: Euler steps by the contract.
+        :raises ValueError: where noise is injected already.
+        """
+        if not self.perturbation:
+            return self.sampling
+        if self.sampling.noise_std:
+            raise ValueError('perturbation and noise_std both add noise: use one')
+        steps = self.sampling.count(flow_steps)
+        quiet, loud = (0.0,) * ACTION_DIM, (self.perturbation,) * ACTION_DIM
+        return replace(self.sampling, noise_std=(quiet,) * (steps - 1) + (loud,))
+
+
+def _check(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {what} '{value}': use {', '.join(known[:-1])} or {known[-1]}")
+
+
+def config_from_dict(data: dict) -> FPOConfig:
+    """Read what ``dataclasses.asdict`` made of settings; KeyError, TypeError or ValueError where it does not fit."""
+    drawn = data.get('randomisation')
+    return FPOConfig(**data | {
+        'critic': CriticConfig(**data['critic']), 'objective': ObjectiveConfig(**data['objective']),
+        'sampling': Sampling(**data['sampling']),
+        'randomisation': None if drawn is None else Randomisation.from_dict(drawn)})

@@ -1,0 +1,64 @@
+"""What a success rate does not show: start regions that are lost, and chunks that become all alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fpo_ros.learning.rollout import Rollout
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ACTION_DIM
+
+#: Where the first object starts, x and y [m] (gym_aloha.utils: sample_box_pose, sample_insertion_pose).
+START_AREA = {'transfer_cube': ((0.0, 0.2), (0.4, 0.6)), 'insertion': ((0.1, 0.2), (0.4, 0.6))}
+#: Regions along each side of the area.
+SIDE = 3
+#: Decisions whose chunks are drawn again, and draws of each.
+_DECISIONS, _DRAWS = 32, 16
+
+
+def regions(rollout: Rollout, task: str) -> np.ndarray:
+    """Return the (N,) region, 0 to SIDE² - 1, in which each episode's first object starts: rows of y, x within."""
+    start = rollout.privileged[:, 0, ACTION_DIM:ACTION_DIM + 2]
+    cells = []
+    for axis, (low, high) in enumerate(START_AREA[task]):
+        cell = np.floor((start[:, axis] - low) / (high - low) * SIDE).astype(int)
+        cells.append(np.clip(cell, 0, SIDE - 1))
+    return cells[1] * SIDE + cells[0]
+
+
+def region_counts(rollout: Rollout, task: str) -> list[list[int]]:
+    """Return ``[rewarded, episodes]`` of every region."""
+    region = regions(rollout, task)
+    return [[int(rollout.rewarded[region == index].sum()), int((region == index).sum())]
+            for index in range(SIDE * SIDE)]
+
+
+def worst_region(counts: list[list[list[int]]], least: int = 5) -> float | None:
+    """Return the lowest success of a region over several iterations' counts.
+
+    :param least: episodes that a region must have; None where none has.
+    """
+    total = np.sum(counts, 0)
+    rates = [won / episodes for won, episodes in total if episodes >= least]
+    return float(min(rates)) if rates else None
+
+
+def chunk_spread(policy: FlowPolicy, rollout: Rollout, seed: int) -> float:
+    """Return the mean deviation of executed actions, normalised, over chunks drawn from the same observations.
+
+    :param policy: which made the rollout.
+    :param seed: of the start noise.
+    """
+    where = np.argwhere(rollout.valid)
+    where = where[np.linspace(0, len(where) - 1, min(_DECISIONS, len(where))).astype(int)]
+    rows, columns = torch.as_tensor(where[:, 0]), torch.as_tensor(where[:, 1])
+    prefix = rollout.prefix_kv
+    if prefix.shape[2] > 1:
+        prefix = prefix[:, :, rows * rollout.valid.shape[1] + columns].repeat_interleave(_DRAWS, 2)
+    states = rollout.states[rows, columns].repeat_interleave(_DRAWS, 0)
+    contract = policy.contract
+    noise = torch.randn(len(states), contract.horizon, contract.action_dim,
+                        generator=torch.Generator().manual_seed(seed))
+    chunks = policy.act(states, prefix, noise).view(-1, _DRAWS, contract.horizon, contract.action_dim)
+    return float(chunks[:, :, :contract.execute].std(1).mean())

@@ -1,0 +1,46 @@
+"""Flow matching on successes: the force that holds a policy near what has worked."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+
+from fpo_ros.learning.config import FPOConfig
+from fpo_ros.learning.decisions import Decisions, joined
+from fpo_ros.learning.trained_flow import TrainedFlow
+
+
+class Imitation:
+    """The policy's own newest successes, and recorded ones.
+
+    :param flow: trained on them.
+    :param config: weight, batch and history.
+    :param recorded: successful recorded decisions, if any. Nobody knows latents of theirs: a flow over latents
+        imitates the policy's own successes alone.
+    """
+
+    def __init__(self, flow: TrainedFlow, config: FPOConfig, recorded: Decisions | None) -> None:
+        self._flow, self._config = flow, config
+        self.recorded = None if flow.over_latents else recorded
+        self.own: deque[Decisions] = deque(maxlen=config.bc_history)
+
+    def sources(self) -> list[Decisions]:
+        """Return what is imitated now; nothing without a weight."""
+        if not self._config.bc_coefficient:
+            return []
+        own = joined(list(self.own), pictures=bool(self._flow.policy.contract.cameras))
+        return [source for source in (own, self.recorded) if source is not None and len(source)]
+
+    def add_gradient(self, sources: list[Decisions]) -> float:
+        """Add the gradient of flow matching on successful decisions, as many of each source; return its loss."""
+        config, flow, total = self._config, self._flow, 0.0
+        for index, source in enumerate(sources):
+            count = (config.bc_batch + index) // len(sources)
+            rows = torch.randint(len(source), (count,), generator=flow.generator)
+            time = flow.times(count, config.bc_pairs, stratified=False)
+            noise = flow.noise(count, config.bc_pairs)
+            loss = flow.losses(source, rows, time, noise).sum() / (config.bc_batch * config.bc_pairs)
+            (config.bc_coefficient * loss).backward()
+            total += loss.item() / config.objective.kappa
+        return total

@@ -1,0 +1,77 @@
+"""The flow that fine-tuning trains, over chunks or over latents, and its losses on decisions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fpo_ros.learning.decisions import Decisions
+from fpo_ros.learning.objective import ObjectiveConfig, credit_weights, pair_losses
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.flow import squared_error
+from fpo_ros.policy.latent import FlowLatent
+
+
+class TrainedFlow:
+    """What is trained of a policy; everything else of it is frozen.
+
+    :param policy: trained in place: its latent actor where it has one, else its action expert.
+    :param objective: scale and weights of losses.
+    :param generator: of flow times and noise.
+    """
+
+    def __init__(self, policy: FlowPolicy, objective: ObjectiveConfig, generator: torch.Generator) -> None:
+        self.policy, self.objective, self.generator = policy, objective, generator
+        actor = policy.model.latent_actor
+        #: The network whose losses are taken; a Gaussian actor over latents has none.
+        self.expert = policy.model if actor is None else actor
+        self.parameters: list[nn.Parameter] = (
+            list(actor.parameters()) if actor is not None else policy.model.expert_parameters())
+        trained = {id(parameter) for parameter in self.parameters}
+        for parameter in policy.model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        contract = policy.contract
+        # A latent starts the whole chunk: what is not executed of it shaped what was.
+        self.executed = contract.horizon if self.over_latents else contract.execute
+        self.credit = credit_weights(objective, contract.horizon, self.executed, contract.action_dim)
+
+    @property
+    def over_latents(self) -> bool:
+        """Whether the flow leads to latents instead of chunks."""
+        return isinstance(self.expert, FlowLatent)
+
+    def data(self, decisions: Decisions) -> Tensor:
+        """Return the (M, H, action_dim) chunks or latents of decisions."""
+        return decisions.paths[:, 0] if self.over_latents else decisions.chunks
+
+    def times(self, count: int, pairs: int, stratified: bool) -> Tensor:
+        """Return (count, pairs) flow times on the grid of the sampler."""
+        steps = self.policy.contract.flow_steps
+        u = torch.rand(count, pairs, generator=self.generator)
+        if stratified:
+            u = (torch.arange(pairs) + u) / pairs
+        return (torch.floor(u * steps) + 1).clamp(max=steps) / steps
+
+    def noise(self, count: int, pairs: int) -> Tensor:
+        """Return (count, pairs, H, action_dim) noise."""
+        contract = self.policy.contract
+        return torch.randn(count, pairs, contract.horizon, contract.action_dim, generator=self.generator)
+
+    def losses(self, decisions: Decisions, rows: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Return (rows, pairs) scaled losses of some decisions.
+
+        :param rows: of the decisions.
+        :param time: (rows, pairs).
+        :param noise: (rows, pairs, H, action_dim).
+        """
+        pairs = time.shape[1]
+        cache = decisions.cache(self.expert, rows).repeat_interleave(pairs, 2)
+        data = self.data(decisions)[rows].repeat_interleave(pairs, 0)
+        error = squared_error(self.expert, data, noise.flatten(0, 1), time.flatten(), cache)
+        return pair_losses(error, time.flatten(), self.credit, self.executed, self.objective).view(len(rows), pairs)
+
+    @torch.no_grad()
+    def losses_of_all(self, decisions: Decisions, time: Tensor, noise: Tensor, microbatch: int) -> Tensor:
+        """Return (M, pairs) losses of all decisions, without gradient, computed as :meth:`losses` of microbatches."""
+        return torch.cat([self.losses(decisions, rows, time[rows], noise[rows])
+                          for rows in torch.arange(len(decisions)).split(microbatch)])
