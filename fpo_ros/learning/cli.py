@@ -66,8 +66,9 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
                   show_default='no limit')] = None,
               settings: Annotated[Path | None, typer.Option(metavar='FILE', help='Settings in a YAML file such as '
                                                             'config/fpo.yaml; options given here come first.')] = None,
-              algorithm: Annotated[str | None, typer.Option(help='fpo, or what it is compared with: awr, '
-                                                            'filtered_bc.', show_default='fpo')] = None,
+              algorithm: Annotated[str | None, typer.Option(
+                  help='fpo, or what it is compared with: awr, filtered_bc, reinflow, ppo, dsrl.',
+                  show_default='fpo')] = None,
               placement: Annotated[str | None, typer.Option(
                   help='What is trained: the action expert (expert), or a flow over its start noise (latent).',
                   show_default='expert')] = None,

@@ -12,7 +12,7 @@ from fpo_ros.sim.randomisation import Randomisation
 from fpo_ros.sim.task import MAX_STEPS
 
 #: What makes a policy of episodes: FPO and what it is compared with.
-ALGORITHMS = ('fpo', 'awr', 'filtered_bc')
+ALGORITHMS = ('fpo', 'awr', 'filtered_bc', 'reinflow', 'ppo', 'dsrl')
 #: What is trained: the action expert, or an actor over its start noise while the expert stays as it is.
 PLACEMENTS = ('expert', 'latent')
 CRITICS = ('value', 'ensemble')
@@ -129,6 +129,12 @@ class FPOConfig:
             raise ValueError(f'average must lie in [0, 1), got {self.average}')
         if self.perturbation < 0:
             raise ValueError(f'perturbation must not be negative, got {self.perturbation}')
+        if self.algorithm in ('reinflow', 'ppo', 'dsrl') and (self.placement == 'latent' or self.perturbation
+                                                              or self.sampling.noise_std):
+            raise ValueError(f'{self.algorithm} chooses its own placement and noise: leave placement, perturbation and '
+                             'noise_std out')
+        if self.algorithm == 'ppo' and self.sampling.steps not in (None, 1):
+            raise ValueError('ppo has a flow of one step: leave sampling.steps out')
         if self.placement == 'latent' and (self.perturbation or self.sampling.noise_std):
             raise ValueError('a latent is not perturbed: leave perturbation and noise_std out, or train the expert')
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from fpo_ros.learning.alarms import alarms
+from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.diagnostics import worst_region
 from fpo_ros.learning.fpo import FPO
-from fpo_ros.learning.latent import with_latent_actor
 from fpo_ros.learning.rollout import cap_of
 from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, read_settings
 from fpo_ros.learning.scale import Cluster, Local, open_pool
@@ -86,9 +86,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         settings = _begin_or_check(directory, start, config, seed, resume, demonstrations)
         directory.recover_best()
         checkpoints = CheckpointDirectory(run / 'checkpoints')
-        policy = directory.start()
-        learner = FPO(with_latent_actor(policy) if config.placement == 'latent' else policy, config, seed,
-                      directory.demonstrations(settings))
+        learner = FPO(prepared(directory.start(), config), config, seed, directory.demonstrations(settings))
         newest = checkpoints.newest()
         history = load_state(learner, newest) if newest else []
         if on_restored:

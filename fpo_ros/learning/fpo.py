@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fpo_ros.learning.advantages import explained_variance, gae, standardise
+from fpo_ros.learning.algorithms import flow_of, update_of
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import Decisions, flatten, recorded_decisions
 from fpo_ros.learning.demonstrations import Demonstrations
@@ -19,7 +20,7 @@ from fpo_ros.learning.imitation import Imitation
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.learning.scale import EpisodeOptions, Pool
 from fpo_ros.learning.trained_flow import TrainedFlow
-from fpo_ros.learning.update import AdvantageWeightedRegression, Batch, FilteredCloning, FlowPolicyOptimization
+from fpo_ros.learning.update import Batch
 from fpo_ros.learning.values import values_of
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.finite import check_finite
@@ -29,8 +30,8 @@ from fpo_ros.sim.scenes import Scenes, scene_seeds
 class FPO:
     """The learner: policy, critic, optimisers, buffers and random state.
 
-    :param policy: start policy, trained in place; its prefix stays frozen. For placement ``'latent'`` one with an actor
-        over latents, see :func:`fpo_ros.learning.latent.with_latent_actor`.
+    :param policy: start policy as :func:`fpo_ros.learning.algorithms.prepared` returns it, trained in place; its
+        prefix stays frozen.
     :param config: settings.
     :param seed: of scenes, noise, minibatches and the critic.
     :param demonstrations: recorded pairs of successful episodes, imitated beside the policy's own successes.
@@ -40,7 +41,7 @@ class FPO:
                  demonstrations: Demonstrations | None = None) -> None:
         self.policy, self.config, self.seed = policy, config, seed
         self.generator = torch.Generator().manual_seed(seed)
-        self.flow = TrainedFlow(policy, config.objective, self.generator)
+        self.flow = flow_of(policy, config, self.generator)
         #: The policy that made the newest rollout: the one whose success its metrics are.
         self.rolled_out = copy.deepcopy(policy)
         #: Moving average of the weights, where one is kept.
@@ -48,8 +49,8 @@ class FPO:
         self.values = values_of(config.critic, self.rolled_out, config.gamma, seed, self.generator)
         self.actor_optimizer = torch.optim.Adam(self.flow.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
         recorded = None if demonstrations is None else recorded_decisions(demonstrations, policy)
-        self.imitation = Imitation(self.flow, config, recorded)
-        self.update = self._update_of(config.algorithm)
+        self.imitation = Imitation(TrainedFlow(policy, config, self.generator), config, recorded)
+        self.update = update_of(self.flow, config, self.imitation, self.actor_optimizer, seed)
         #: Factor of the learning rate; halved whenever the best policy is restored.
         self.rate_factor = 1.0
         self.iteration = 0
@@ -62,12 +63,6 @@ class FPO:
             return {}
         decisions, advantage = self._decisions
         return vars(decisions) | {'advantage': advantage}
-
-    def _update_of(self, algorithm: str) -> FlowPolicyOptimization | AdvantageWeightedRegression | FilteredCloning:
-        if algorithm == 'awr':
-            return AdvantageWeightedRegression(self.flow, self.config, self.actor_optimizer)
-        kind = FlowPolicyOptimization if algorithm == 'fpo' else FilteredCloning
-        return kind(self.flow, self.config, self.imitation, self.actor_optimizer)
 
     def seeds(self) -> np.ndarray:
         """Return this iteration's scenes."""
@@ -89,11 +84,12 @@ class FPO:
         self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
         options = EpisodeOptions(noise_seed=self.seed, max_steps=config.max_steps, reward=config.reward,
                                  randomisation=config.randomisation,
-                                 sampling=config.training_sampling(self.policy.contract.flow_steps))
+                                 sampling=self.flow.sampling())
         collected = pool.collect(self.policy, self.seeds(), options)
         rollout = collected.rollout
         rolled = time.monotonic()
-        advantage, metrics = self._advantages(rollout)
+        reward = rewards(rollout)
+        advantage, metrics = self._advantages(rollout, reward)
         metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration)
         metrics['regions'] = region_counts(rollout, self.policy.contract.task)
         self.imitation.own.append(flatten(rollout, rollout.valid & rollout.rewarded[:, None]))
@@ -102,7 +98,7 @@ class FPO:
             phase('updating')
             self._decisions = flatten(rollout, rollout.valid), advantage
             metrics |= self.update.run(Batch(
-                *self._decisions, bool(np.ptp(returns) > 0),
+                *self._decisions, rollout, reward, bool(np.ptp(returns) > 0),
                 f'iteration {self.iteration + 1}', self._advice(), config.learning_rate * self.rate_factor))
         for name, module in (('policy', self.policy.model), ('critic', self.values.module)):
             check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
@@ -139,12 +135,9 @@ class FPO:
             for slow, fast in zip(self.average.model.parameters(), self.policy.model.parameters(), strict=True):
                 slow.lerp_(fast, share)
 
-    def _advantages(self, rollout: Rollout) -> tuple[Tensor, dict]:
+    def _advantages(self, rollout: Rollout, reward: np.ndarray) -> tuple[Tensor, dict]:
         """Train the critic and return standardised (M,) advantages of the valid decisions."""
         config, valid = self.config, rollout.valid
-        last = valid.sum(1) - 1
-        reward = np.zeros(valid.shape)
-        reward[np.arange(len(last)), last] = rollout.rewarded
         if self.iteration == 0:
             self.values.begin(rollout, float(rollout.rewarded.mean()))
         value = self.values.estimate(rollout)
@@ -154,3 +147,10 @@ class FPO:
         flat = advantage[valid]
         return (torch.as_tensor(standardise(flat), dtype=torch.float32),
                 {'explained_variance': explained, 'value_loss': error, 'advantage_std': float(flat.std())})
+
+
+def rewards(rollout: Rollout) -> np.ndarray:
+    """Return the (N, K) reward of each decision: 1 for the one in which its episode was rewarded, else 0."""
+    reward, last = np.zeros(rollout.valid.shape), rollout.valid.sum(1) - 1
+    reward[np.arange(len(last)), last] = rollout.rewarded
+    return reward

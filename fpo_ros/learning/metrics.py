@@ -14,7 +14,7 @@ SCALARS = (
     # Ratios.
     'first_ratio_error', 'ratio', 'ratio_max', 'clip_fraction', 'log_ratio_std', 'drift',
     # The critic.
-    'explained_variance', 'value_loss', 'advantage_std',
+    'explained_variance', 'value_loss', 'advantage_std', 'soft_q_loss', 'temperature', 'entropy',
     # Time and machines.
     'rollout_s', 'update_s', 'steps_per_s', 'lost_workers', 'recollected_episodes',
 )

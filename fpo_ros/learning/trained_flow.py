@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import Decisions
-from fpo_ros.learning.objective import ObjectiveConfig, credit_weights, pair_losses
+from fpo_ros.learning.objective import credit_weights, pair_losses
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.flow import squared_error
+from fpo_ros.policy.flow import Sampling, squared_error
 from fpo_ros.policy.latent import FlowLatent
 
 
@@ -16,12 +17,12 @@ class TrainedFlow:
     """What is trained of a policy; everything else of it is frozen.
 
     :param policy: trained in place: its latent actor where it has one, else its action expert.
-    :param objective: scale and weights of losses.
+    :param config: scale and weights of losses, and how chunks are drawn in training.
     :param generator: of flow times and noise.
     """
 
-    def __init__(self, policy: FlowPolicy, objective: ObjectiveConfig, generator: torch.Generator) -> None:
-        self.policy, self.objective, self.generator = policy, objective, generator
+    def __init__(self, policy: FlowPolicy, config: FPOConfig, generator: torch.Generator) -> None:
+        self.policy, self.config, self.objective, self.generator = policy, config, config.objective, generator
         actor = policy.model.latent_actor
         #: The network whose losses are taken; a Gaussian actor over latents has none.
         self.expert = policy.model if actor is None else actor
@@ -33,12 +34,23 @@ class TrainedFlow:
         contract = policy.contract
         # A latent starts the whole chunk: what is not executed of it shaped what was.
         self.executed = contract.horizon if self.over_latents else contract.execute
-        self.credit = credit_weights(objective, contract.horizon, self.executed, contract.action_dim)
+        self.credit = credit_weights(config.objective, contract.horizon, self.executed, contract.action_dim)
 
     @property
     def over_latents(self) -> bool:
         """Whether the flow leads to latents instead of chunks."""
         return isinstance(self.expert, FlowLatent)
+
+    def sampling(self) -> Sampling:
+        """Return how chunks are drawn in training."""
+        return self.config.training_sampling(self.policy.contract.flow_steps)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what is trained beside the weights of the policy, for a checkpoint."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`state` returned."""
 
     def data(self, decisions: Decisions) -> Tensor:
         """Return the (M, H, action_dim) chunks or latents of decisions."""

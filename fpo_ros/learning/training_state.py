@@ -12,7 +12,6 @@ import re
 import shutil
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from fpo_ros.files import replace_file, sync_dir
 from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.optimizers import load_optimizer, named, optimizer_tensors
 from fpo_ros.learning.update import AdvantageWeightedRegression
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
@@ -27,20 +27,6 @@ from fpo_ros.policy.saving import saving, write_tensors
 
 _COMPLETE = re.compile(r'\d+')
 _STAGING = re.compile(r'\.\d+\.\d+')
-
-
-def _optimizer_tensors(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()['state']
-    return {f'{name}/{index}/{key}': value for index, entry in state.items() for key, value in entry.items()}
-
-
-def _load_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(f'{name}/'):
-            _, index, entry = key.split('/')
-            state.setdefault(int(index), {})[entry] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), 'state': state})
 
 
 def _file(prefix: str, iteration: int) -> str:
@@ -55,9 +41,11 @@ def save_state(learner: FPO, directory: Path, history: list[dict], older: Path |
     """
     learner.policy.save(directory)
     tensors = {f'critic/{name}': value for name, value in learner.values.module.state_dict().items()}
-    tensors |= _optimizer_tensors('actor_optimizer', learner.actor_optimizer)
-    tensors |= _optimizer_tensors('critic_optimizer', learner.values.optimizer)
+    tensors |= optimizer_tensors('actor_optimizer', learner.actor_optimizer)
+    tensors |= optimizer_tensors('critic_optimizer', learner.values.optimizer)
     tensors['generator'] = learner.generator.get_state()
+    for prefix, part in (('flow', learner.flow), ('update', learner.update)):
+        tensors |= {f'{prefix}/{name}': value for name, value in part.state().items()}
     if learner.average is not None:
         tensors |= {f'average/{name}': value for name, value in learner.average.model.state_dict().items()}
     for index, part in enumerate(learner.values.data):
@@ -90,11 +78,6 @@ def _link(old: Path, new: Path) -> bool:
     return True
 
 
-def _named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose name begins so, without the prefix."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
 def load_state(learner: FPO, directory: Path) -> list[dict]:
     """Restore what :func:`save_state` wrote into a learner of the same configuration; return the history.
 
@@ -107,13 +90,15 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         tensors = load_file(path)
         path = directory
         learner.policy.model.load_state_dict(FlowPolicy.load(directory).model.state_dict())
-        learner.values.module.load_state_dict(_named('critic/', tensors))
+        learner.values.module.load_state_dict(named('critic/', tensors))
         if learner.average is not None:
-            learner.average.model.load_state_dict(_named('average/', tensors))
-        _load_optimizer('actor_optimizer', learner.actor_optimizer, tensors)
-        _load_optimizer('critic_optimizer', learner.values.optimizer, tensors)
+            learner.average.model.load_state_dict(named('average/', tensors))
+        load_optimizer('actor_optimizer', learner.actor_optimizer, tensors)
+        load_optimizer('critic_optimizer', learner.values.optimizer, tensors)
         learner.generator.set_state(tensors['generator'])
-        learner.values.data.extend(_named(f'values/{index}/', tensors) for index in range(document['values']))
+        learner.flow.load(named('flow/', tensors))
+        learner.update.load(named('update/', tensors))
+        learner.values.data.extend(named(f'values/{index}/', tensors) for index in range(document['values']))
         learner.iteration, learner.control_steps = document['iteration'], document['control_steps']
         learner.rate_factor = document['rate_factor']
         for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):

@@ -13,6 +13,7 @@ from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import Decisions, joined
 from fpo_ros.learning.imitation import Imitation
 from fpo_ros.learning.objective import policy_objective
+from fpo_ros.learning.rollout import Rollout
 from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.policy.finite import NotFiniteError, check_finite
 
@@ -34,6 +35,8 @@ class Batch:
 
     :param decisions: taken before the reward.
     :param advantage: (M,) standardised.
+    :param rollout: that they are of.
+    :param reward: (N, K) reward of each of its decisions.
     :param prefer: whether advantages tell good from bad; otherwise successes alone are imitated.
     :param where: the iteration, for messages.
     :param advice: what to do where numbers are not finite.
@@ -42,6 +45,8 @@ class Batch:
 
     decisions: Decisions
     advantage: Tensor
+    rollout: Rollout
+    reward: np.ndarray
     prefer: bool
     where: str
     advice: str
@@ -89,7 +94,22 @@ class Epochs:
                 **{name: float(np.mean(values)) for name, values in self._seen.items()}}
 
 
-class FlowPolicyOptimization:
+class Update:
+    """What an iteration does to what is trained."""
+
+    def run(self, batch: Batch) -> dict[str, float]:
+        """Update once; return metrics."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what outlasts an iteration, for a checkpoint."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`state` returned."""
+
+
+class FlowPolicyOptimization(Update):
     """FPO: ratios of stored pairs, the advantages' sign, and flow matching on successes beside it.
 
     :param flow: trained.
@@ -190,7 +210,7 @@ class FlowPolicyOptimization:
                                                                       ('loss_change_bad', ~good)) if where.any()}
 
 
-class AdvantageWeightedRegression:
+class AdvantageWeightedRegression(Update):
     """Flow matching on the newest iterations' decisions, weighted by exp(A / temperature) (arXiv 1910.00177).
 
     The exponent is capped at 3; each step draws fresh pairs.
@@ -231,7 +251,7 @@ class AdvantageWeightedRegression:
         return self._epochs.report()
 
 
-class FilteredCloning:
+class FilteredCloning(Update):
     """Flow matching on successes alone, as many steps as FPO takes.
 
     :param flow: trained.

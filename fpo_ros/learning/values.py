@@ -66,7 +66,8 @@ def seen_by_critic(rollout: Rollout, inputs: str) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _seen_size(policy: FlowPolicy, inputs: str) -> int:
+def seen_size(policy: FlowPolicy, inputs: str) -> int:
+    """Return the length of the vectors of :func:`seen_by_critic`."""
     contract, model = policy.contract, policy.model.config
     if inputs == 'privileged':
         return privileged_dim(contract)
@@ -85,7 +86,7 @@ class StateValues:
     def __init__(self, config: CriticConfig, policy: FlowPolicy, gamma: float, seed: int,
                  generator: torch.Generator) -> None:
         self._config, self._generator = config, generator
-        self.module = Critic(_seen_size(policy, config.inputs), seed=seed)
+        self.module = Critic(seen_size(policy, config.inputs), seed=seed)
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=config.learning_rate)
         self.data: deque[dict[str, Tensor]] = deque(maxlen=config.history)
 
@@ -133,7 +134,7 @@ class EnsembleValues:
         self._config, self._policy, self._gamma, self._generator = config, policy, gamma, generator
         contract = policy.contract
         rows = contract.horizon if policy.model.latent_actor is not None else contract.execute
-        self.module = Ensemble(_seen_size(policy, config.inputs) + rows * contract.action_dim, config.members, seed)
+        self.module = Ensemble(seen_size(policy, config.inputs) + rows * contract.action_dim, config.members, seed)
         self.optimizer = torch.optim.Adam(self.module.members.parameters(), lr=config.learning_rate)
         self.data: deque[dict[str, Tensor]] = deque(maxlen=config.history)
 

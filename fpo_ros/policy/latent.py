@@ -65,14 +65,19 @@ class GaussianLatent(nn.Module):
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
-    def distribution(self, states: Tensor, prefix_kv: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def see(states: Tensor, prefix_kv: Tensor) -> Tensor:
+        """Return the (B, size) vectors that the actor decides on."""
+        return torch.cat([states, pooled_prefix(prefix_kv, len(states))], -1)
+
+    def distribution(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and logarithm of the deviation, (B, action_dim) each, before they are squashed."""
-        mean, log_std = self.net(torch.cat([states, pooled_prefix(prefix_kv, len(states))], -1)).chunk(2, -1)
+        mean, log_std = self.net(seen).chunk(2, -1)
         return mean, log_std.clamp(*self.LOG_STD)
 
     def latent(self, noise: Tensor, states: Tensor, prefix_kv: Tensor) -> Tensor:
         """Return the (B, H, action_dim) start noise that (B, H, action_dim) noise of step 0 leads to."""
-        mean, log_std = self.distribution(states, prefix_kv)
+        mean, log_std = self.distribution(self.see(states, prefix_kv))
         w = self.BOUND * torch.tanh(mean + log_std.exp() * noise[:, 0])
         return w[:, None].expand_as(noise)
 

@@ -110,7 +110,8 @@ def test_returns_are_credited_to_the_decision_that_succeeded():
     # A2 = -0.5, before it each delta is 0.45 - 0.5.
     learner = FPO(tiny_task.policy(), tiny_task.config(gamma=0.9, lam=0.5))
     valid = np.array([[True, True, False], [True, True, True]])
-    advantage, metrics = learner._advantages(hand_made(valid, np.array([True, False])))
+    rollout = hand_made(valid, np.array([True, False]))
+    advantage, metrics = learner._advantages(rollout, fpo.rewards(rollout))
     expected = np.array([0.175, 0.5, -0.17375, -0.275, -0.5])
     targets = learner.values.data[0]['targets'].numpy()
     np.testing.assert_allclose(targets, expected + 0.5, atol=1e-6)
