@@ -1,11 +1,12 @@
 # make setup   a virtual environment in .venv with fpo_ros in it (PYTHON=/path/to/python3 chooses the interpreter)
 # make demo    the main job: demonstrations, training, release, the running graph (QUICK=1: smaller numbers)
 # make test    every test
+# make results what docs/results.md shows, row after row (hours; resumable; ARGS='fpo awr' for some rows)
 # make lint    ruff
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean force
+.PHONY: help setup demo test results lint clean force
 
 # A sourced ROS 2 distribution, or a virtual environment in use, would mix its packages with those of .venv. What says
 # with whom to talk stays.
@@ -24,10 +25,10 @@ SOURCES := pyproject.toml setup.py constraints.txt CMakeLists.txt package.xml .c
     hardware/interbotix_xs_msgs/*.* hardware/interbotix_xs_msgs/*/*.*)
 
 # Set-up is repeated where .venv does not start any more, the clone was moved, or another Python is asked for.
-REPAIR := $(if $(filter setup demo test lint,$(MAKECMDGOALS)),$(shell PYTHON='$(PYTHON)' .ci/setup --check || echo force))
+REPAIR := $(if $(filter setup demo test results lint,$(MAKECMDGOALS)),$(shell PYTHON='$(PYTHON)' .ci/setup --check || echo force))
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 
 setup: .venv/setup.stamp
 
@@ -39,6 +40,10 @@ demo: setup
 
 test: setup
 	@$(RUN) .ci/test $(ARGS)
+
+results: setup
+	@$(RUN) .venv/bin/fpo-ros results run $(ARGS)
+	@$(RUN) .venv/bin/fpo-ros results page
 
 lint: setup
 	@$(RUN) .venv/bin/ruff check

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fpo_ros.files import replace_file
+from fpo_ros.policies import directory_of, names
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.finite import check_finite
@@ -93,7 +94,7 @@ class FlowPolicy:
                             sampling.beyond, sampling.beyond_size)
         if actor is not None:
             return Drawn(self._decode(states, prefix_kv, passed[-1]), passed[-1][:, None])
-        chain = passed[:-1] if sampling.noise_std else []
+        chain = passed[:len(added)]
         return Drawn(passed[-1], torch.stack(chain, 1) if chain else noise.new_zeros(len(noise), 0, *noise.shape[1:]))
 
     def _decode(self, states: Tensor, prefix_kv: Tensor, latent: Tensor) -> Tensor:
@@ -131,9 +132,10 @@ class FlowPolicy:
     def load(cls, directory: Path) -> FlowPolicy:
         """Read what :meth:`save` wrote.
 
+        :param directory: or the name of a policy of :mod:`fpo_ros.policies`.
         :raises ContractError: naming the file that is missing, truncated, not finite or does not fit.
         """
-        path = Path(directory) / 'policy.json'
+        path = directory_of(directory) / 'policy.json'
         try:
             text = path.read_text()
             document = json.loads(text)
@@ -144,7 +146,8 @@ class FlowPolicy:
             model.load_state_dict(load_file(path))
             check_finite(model.state_dict(), 'weights', 'use another policy or an earlier checkpoint')
         except FileNotFoundError as error:
-            raise ContractError(f'{path} does not exist: is this the directory of a policy?') from error
+            raise ContractError(f'{path} does not exist: is this the directory of a policy? Those of the package are '
+                                f'{", ".join(names())}') from error
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             reason = ' '.join(str(error).split())
             raise ContractError(f'{path}: not a readable policy: {reason}') from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fpo_ros.policy.contract import ACTION_DIM
 from fpo_ros.policy.expert import Expert
 
 #: Flow time at which steps beyond the end of a flow ask for its velocity: the last one of a grid of ten.
@@ -43,6 +44,9 @@ class Sampling:
         object.__setattr__(self, 'noise_range', tuple(self.noise_range))
         if len(self.noise_range) != 2 or not 0 <= self.noise_range[0] <= self.noise_range[1]:
             raise ValueError(f'noise_range must be a lowest and a highest factor, got {self.noise_range}')
+        if any(len(row) != ACTION_DIM or not min(row) >= 0 for row in self.noise_std):
+            raise ValueError(f'noise_std must hold rows of {ACTION_DIM} deviations, one per Euler step and none '
+                             f'negative, got {self.noise_std}')
         if self.steps is not None and self.steps < 1:
             raise ValueError(f'a flow of {self.steps} steps cannot be: use 1 or more')
         if self.beyond < 0 or not self.beyond_size > 0:

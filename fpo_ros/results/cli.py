@@ -1,0 +1,66 @@
+"""``fpo-ros results``: the tables and plots of docs/results.md, run anew or made from what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fpo_ros.options import display_of
+
+app = typer.Typer(no_args_is_help=True, help='Reproduce the results of docs/results.md: run rows, make the page.')
+
+Work = Annotated[Path, typer.Option('--dir', help='Where demonstrations, start policies and runs are kept.')]
+Results = Annotated[Path, typer.Option(help='Where the JSON of each seed is.')]
+_WORK, _RESULTS = Path('runs/results'), Path('docs/results')
+
+
+@app.command('list')
+def list_(results: Results = _RESULTS) -> None:
+    """List the rows, and which of their seeds are done."""
+    from fpo_ros.results.report import load_results
+    from fpo_ros.results.rows import ROWS
+
+    found = load_results(results)
+    for row in ROWS:
+        done = [str(one['seed']) for one in found.get(row.name, []) if one['finished']]
+        typer.echo(f'{row.name:16} {row.group:10} {row.control_steps / 1e6:>4g} M  seeds done: '
+                   f'{", ".join(done) or "none"} of {len(row.seeds)}  {row.title}')
+
+
+@app.command('run')
+def run(rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; all of them if none is given.')] = None,
+        seeds: Annotated[str | None, typer.Option(help='Seeds, comma-separated.', show_default="the rows' own")] = None,
+        threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
+                                                    show_default='all cores')] = None,
+        work: Work = _WORK, results: Results = _RESULTS) -> None:
+    """Run rows, from where they were left; what is done already is not done again."""
+    import torch
+
+    from fpo_ros.results.rows import ROWS, row_named
+    from fpo_ros.results.running import run_seed
+
+    chosen = [row_named(name) for name in rows] if rows else list(ROWS)
+    wanted = None if seeds is None else [int(seed) for seed in seeds.split(',')]
+    if threads is not None:
+        torch.set_num_threads(threads)
+    display = display_of(False)
+    for row in chosen:
+        for seed in wanted or row.seeds:
+            result = run_seed(row, seed, work, results, display, threads)
+            last = result['evaluations'][-1]
+            display.line(f'{row.name}, seed {seed}: {last["gym"].count("1") / last["episodes"]:.1%}, '
+                         f'{last["strict"].count("1") / last["episodes"]:.1%} by the strict rule, after '
+                         f'{last["control_steps"]:,} control steps and {result["minutes"]:.0f} min')
+
+
+@app.command('page')
+def page(results: Results = _RESULTS,
+         out: Annotated[Path, typer.Option(help='The page.')] = Path('docs/results.md'),
+         images: Annotated[Path, typer.Option(help='Where its plots go.')] = Path('docs/images')) -> None:
+    """Make the page and its plots from the JSON of all seeds."""
+    from fpo_ros.results.report import write_page
+
+    write_page(results, out, images)
+    display_of(False).line(f'{out} is written')

@@ -1,0 +1,135 @@
+"""What is run for the results: a row is a setting, repeated over seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fpo_ros.learning.config import FPOConfig
+from fpo_ros.learning.settings import with_settings
+from fpo_ros.learning.sft import SFTConfig
+from fpo_ros.policy.contract import PolicyContract
+
+#: Groups of rows, in the order of the page.
+GROUPS = ('main', 'relatives', 'ablations', 'pairs', 'executed')
+_M = 1_000_000
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a row begins: demonstrations and what is made of them.
+
+    :param name: of its directory.
+    :param contract: what the policy sees and commands.
+    :param demonstrations: recorded episodes.
+    :param noise_m: error of every waypoint coordinate of the demonstrator [m].
+    :param sft: supervised fine-tuning.
+    """
+
+    name: str
+    contract: PolicyContract
+    demonstrations: int
+    noise_m: float
+    sft: SFTConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting of the results.
+
+    :param name: also of its files.
+    :param group: one of :data:`GROUPS`.
+    :param title: in the tables.
+    :param start: where it begins.
+    :param control_steps: budget of a run.
+    :param marks: control steps at which the newest policy is evaluated, the last one the budget.
+    :param settings: what differs from the defaults, as a file of settings has it.
+    :param seeds: of the runs.
+    :param episodes: held-out episodes of an evaluation.
+    :param sampling: start noise of evaluations: ``'zero'`` for what acts from no noise.
+    """
+
+    name: str
+    group: str
+    title: str
+    start: Start
+    control_steps: int
+    marks: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    episodes: int = 500
+    sampling: str = 'random'
+
+    def config(self) -> FPOConfig:
+        """Return the settings of fine-tuning."""
+        return with_settings(FPOConfig(), self.settings)
+
+
+STATE = Start('transfer_state', PolicyContract(), 100, 0.02, SFTConfig())
+PIXELS = Start('transfer_pixels', PolicyContract(observation='pixels', cameras=('cam_high',)), 200, 0.02,
+               SFTConfig(steps=1500, batch=96))
+INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 100, 0.005, SFTConfig())
+
+#: Budget of rows that are compared with each other: where the default is near its end and most others are not.
+_SHORT = 800_000
+
+
+def _compared(name: str, group: str, title: str, settings: dict[str, Any] | None = None, start: Start = STATE,
+              sampling: str = 'random') -> Row:
+    return Row(name, group, title, start, _SHORT, (_SHORT // 2, _SHORT), settings or {}, sampling=sampling)
+
+
+def _executing(count: int) -> Start:
+    """Return a start whose policy executes ``count`` steps of chunks of at least 20."""
+    contract = PolicyContract(horizon=max(20, count), execute=count)
+    return Start(f'transfer_state_execute_{count}', contract, 100, 0.02, SFTConfig())
+
+
+ROWS = (
+    Row('transfer_state', 'main', 'TransferCube, state', STATE, 6 * _M,
+        (400_000, 800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M)),
+    Row('insertion_state', 'main', 'Insertion, state', INSERTION, 6 * _M,
+        (800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M)),
+    Row('transfer_pixels', 'main', 'TransferCube, pixels and joints', PIXELS, 4 * _M,
+        (800_000, 1_600_000, 2_800_000, 4 * _M)),
+    _compared('fpo', 'relatives', 'FPO, the default'),
+    _compared('awr', 'relatives', 'advantage-weighted regression', {'algorithm': 'awr', 'epochs': 8}),
+    _compared('filtered_bc', 'relatives', 'filtered behaviour cloning',
+              {'algorithm': 'filtered_bc', 'bc_coefficient': 1.0, 'bc_history': 50}),
+    _compared('reinflow', 'relatives', 'ReinFlow',
+              {'algorithm': 'reinflow', 'sampling': {'noise_range': [1.0, 1.0]}}),
+    _compared('ppo', 'relatives', 'Gaussian PPO', {'algorithm': 'ppo'}, sampling='zero'),
+    _compared('dsrl', 'relatives', 'latent soft actor-critic (DSRL)',
+              {'algorithm': 'dsrl', 'sampling': {'noise_range': [1.0, 1.0]}}),
+    _compared('latent', 'relatives', 'FPO over latents', {'placement': 'latent'}),
+    _compared('no_clip', 'ablations', 'no trust region', {'objective': {'trust_region': 'none'}}),
+    _compared('ppo_clip', 'ablations', "PPO's clip for all", {'objective': {'trust_region': 'ppo'}}),
+    _compared('one_step', 'ablations', 'one flow step in rollouts (K = 1)', {'sampling': {'steps': 1}}),
+    _compared('beyond', 'ablations', 'five steps beyond the end of the flow', {'sampling': {'beyond': 5}}),
+    _compared('ensemble', 'ablations', 'five critics Q(s, x)', {'critic': {'kind': 'ensemble'}}),
+    _compared('one_critic', 'ablations', 'one critic Q(s, x)', {'critic': {'kind': 'ensemble', 'members': 1}}),
+    _compared('averaged', 'ablations', 'averaged ratio', {'objective': {'ratio': 'averaged'}}),
+    _compared('standardised', 'ablations', 'standardised ratio', {'objective': {'ratio': 'standardised'}}),
+    _compared('no_imitation', 'ablations', 'no flow matching on successes', {'bc_coefficient': 0.0}),
+    _compared('full_noise', 'ablations', 'full start noise in rollouts', {'sampling': {'noise_range': [1.0, 1.0]}}),
+    _compared('full_noise_awr', 'ablations', 'the same, advantage-weighted regression',
+              {'algorithm': 'awr', 'epochs': 8, 'sampling': {'noise_range': [1.0, 1.0]}}),
+    _compared('credit', 'ablations', 'later steps of a chunk count less (0.9 per step)',
+              {'objective': {'step_decay': 0.9}}),
+    _compared('observing', 'ablations', 'critic of the observation', {'critic': {'inputs': 'observation'}}),
+    *(_compared(f'pairs_{count}', 'pairs', f'{count} pair{"s" * (count > 1)}', {'pairs': count})
+      for count in (1, 2, 8, 16)),
+    *(_compared(f'execute_{count}', 'executed', f'{count} executed steps', start=_executing(count))
+      for count in (5, 10, 25, 50)),
+)
+
+
+def row_named(name: str) -> Row:
+    """Return a row.
+
+    :raises ValueError: listing the known names.
+    """
+    for row in ROWS:
+        if row.name == name:
+            return row
+    raise ValueError(f"unknown row '{name}': known are {', '.join(row.name for row in ROWS)}")

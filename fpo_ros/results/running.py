@@ -1,0 +1,111 @@
+"""One seed of a row: its start, fine-tuning in legs, an evaluation at the end of each, and the JSON that stays."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fpo_ros.demo.display import Display, TrainingTable
+from fpo_ros.episodes.store import EpisodeStore
+from fpo_ros.files import replace_file
+from fpo_ros.learning import sft
+from fpo_ros.learning.demonstrations import load_demonstrations
+from fpo_ros.learning.evaluate import evaluate
+from fpo_ros.learning.finetune import finetune
+from fpo_ros.learning.record import record_demonstrations
+from fpo_ros.learning.training_state import CheckpointDirectory
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.config import preset
+from fpo_ros.policy.saving import saving
+from fpo_ros.results.rows import Row, Start
+
+#: Metrics whose curve stays.
+_CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'chunk_spread', 'worst_region', 'explained_variance',
+          'loss_change_good', 'loss_change_bad', 'rollout_s', 'update_s')
+
+
+def start_policy(start: Start, work: Path, display: Display) -> FlowPolicy:
+    """Return a start policy below ``work``, trained there unless it is there already."""
+    where = work / 'starts' / start.name
+    if not (where / 'policy' / 'policy.json').exists():
+        store = EpisodeStore.create_or_open(where / 'demonstrations')
+        with display.bar(f'recording for {start.name}', start.demonstrations) as bar:
+            record_demonstrations(store, start.contract, start.demonstrations, start.noise_m,
+                                  progress=lambda done, good: bar.update(done, f'({good} succeeded)'))
+        pairs = load_demonstrations(store, start.contract)
+        with display.bar(f'flow matching for {start.name}', start.sft.steps) as bar:
+            policy = sft.train(pairs, start.contract, preset('pi0_tiny'), start.sft, 0,
+                               lambda step, loss: bar.update(step, f'(loss {loss:.3f})'))
+        (where / 'policy').mkdir(parents=True, exist_ok=True)
+        policy.save(where / 'policy')
+    return FlowPolicy.load(where / 'policy')
+
+
+def measured(policy: FlowPolicy, row: Row, sampling: str, display: Display, text: str,
+             threads: int | None = None) -> dict[str, Any]:
+    """Return an evaluation on held-out scenes; successes by either rule as a string of 0 and 1, a scene each."""
+    with display.bar(text, row.episodes) as bar:
+        found = evaluate(policy, row.episodes, sampling=sampling, progress=bar.update, threads=threads)
+    return {'sampling': sampling, 'episodes': row.episodes, 'gym': _bits(found.success), 'strict': _bits(found.strict)}
+
+
+def _bits(array: np.ndarray) -> str:
+    return ''.join('01'[int(value)] for value in array)
+
+
+def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
+             threads: int | None = None) -> dict[str, Any]:
+    """Run one seed of a row to its end, from where it was left; return what ``<results>/<row>-<seed>.json`` holds.
+
+    :param work: where starts and runs are kept.
+    :param results: where the JSON goes, rewritten after every leg.
+    :param threads: of the physics; by default one per core that this process may use.
+    :raises SaveError: when the disk refuses.
+    """
+    path, run = results / f'{row.name}-{seed}.json', work / 'runs' / f'{row.name}-{seed}'
+    known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
+    if known and known['finished']:
+        return known
+    start = start_policy(row.start, work, display)
+    if known is None or known['start_sha256'] != start.digest():
+        known = {'row': row.name, 'seed': seed, 'date': date.today().isoformat(), 'settings': asdict(row.config()),
+                 'start_sha256': start.digest(), 'evaluations': [], 'curve': [], 'minutes': 0.0, 'finished': False}
+    for mark in (0, *row.marks):
+        if any(entry['mark'] == mark for entry in known['evaluations']):
+            continue
+        if mark:
+            began = time.monotonic()
+            history = _leg(row, seed, mark, start, run, display, threads)
+            known['minutes'] += (time.monotonic() - began) / 60
+            known['curve'] = [{name: entry[name] for name in _CURVE if name in entry} for entry in history]
+            known['alarms'] = sorted({name for entry in history for name in entry['alarms']})
+            known['restored'] = sum(bool(entry.get('restored')) for entry in history)
+            policy, steps = FlowPolicy.load(CheckpointDirectory(run / 'checkpoints').newest()), \
+                history[-1]['control_steps']
+        else:
+            policy, steps = start, 0
+        found = measured(policy, row, row.sampling if mark else 'random', display,
+                         f'{row.name} seed {seed} at {steps:,} steps', threads)
+        known['evaluations'].append({'mark': mark, 'control_steps': steps, **found})
+        if mark == row.marks[-1]:
+            best = FlowPolicy.load(run / 'best')
+            for name, one, sampling in (('zero', policy, 'zero'), ('best', best, row.sampling)):
+                known[name] = measured(one, row, sampling, display, f'{row.name} seed {seed}, {name}', threads)
+            known['finished'] = True
+        results.mkdir(parents=True, exist_ok=True)
+        with saving(path):
+            replace_file(path, (json.dumps(known) + '\n').encode())
+    return known
+
+
+def _leg(row: Row, seed: int, mark: int, start: FlowPolicy, run: Path, display: Display,
+         threads: int | None) -> list[dict]:
+    with TrainingTable(display, None) as table:
+        return finetune(start, run, row.config(), control_steps=mark, seed=seed, resume=True, force=True,
+                        threads=threads, on_iteration=table.add, on_phase=table.phase, on_warning=display.line)[1]
