@@ -28,28 +28,28 @@ def _model(path: Path, nodes: list, inputs: list, outputs: list, constants: dict
     onnx.save(model, path)
 
 
-def write_graphs(path: Path, contract: PolicyContract, *, gain: float = 0.0, bias: float = 0.0,
-                 time_gain: float = 0.0, state_gain: float = 0.0, prefix_gain: float = 0.0) -> None:
-    """Write graphs with velocity = gain x + bias + time_gain t + state_gain state[:14] + prefix_gain prefix.
+def _value(name: str, shape: list, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
 
-    prefix = mean(tokens), plus mean(images) where the contract has cameras.
-    """
-    def value(name: str, kind: int, shape: list) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, shape)
 
-    real, integer = TensorProto.FLOAT, TensorProto.INT64
-    inputs = [value('tokens', integer, ['B', 'n_text'])]
-    nodes = [helper.make_node('Cast', ['tokens'], ['floats'], to=real),
+def write_graphs(path: Path, contract: PolicyContract, **gains: float) -> None:
+    """Write the prefix = mean(tokens), plus mean(images) where the contract has cameras; and :func:`write_velocity`."""
+    inputs = [_value('tokens', ['B', 'n_text'], TensorProto.INT64)]
+    nodes = [helper.make_node('Cast', ['tokens'], ['floats'], to=TensorProto.FLOAT),
              helper.make_node('ReduceMean', ['floats'], ['total'], keepdims=0)]
     if contract.cameras:
-        inputs.append(value('images', real, ['B', len(contract.cameras), 3, contract.image_height,
-                                             contract.image_width]))
+        inputs.append(_value('images', ['B', len(contract.cameras), 3, contract.image_height, contract.image_width]))
         nodes += [helper.make_node('ReduceMean', ['images'], ['light'], keepdims=0),
                   helper.make_node('Add', ['total', 'light'], ['sum'])]
     nodes.append(helper.make_node('Expand', [nodes[-1].output[0], 'shape'], ['prefix_kv']))
-    _model(path / 'prefix.onnx', nodes, inputs, [value('prefix_kv', real, list(KV_SHAPE))],
+    _model(path / 'prefix.onnx', nodes, inputs, [_value('prefix_kv', list(KV_SHAPE))],
            {'shape': np.array(KV_SHAPE, np.int64)})
+    write_velocity(path / 'denoise.onnx', contract, **gains)
 
+
+def write_velocity(file: Path, contract: PolicyContract, *, gain: float = 0.0, bias: float = 0.0,
+                   time_gain: float = 0.0, state_gain: float = 0.0, prefix_gain: float = 0.0) -> None:
+    """Write a flow's velocity = gain x + bias + time_gain t + state_gain state[:14] + prefix_gain prefix."""
     f32 = np.float32
     constants = {'gain': f32(gain), 'bias': f32(bias), 'time_gain': f32(time_gain),
                  'state_gain': f32(state_gain), 'prefix_gain': f32(prefix_gain),
@@ -69,10 +69,31 @@ def write_graphs(path: Path, contract: PolicyContract, *, gain: float = 0.0, bia
         helper.make_node('Mul', ['p', 'prefix_gain'], ['g']),
         helper.make_node('Add', ['f', 'g'], ['velocity']),
     ]
-    _model(path / 'denoise.onnx', nodes,
-           [value('x_t', real, ['B', contract.horizon, ACTION_DIM]), value('time', real, ['B']),
-            value('state', real, ['B', contract.state_dim]), value('prefix_kv', real, list(KV_SHAPE))],
-           [value('velocity', real, ['B', contract.horizon, ACTION_DIM])], constants)
+    _model(file, nodes, [_value('x_t', ['B', contract.horizon, ACTION_DIM]), _value('time', ['B']),
+                         _value('state', ['B', contract.state_dim]), _value('prefix_kv', list(KV_SHAPE))],
+           [_value('velocity', ['B', contract.horizon, ACTION_DIM])], constants)
+
+
+def write_latent(file: Path, contract: PolicyContract, *, gain: float = 0.0, bias: float = 0.0,
+                 state_gain: float = 0.0, prefix_gain: float = 0.0) -> None:
+    """Write start noise = gain noise[0] + bias + state_gain state[0] + prefix_gain prefix in every row."""
+    whole = ['B', contract.horizon, ACTION_DIM]
+    constants = {'gain': np.float32(gain), 'bias': np.float32(bias), 'state_gain': np.float32(state_gain),
+                 'prefix_gain': np.float32(prefix_gain), 'first': np.array([0], np.int64),
+                 'shape': np.array([1, contract.horizon, ACTION_DIM], np.int64)}
+    nodes = [helper.make_node('Gather', ['noise', 'first'], ['row'], axis=1),
+             helper.make_node('Mul', ['row', 'gain'], ['a']),
+             helper.make_node('Add', ['a', 'bias'], ['b']),
+             helper.make_node('Gather', ['state', 'first'], ['joint'], axis=1),
+             helper.make_node('Mul', ['joint', 'state_gain'], ['c']),
+             helper.make_node('Unsqueeze', ['c', 'first'], ['d']),
+             helper.make_node('Add', ['b', 'd'], ['e']),
+             helper.make_node('ReduceMean', ['prefix_kv'], ['p'], keepdims=0),
+             helper.make_node('Mul', ['p', 'prefix_gain'], ['f']),
+             helper.make_node('Add', ['e', 'f'], ['g']),
+             helper.make_node('Expand', ['g', 'shape'], ['latent'])]
+    _model(file, nodes, [_value('noise', whole), _value('state', ['B', contract.state_dim]),
+                         _value('prefix_kv', list(KV_SHAPE))], [_value('latent', whole)], constants)
 
 
 def reference_chunk(contract: PolicyContract, stats: NormStats, noise: np.ndarray, state: np.ndarray,

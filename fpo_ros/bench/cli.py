@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fpo_ros.options import AsJson, display_of
+from fpo_ros.options import AsJson, Observation, display_of
 
 app = typer.Typer(no_args_is_help=True, help='Measure speed and memory, each beside a named baseline of the same run.')
 
@@ -28,8 +28,7 @@ def sim(quick: Annotated[bool, typer.Option('--quick', help='Small numbers: show
     """
     from fpo_ros.bench import simulation
 
-    if growth is not None and growth.suffix not in ('.png', '.svg'):
-        raise ValueError(f'{growth} is no name of a picture: end it in .png or .svg')
+    _check_picture(growth)
     display = display_of(as_json)
     found = simulation.measure(simulation.QUICK if quick else simulation.Sizes(), display.line)
     if growth is not None:
@@ -88,3 +87,41 @@ def policy(calls: Annotated[int, typer.Option(min=1, help='Chunks of each.')] = 
         f'{found["speed_up_over_torch"]:.2f} times as fast')
     if as_json:
         print(json.dumps(found), flush=True)
+
+
+@app.command()
+def learn(observation: Observation = 'state',
+          growth: Annotated[Path | None, typer.Option(
+              help='Write a plot of the time of an iteration over its episodes here: .png or .svg.',
+              show_default=False)] = None,
+          check: Annotated[bool, typer.Option('--check', help='Fail when a figure falls short of what '
+                                              'docs/benchmarks.md promises for two cores.')] = False,
+          as_json: AsJson = False) -> None:
+    """Time of an iteration of FPO, and what its cached prefix spares.
+
+    Of pi0_tiny, untrained; takes about 2 minutes.
+    """
+    from fpo_ros.bench import learning
+
+    _check_picture(growth)
+    display = display_of(as_json)
+    found = learning.measure(observation, learning.FULL, display.line)
+    if growth is not None:
+        from fpo_ros.bench.plot import plot_iterations
+
+        plot_iterations(found['iterations'], growth)
+        display.line(f'plot in {growth}')
+    for name, ours, baseline in learning.RATIOS:
+        display.line(f'{name.replace("_", " ")}: {found[name]:.2f} (chunk-samples/s: {found[ours]:,.0f}, '
+                     f'{found[baseline]:,.0f})')
+    if as_json:
+        print(json.dumps(found), flush=True)
+    short = learning.broken_promises(found) if check else []
+    if short:
+        raise RuntimeError('; '.join(short))
+
+
+def _check_picture(path: Path | None) -> None:
+    """Refuse the name of a plot that cannot be drawn."""
+    if path is not None and path.suffix not in ('.png', '.svg'):
+        raise ValueError(f'{path} is no name of a picture: end it in .png or .svg')

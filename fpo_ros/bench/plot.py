@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use('agg')
 
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib.figure import Figure  # noqa: E402
 
 
 def plot_growth(rows: list[dict[str, float]], path: Path) -> None:
@@ -27,6 +28,27 @@ def plot_growth(rows: list[dict[str, float]], path: Path) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend()
+    _save(figure, path)
+
+
+def plot_iterations(rows: list[dict[str, float]], path: Path) -> None:
+    """Draw the time of an iteration over its episodes, its parts on top of each other.
+
+    :param rows: ``episodes``, ``rollout_s``, ``prefix_s`` and ``update_s`` each, by their episodes.
+    :param path: picture that is written; its directory is made.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    parts = ('rollout', 'prefix', 'update')
+    episodes = [row['episodes'] for row in rows]
+    axes.stackplot(episodes, [[row[f'{part}_s'] for row in rows] for part in parts], labels=parts, alpha=0.8)
+    axes.set(xlabel='episodes per iteration', ylabel='time of an iteration [s]', ylim=(0, None))
+    axes.set_xticks(episodes)
+    axes.grid(alpha=0.3)
+    axes.legend(loc='upper left')
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches='tight', dpi=120)
     plt.close(figure)

@@ -54,9 +54,10 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
               'decisions has risen by more than a quarter in three iterations running: pushing away dominates, raise '
               'bc_coefficient or lower the learning rate')
     spread, start = now.get('chunk_spread'), first.get('chunk_spread')
-    if spread and start:
-        check('chunks_collapse', spread < 0.3 * start, f'chunks of one observation differ by {spread / start:.0%} of '
-              'what they did at the start: nothing new is tried any more; raise perturbation or lower bc_coefficient')
+    if spread is not None and start:
+        lost = spread < 0.3 * start and now['smoothed_success'] < 0.8
+        check('chunks_collapse', lost, f'chunks of one observation differ by {spread / start:.0%} of what they did at '
+              'the start: nothing new is tried any more; raise perturbation or lower bc_coefficient')
     explained = [entry['explained_variance'] for entry in history[-3:]]
     check('values_blind', now['iteration'] > config.warmup + 2 and max(explained) < 0.2, 'the critic explains '
           f'{max(explained):.0%} of the returns at best: advantages are noise; train it for more steps or iterations '

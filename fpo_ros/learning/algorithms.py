@@ -8,19 +8,27 @@ from fpo_ros.learning.chain import ChainFlow, gaussian_policy
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.imitation import Imitation
 from fpo_ros.learning.latent import with_latent_actor
+from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.soft_actor_critic import LatentSoftActorCritic
 from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.learning.update import AdvantageWeightedRegression, FilteredCloning, FlowPolicyOptimization, Update
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ContractError
 
 #: Algorithms whose ratio is that of Gaussian steps.
 _CHAINS = ('reinflow', 'ppo')
 
 
 def prepared(policy: FlowPolicy, config: FPOConfig) -> FlowPolicy:
-    """Return a start policy with the parts that an algorithm and a placement need; itself where it has them."""
+    """Return a start policy with the parts that an algorithm and a placement need; itself where it has them.
+
+    :raises ContractError: when the policy has an actor over latents that the settings do not train.
+    """
     if config.algorithm == 'dsrl':
         return with_latent_actor(policy, 'gaussian')
+    if config.placement != 'latent' and policy.model.latent_actor is not None:
+        raise ContractError('the policy has a latent actor, which its expert cannot be trained under: train the actor '
+                            'with placement latent or algorithm dsrl, or start from the policy without it')
     if config.algorithm == 'ppo':
         return gaussian_policy(policy)
     return with_latent_actor(policy, 'flow') if config.placement == 'latent' else policy
@@ -32,12 +40,12 @@ def flow_of(policy: FlowPolicy, config: FPOConfig, generator: torch.Generator) -
 
 
 def update_of(flow: TrainedFlow, config: FPOConfig, imitation: Imitation, optimizer: torch.optim.Optimizer,
-              seed: int) -> Update:
-    """Return the update of an algorithm."""
+              seed: int, group: Group) -> Update:
+    """Return the update of an algorithm, for the processes that train together."""
     if config.algorithm == 'awr':
-        return AdvantageWeightedRegression(flow, config, optimizer)
+        return AdvantageWeightedRegression(flow, config, optimizer, group)
     if config.algorithm == 'filtered_bc':
-        return FilteredCloning(flow, config, imitation, optimizer)
+        return FilteredCloning(flow, config, imitation, optimizer, group)
     if config.algorithm == 'dsrl':
         return LatentSoftActorCritic(flow, config, optimizer, seed)
-    return FlowPolicyOptimization(flow, config, imitation, optimizer)
+    return FlowPolicyOptimization(flow, config, imitation, optimizer, group)

@@ -22,6 +22,8 @@ from fpo_ros.policy.pi0 import Pi0
 
 #: Deviation of the injected noise: at the start, and its bounds, in normalised units (ReinFlow: 0.08 to 0.16).
 START_STD, STD_BOUNDS = 0.1, (0.03, 0.2)
+#: Scale of mean log densities before exp.
+SCALE = 50.0
 
 
 def gaussian_policy(policy: FlowPolicy) -> FlowPolicy:
@@ -45,6 +47,10 @@ class ChainFlow(TrainedFlow):
         self.steps = config.sampling.count(policy.contract.flow_steps)
         self.log_std = nn.Parameter(torch.full((self.steps, policy.contract.action_dim), math.log(START_STD)))
         self.parameters = [*self.parameters, self.log_std]
+        self.scale = SCALE
+
+    def rescale(self, losses: Tensor) -> None:
+        """Leave the scale as it is: densities know their deviation."""
 
     def std(self) -> Tensor:
         """Return the (steps, action_dim) deviations."""
@@ -76,8 +82,8 @@ class ChainFlow(TrainedFlow):
     def losses(self, decisions: Decisions, rows: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         """Return (rows, steps) negative log densities of the chain's steps.
 
-        Each is kappa times the mean over executed steps and dimensions, as DPPO's code takes it: the sum over some
-        hundred entries leaves no trust region.
+        Each is the mean over executed steps and dimensions, as DPPO's code takes it: the sum over some hundred entries
+        leaves no trust region.
         """
         steps = self.steps
         chain = torch.cat([decisions.paths[rows], decisions.chunks[rows, None]], 1)
@@ -87,4 +93,4 @@ class ChainFlow(TrainedFlow):
         std = self.std().repeat(len(rows), 1)[:, None]
         density = -((reached - mean) / std).square() / 2 - std.log()
         weighted = (density * self.credit)[:, :self.executed]
-        return -self.objective.kappa * weighted.mean((1, 2)).view(len(rows), steps)
+        return -weighted.mean((1, 2)).view(len(rows), steps)

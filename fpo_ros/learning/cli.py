@@ -55,7 +55,8 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
 
 
 @app.command('fpo')
-def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if missing.')],
+def train_fpo(context: typer.Context,
+              run: Annotated[Path, typer.Option(help='Run directory; made if missing.')],
               policy: Annotated[Path | None, typer.Option(help='Directory of the SFT policy to start from; the run '
                                                           'keeps its own copy, so --resume needs none.')] = None,
               iterations: Annotated[int | None, typer.Option(
@@ -80,7 +81,7 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
                                                          show_default='strict')] = None,
               randomisation: RandomisationFile = None,
               learning_rate: Annotated[float | None, typer.Option(min=0.0, help='Of the action expert.',
-                                                                  show_default='0.0001')] = None,
+                                                                  show_default='0.0002')] = None,
               demonstrations: Annotated[Path | None, typer.Option(
                   help='Episode store whose successful episodes are imitated beside the own successes; the run '
                        'keeps those it finds when it begins.')] = None,
@@ -88,21 +89,27 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
                                                   'succeeds.')] = False,
               resume: Annotated[bool, typer.Option('--resume', help='Continue after Ctrl-C or a crash, with the '
                                                    'settings of the run: --run and --iterations suffice.')] = False,
-              threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
-                                                          show_default='all cores')] = None,
+              threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network, of each '
+                                                          'process.', show_default='all cores')] = None,
               cluster: ClusterAddress = None, workers: Workers = None,
               seed: Annotated[int | None, typer.Option(min=0, help='Seed of scenes, noise and minibatches.',
                                                        show_default='0')] = None) -> None:
-    """Fine-tune a policy by Flow Policy Optimization in simulation."""
+    """Fine-tune a policy by Flow Policy Optimization in simulation, in one process or, under torchrun, in several."""
     import torch
 
     from fpo_ros.demo.display import TrainingTable
     from fpo_ros.learning.config import FPOConfig
     from fpo_ros.learning.finetune import RunError, finetune
+    from fpo_ros.learning.followers import follow
+    from fpo_ros.learning.parallel import Group
     from fpo_ros.learning.run_directory import read_settings
     from fpo_ros.learning.settings import load_settings, with_settings
     from fpo_ros.policy.checkpoint import FlowPolicy
 
+    group = context.with_resource(Group.from_environment())
+    if group.rank:
+        follow(group, threads)
+        return
     stored = read_settings(run) if resume else None
     if stored is None and policy is None:
         raise RunError(f'{run} is no run to resume: name the policy to start from with --policy' if resume else
@@ -133,7 +140,7 @@ def train_fpo(run: Annotated[Path, typer.Option(help='Run directory; made if mis
         _, history = finetune(start, run, config, iterations, seed=seed, control_steps=control_steps, resume=resume,
                               force=force, demonstrations=recorded, threads=threads, on_iteration=table.add,
                               on_restored=table.add, on_phase=table.phase, on_warning=display.line,
-                              cluster=cluster_of(cluster, workers))
+                              cluster=cluster_of(cluster, workers), group=group)
     display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
 
 

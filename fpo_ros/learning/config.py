@@ -56,6 +56,8 @@ class CriticConfig:
                 raise ValueError(f'{name} of the critic must be at least 1, got {getattr(self, name)}')
         if not 0 < self.polyak <= 1:
             raise ValueError(f'polyak of the critic must lie in (0, 1], got {self.polyak}')
+        if not self.learning_rate > 0:
+            raise ValueError(f'learning_rate of the critic must be positive, got {self.learning_rate}')
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class FPOConfig:
         iterations, has fallen so far below the best; never if None.
     :param temperature: of advantage-weighted regression: decisions weigh exp(A / temperature).
     :param perturbation: deviation of the noise added to executed chunks, in normalised units.
-    :param sampling: how chunks are drawn in training.
+    :param sampling: how chunks are drawn in training; by default with less start noise than the policy will have,
+        which takes its rollouts to what it already does best.
     :param objective: ratio and trust region.
     :param randomisation: what every episode draws; nothing if None.
     """
@@ -102,22 +105,22 @@ class FPOConfig:
     epochs: int = 4
     minibatch: int = 256
     microbatch: int = 64
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     gamma: float = 0.99
     lam: float = 0.95
     critic: CriticConfig = field(default_factory=CriticConfig)
     warmup: int = 1
-    bc_coefficient: float = 0.3
+    bc_coefficient: float = 0.1
     bc_history: int = 5
     bc_batch: int = 128
     bc_pairs: int = 4
     max_grad_norm: float = 1.0
     drift_stop: float | None = 0.03
     average: float = 0.0
-    restore_drop: float | None = 0.15
+    restore_drop: float | None = 0.05
     temperature: float = 0.5
     perturbation: float = 0.0
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = field(default_factory=lambda: Sampling(noise_range=(0.0, 1.0)))
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     randomisation: Randomisation | None = None
 
@@ -125,18 +128,31 @@ class FPOConfig:
         check_reward(self.reward)
         _check('algorithm', self.algorithm, ALGORITHMS)
         _check('placement', self.placement, PLACEMENTS)
-        if not 0 <= self.average < 1:
-            raise ValueError(f'average must lie in [0, 1), got {self.average}')
-        if self.perturbation < 0:
-            raise ValueError(f'perturbation must not be negative, got {self.perturbation}')
+        self._check_bounds()
         if self.algorithm in ('reinflow', 'ppo', 'dsrl') and (self.placement == 'latent' or self.perturbation
-                                                              or self.sampling.noise_std):
-            raise ValueError(f'{self.algorithm} chooses its own placement and noise: leave placement, perturbation and '
-                             'noise_std out')
+                                                              or self.sampling.noise_std or self.sampling.beyond):
+            raise ValueError(f'{self.algorithm} chooses its own placement and noise: leave placement, perturbation, '
+                             'noise_std and beyond out')
         if self.algorithm == 'ppo' and self.sampling.steps not in (None, 1):
             raise ValueError('ppo has a flow of one step: leave sampling.steps out')
         if self.placement == 'latent' and (self.perturbation or self.sampling.noise_std):
             raise ValueError('a latent is not perturbed: leave perturbation and noise_std out, or train the expert')
+
+    def _check_bounds(self) -> None:
+        for names, fits, bounds in (
+                (('pairs', 'epochs', 'minibatch', 'microbatch', 'bc_history', 'bc_batch', 'bc_pairs'),
+                 lambda value: value >= 1, 'be at least 1'),
+                (('warmup', 'learning_rate', 'bc_coefficient', 'perturbation'), lambda value: value >= 0,
+                 'not be negative'),
+                (('temperature', 'max_grad_norm'), lambda value: value > 0, 'be positive'),
+                (('gamma', 'lam'), lambda value: 0 <= value <= 1, 'lie in [0, 1]'),
+                (('drift_stop', 'restore_drop'), lambda value: value is None or value > 0, 'be positive or null'),
+                (('average',), lambda value: 0 <= value < 1, 'lie in [0, 1)')):
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise ValueError(f'{name} must {bounds}, got {getattr(self, name)}')
+        if self.algorithm == 'filtered_bc' and not self.bc_coefficient:
+            raise ValueError('filtered_bc only imitates: bc_coefficient must be positive')
 
     def training_sampling(self, flow_steps: int) -> Sampling:
         """Return how chunks are drawn in training, the perturbation in it.

@@ -31,11 +31,12 @@ STRICT_S = STRICT_STEPS / CONTROL_RATE_HZ
 class Evaluation:
     """Result of an evaluation.
 
-    :param successes: episodes that met gym-aloha's rule before the cap.
+    :param policy: :meth:`FlowPolicy.digest` of what was evaluated.
     :param seeds: (N,) scene seeds.
     :param success: (N,) bool per seed.
     :param strict: (N,) bool per seed, by the stricter rule.
     :param diverged: (N,) bool per seed, the physics failed.
+    :param gym_return: (N,) per seed, sum of gym-aloha's rewards, 0 to 4 per control step, until its success.
     :param max_steps: cap of an episode [control steps].
     :param lost_workers: workers of a cluster that were lost while they had episodes.
     :param recollected_episodes: episodes lost with them and run again.
@@ -44,8 +45,8 @@ class Evaluation:
     """
 
     task: str
+    policy: str
     episodes: int
-    successes: int
     control_steps: int
     sampling: str
     seed: int
@@ -54,11 +55,17 @@ class Evaluation:
     success: np.ndarray
     strict: np.ndarray
     diverged: np.ndarray
+    gym_return: np.ndarray
     max_steps: int
     lost_workers: int = 0
     recollected_episodes: int = 0
     processors: tuple[str, ...] = ()
     randomisation: Randomisation | None = None
+
+    @property
+    def successes(self) -> int:
+        """Episodes that met gym-aloha's rule before the cap."""
+        return int(self.success.sum())
 
     def to_dict(self) -> dict:
         """Return JSON types, with the 95 % Wilson interval of the success rate.
@@ -70,12 +77,13 @@ class Evaluation:
         rule, strict_rule = RULES[self.task]
         strict = int(self.strict.sum())
         return {
-            'task': self.task, 'max_steps': self.max_steps, 'success_rule': rule,
+            'task': self.task, 'policy_sha256': self.policy, 'max_steps': self.max_steps, 'success_rule': rule,
             'strict_rule': f'{strict_rule} for {STRICT_S:g} s', 'episodes': self.episodes, 'successes': self.successes,
             'timeouts': self.episodes - self.successes - diverged, 'diverged': diverged,
             'strict_successes': strict,
             'success_rate': self.successes / self.episodes, 'wilson_low': low, 'wilson_high': high,
-            'success_strict_rate': strict / self.episodes, 'control_steps': self.control_steps,
+            'success_strict_rate': strict / self.episodes, 'mean_return': float(self.gym_return.mean()),
+            'control_steps': self.control_steps,
             'sampling': self.sampling, 'seed': self.seed, 'wall_s': self.wall_s, 'lost_workers': self.lost_workers,
             'recollected_episodes': self.recollected_episodes, 'processors': list(self.processors),
             'randomisation': None if self.randomisation is None else self.randomisation.to_dict(),
@@ -109,7 +117,7 @@ def evaluate(policy: FlowPolicy, episodes: int, seed: int = 0, sampling: str = '
                              randomisation=randomisation)
     collected = collect_episodes(policy, seeds, cluster or Local(threads, batch), options, progress)
     rollout = collected.rollout
-    return Evaluation(policy.contract.task, episodes, int(rollout.success.sum()), rollout.control_steps, sampling, seed,
+    return Evaluation(policy.contract.task, policy.digest(), episodes, rollout.control_steps, sampling, seed,
                       time.monotonic() - started, seeds, rollout.success, rollout.strict, rollout.diverged,
-                      options.max_steps, collected.lost_workers, collected.recollected_episodes, collected.processors,
-                      randomisation)
+                      rollout.gym_return, options.max_steps, collected.lost_workers, collected.recollected_episodes,
+                      collected.processors, randomisation)

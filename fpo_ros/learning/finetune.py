@@ -13,11 +13,13 @@ from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.diagnostics import worst_region
-from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.followers import Followers, learner_of
+from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.rollout import cap_of
 from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, read_settings
 from fpo_ros.learning.scale import Cluster, Local, open_pool
-from fpo_ros.learning.training_state import CheckpointDirectory, load_state
+from fpo_ros.learning.scale.shared import SharedPool
+from fpo_ros.learning.training_state import CheckpointDirectory
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.finite import NotFiniteError
 from fpo_ros.sim.dynamics import check_fits
@@ -50,7 +52,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
              on_iteration: Callable[[dict], None] | None = None, on_restored: Callable[[dict], None] | None = None,
              on_phase: Callable[[str], None] | None = None,
              on_warning: Callable[[str], None] | None = None,
-             cluster: Cluster | None = None) -> tuple[FlowPolicy, list[dict]]:
+             cluster: Cluster | None = None, group: Group | None = None) -> tuple[FlowPolicy, list[dict]]:
     """Fine-tune a policy and return the best policy of the run with its history.
 
     ``<run>`` receives ``config.json``, ``start/``, ``demonstrations.safetensors``, ``progress.jsonl`` and
@@ -70,10 +72,15 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
     :param on_warning: called with a line for every alarm that begins and when the best policy is restored; by
         default it is logged.
     :param cluster: run the episodes there; they are the same as on this machine.
+    :param group: processes that share the work, of which this must be number 0; the others call
+        :func:`fpo_ros.learning.followers.follow`. This process alone if None.
     :raises ClusterError: when the cluster cannot do it; the newest checkpoint stands.
+    :raises ParallelError: when another process of the group is lost, or does not go with this one; the newest
+        checkpoint stands.
     :raises RunError: when the directory holds a run and ``resume`` is off, or one of other settings or of another
         start policy, or another process trains in it; and when the start policy hardly succeeds.
     :raises SeedError: for a seed or a number of episodes out of bounds.
+    :raises ContractError: for a start policy whose actor over latents does not fit the settings.
     :raises ValueError: for a cap below one control step, a randomisation that does not fit the task, or no limit.
     :raises SaveError: when the disk refuses; the newest complete checkpoint stands.
     :raises NotFiniteError: when training diverges; nothing of that iteration is saved but, for inspection, the
@@ -82,13 +89,13 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
     if iterations is None and control_steps is None:
         raise ValueError('a run without end: give a number of iterations or of control steps')
     warn = on_warning or logging.getLogger(__name__).warning
-    with RunDirectory(run) as directory:
+    group = group or Group()
+    with Followers(group, alone=cluster is not None) as followers, RunDirectory(run) as directory:
         settings = _begin_or_check(directory, start, config, seed, resume, demonstrations)
         directory.recover_best()
         checkpoints = CheckpointDirectory(run / 'checkpoints')
-        learner = FPO(prepared(directory.start(), config), config, seed, directory.demonstrations(settings))
-        newest = checkpoints.newest()
-        history = load_state(learner, newest) if newest else []
+        learner, history = learner_of(directory, settings, group)
+        followers.begin(directory)
         if on_restored:
             for entry in history:
                 on_restored(entry)
@@ -97,12 +104,15 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
             return ((iterations is None or learner.iteration < iterations)
                     and (control_steps is None or learner.control_steps < control_steps))
 
-        with open_pool(cluster or Local(threads, config.episodes)) as pool, directory.progress(history) as progress:
+        where = cluster or Local(threads or group.threads(), config.episodes)
+        with open_pool(where) as own, directory.progress(history) as progress:
+            pool = SharedPool(own, group, alone=cluster is not None)
             if history and unfinished():
                 _gate(history[0], config, run, force)
             while unfinished():
                 try:
-                    metrics = learner.run_iteration(pool, on_phase)
+                    with followers.iteration():
+                        metrics = learner.run_iteration(pool, on_phase)
                 except NotFiniteError:
                     directory.keep_failed(learner.newest_decisions())
                     raise
@@ -111,6 +121,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                 if best_of(history) is metrics:
                     directory.keep_best(learner.rolled_out)
                 elif _has_fallen(history, config):
+                    followers.restore(directory.path / 'best')
                     learner.restore(directory.best())
                     metrics['restored'] = True
                     warn(f'success fell to {metrics["smoothed_success"]:.1%} from '
@@ -169,6 +180,7 @@ def _begin_or_check(directory: RunDirectory, start: FlowPolicy | None, config: F
             raise RunError(f'{run} is no run to resume: name the policy to start from with --policy')
         scene_seeds(Scenes.TRAINING, seed, config.episodes)  # a seed or a cap out of bounds begins no run
         cap_of(config.max_steps)
+        prepared(start, config)  # nor does a policy that does not fit
         if config.randomisation is not None:
             check_fits(config.randomisation, load_model(start.contract.task))
         about = None if demonstrations is None else {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fpo_ros.learning.decisions import Decisions, flatten, recorded_decisions
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.diagnostics import chunk_spread, region_counts
 from fpo_ros.learning.imitation import Imitation
+from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.learning.scale import EpisodeOptions, Pool
 from fpo_ros.learning.trained_flow import TrainedFlow
@@ -24,6 +26,7 @@ from fpo_ros.learning.update import Batch
 from fpo_ros.learning.values import values_of
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.finite import check_finite
+from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 
@@ -35,11 +38,12 @@ class FPO:
     :param config: settings.
     :param seed: of scenes, noise, minibatches and the critic.
     :param demonstrations: recorded pairs of successful episodes, imitated beside the policy's own successes.
+    :param group: processes that train together, each with a learner of the same state; this one alone if None.
     """
 
     def __init__(self, policy: FlowPolicy, config: FPOConfig, seed: int = 0,
-                 demonstrations: Demonstrations | None = None) -> None:
-        self.policy, self.config, self.seed = policy, config, seed
+                 demonstrations: Demonstrations | None = None, group: Group | None = None) -> None:
+        self.policy, self.config, self.seed, self._group = policy, config, seed, group or Group()
         self.generator = torch.Generator().manual_seed(seed)
         self.flow = flow_of(policy, config, self.generator)
         #: The policy that made the newest rollout: the one whose success its metrics are.
@@ -49,8 +53,8 @@ class FPO:
         self.values = values_of(config.critic, self.rolled_out, config.gamma, seed, self.generator)
         self.actor_optimizer = torch.optim.Adam(self.flow.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
         recorded = None if demonstrations is None else recorded_decisions(demonstrations, policy)
-        self.imitation = Imitation(TrainedFlow(policy, config, self.generator), config, recorded)
-        self.update = update_of(self.flow, config, self.imitation, self.actor_optimizer, seed)
+        self.imitation = Imitation(TrainedFlow(policy, config, self.generator), config, recorded, self._group)
+        self.update = update_of(self.flow, config, self.imitation, self.actor_optimizer, seed, self._group)
         #: Factor of the learning rate; halved whenever the best policy is restored.
         self.rate_factor = 1.0
         self.iteration = 0
@@ -77,6 +81,7 @@ class FPO:
         :param pool: runs the episodes, in this process or elsewhere.
         :raises NotFiniteError: for actions, losses, gradients or weights that are not finite.
         :raises RatioError: where old and new losses are not computed alike.
+        :raises ParallelError: where another process is lost or has trained something else.
         """
         phase, config = on_phase or (lambda _: None), self.config
         started = time.monotonic()
@@ -84,7 +89,7 @@ class FPO:
         self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
         options = EpisodeOptions(noise_seed=self.seed, max_steps=config.max_steps, reward=config.reward,
                                  randomisation=config.randomisation,
-                                 sampling=self.flow.sampling())
+                                 sampling=self._sampling())
         collected = pool.collect(self.policy, self.seeds(), options)
         rollout = collected.rollout
         rolled = time.monotonic()
@@ -102,6 +107,7 @@ class FPO:
                 f'iteration {self.iteration + 1}', self._advice(), config.learning_rate * self.rate_factor))
         for name, module in (('policy', self.policy.model), ('critic', self.values.module)):
             check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
+        self._group.check_alike(self._trained(), f'after iteration {self.iteration + 1}')
         self._average()
         self.iteration += 1
         self.control_steps += rollout.control_steps
@@ -117,11 +123,33 @@ class FPO:
             'update_s': wall - (rolled - started), 'steps_per_s': rollout.control_steps / wall,
         }
 
+    def _sampling(self) -> Sampling:
+        """Return how chunks are drawn now: while the critic alone is trained, as the policy will draw them.
+
+        So the first iteration measures the start policy.
+        """
+        sampling = self.flow.sampling()
+        return replace(sampling, noise_range=(1.0, 1.0)) if self._measures_start else sampling
+
+    @property
+    def _measures_start(self) -> bool:
+        return self.iteration < self.config.warmup and self.config.algorithm != 'ppo'
+
     def restore(self, policy: FlowPolicy) -> None:
-        """Go on from another policy of the same kind, with half the learning rate and a new optimiser state."""
+        """Go on from another policy of the same kind, with half the learning rate and a new optimiser state.
+
+        An average of the weights begins anew there.
+        """
         self.policy.model.load_state_dict(policy.model.state_dict())
+        if self.average is not None:
+            self.average.model.load_state_dict(policy.model.state_dict())
         self.actor_optimizer.state.clear()
         self.rate_factor /= 2
+
+    def _trained(self) -> list[Tensor]:
+        """Return all that must be equal in processes that train together."""
+        return [*self.flow.parameters, *self.values.module.state_dict().values(), *self.update.state().values(),
+                self.generator.get_state()]
 
     def _advice(self) -> str:
         return f'begin another run from the best policy with a lower learning rate than {self.config.learning_rate:g}'

@@ -2,9 +2,11 @@
 
 For a decision with executed chunk a and stored pairs (t_i, noise_i), x_i = t_i noise_i + (1 - t_i) a and
 
-    l_i   = kappa t_i mean_hj w_hj (v(x_i, t_i) - (noise_i - a))_hj^2,  h executed, j a real dimension
+    l_i   = s t_i mean_hj w_hj (v(x_i, t_i) - (noise_i - a))_hj^2,  h executed, j a real dimension
 
-clamped to l_max. The three ratios that are published, by their change g of the loss:
+with a scale s, clamped to l_max. By default s = kappa / (mean loss before the update): the more alike the chunks of
+an observation are, the less it takes to make one of them much less likely, as with the variance of a Gaussian.
+The three ratios that are published, by their change g of the loss:
 
 ==============  =====================================  ==============================================
 per_sample      rho_i = exp(clamp(l_i_old - l_i))      FPO++, arXiv 2602.02481: every pair is clipped alone
@@ -25,6 +27,7 @@ from torch import Tensor
 
 RATIOS = ('per_sample', 'averaged', 'standardised')
 TRUST_REGIONS = ('aspo', 'ppo', 'none')
+KAPPA_UNITS = ('flow_loss', 'absolute')
 #: Added to the deviation of standardised changes: before the first step all of them are 0.
 _LEAST = 1e-6
 
@@ -36,7 +39,9 @@ class ObjectiveConfig:
     :param ratio: one of :data:`RATIOS`.
     :param trust_region: ``'ppo'`` clips; ``'aspo'`` clips for positive advantages and uses the quadratic SPO penalty
         for negative ones; ``'none'`` does neither.
-    :param kappa: scale of the loss before exp.
+    :param kappa: scale of the loss before exp, in the unit of ``kappa_unit``.
+    :param kappa_unit: ``'flow_loss'``, the inverse of the mean loss of the stored pairs before the update; or
+        ``'absolute'``.
     :param clip: half width of the trust region of the ratio.
     :param log_ratio_clip: clamp of the log ratio.
     :param loss_clip: clamp l_max of a scaled loss; none if None.
@@ -48,7 +53,8 @@ class ObjectiveConfig:
 
     ratio: str = 'per_sample'
     trust_region: str = 'aspo'
-    kappa: float = 50.0
+    kappa: float = 1.5
+    kappa_unit: str = 'flow_loss'
     clip: float = 0.1
     log_ratio_clip: float = 1.0
     loss_clip: float | None = None
@@ -58,7 +64,8 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'dimension_weights', tuple(self.dimension_weights))
-        for name, value, known in (('ratio', self.ratio, RATIOS), ('trust region', self.trust_region, TRUST_REGIONS)):
+        for name, value, known in (('ratio', self.ratio, RATIOS), ('trust region', self.trust_region, TRUST_REGIONS),
+                                   ('unit of kappa', self.kappa_unit, KAPPA_UNITS)):
             if value not in known:
                 raise ValueError(f"unknown {name} '{value}': use {', '.join(known[:-1])} or {known[-1]}")
         for name in ('kappa', 'clip', 'log_ratio_clip', 'beta', 'step_decay', *(['loss_clip'] * bool(self.loss_clip))):
@@ -85,14 +92,18 @@ def credit_weights(config: ObjectiveConfig, horizon: int, executed: int, dimensi
     return weights.float()
 
 
-def pair_losses(squared_error: Tensor, time: Tensor, weights: Tensor, executed: int,
-                config: ObjectiveConfig) -> Tensor:
-    """Return (B,) scaled losses of (B, H, D) squared velocity errors at (B,) times.
+def pair_losses(squared_error: Tensor, time: Tensor, weights: Tensor, executed: int) -> Tensor:
+    """Return (B,) losses of (B, H, D) squared velocity errors at (B,) times, before they are scaled.
 
     :param weights: of :func:`credit_weights`.
     """
-    loss = config.kappa * time * (squared_error[:, :executed] * weights[:executed]).mean((1, 2))
-    return loss if config.loss_clip is None else loss.clamp(max=config.loss_clip)
+    return time * (squared_error[:, :executed] * weights[:executed]).mean((1, 2))
+
+
+def scaled(losses: Tensor, scale: float, config: ObjectiveConfig) -> Tensor:
+    """Return losses times their scale, clamped to l_max."""
+    losses = scale * losses
+    return losses if config.loss_clip is None else losses.clamp(max=config.loss_clip)
 
 
 def log_ratios(old: Tensor, new: Tensor, config: ObjectiveConfig) -> Tensor:

@@ -36,6 +36,7 @@ class Progress:
             replace_file(self._csv, ''.join([','.join(SCALARS) + '\r\n', *map(_row, history)]).encode())
             # What a killed process had written of iterations that are done again is not shown.
             self._events = SummaryWriter(str(run / _EVENTS), purge_step=len(history) + 1)
+            self._events.flush()
 
     def add(self, entry: dict[str, Any]) -> None:
         """Add an iteration.
@@ -56,7 +57,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._events.close()
+        with saving(self._json.with_name(_EVENTS), _ADVICE):
+            self._events.close()
 
 
 def _row(entry: dict[str, Any]) -> str:

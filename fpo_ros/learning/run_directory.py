@@ -147,6 +147,11 @@ class RunDirectory:
             sync_dir(self.path)
             replace_file(self.path / _CONFIG, (json.dumps(settings.to_dict(), indent=2) + '\n').encode())
 
+    def beginning(self) -> list[Path]:
+        """Return the files that the run began with."""
+        found = [self.path / _CONFIG, self.path / _PAIRS, *sorted((self.path / _START).iterdir())]
+        return [path for path in found if path.is_file()]
+
     def start(self) -> FlowPolicy:
         """Return the policy the run began with."""
         return FlowPolicy.load(self.path / _START)

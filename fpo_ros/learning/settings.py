@@ -71,11 +71,30 @@ def _check_keys(given: dict[str, Any], kind: type, prefix: str) -> None:
         if name not in known:
             raise ValueError(f"unknown setting '{prefix}{name}': known are {', '.join(known)}")
         plain = known[name].split(' | ')
+        if plain[0].startswith('tuple'):
+            if not (isinstance(value, (list, tuple)) and _only_numbers(value)):
+                raise ValueError(f'{prefix}{name} must be a list of numbers, got {value!r}')
+            continue
         wanted = {'int': int, 'float': (int, float), 'str': str, 'None': type(None)}
         kinds = tuple(entry for part in plain for entry in _as_tuple(wanted.get(part, object)))
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ValueError(f'{prefix}{name} must be {" or ".join(plain)}, got {value!r}')
+            hint = ' (write 1.0e-4: YAML takes 1e-4 for text)' if float in kinds and _is_number(value) else ''
+            raise ValueError(f'{prefix}{name} must be {" or ".join(plain)}, got {value!r}{hint}')
+
+
+def _only_numbers(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_only_numbers, value))
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _as_tuple(kind: Any) -> tuple[type, ...]:
     return kind if isinstance(kind, tuple) else (kind,)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, str)

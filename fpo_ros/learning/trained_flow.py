@@ -7,10 +7,14 @@ from torch import Tensor, nn
 
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import Decisions
-from fpo_ros.learning.objective import credit_weights, pair_losses
+from fpo_ros.learning.objective import credit_weights, pair_losses, scaled
+from fpo_ros.learning.parallel import Group
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.flow import Sampling, squared_error
 from fpo_ros.policy.latent import FlowLatent
+
+#: Mean losses below this one are scaled like it.
+LEAST_LOSS = 1e-6
 
 
 class TrainedFlow:
@@ -35,6 +39,18 @@ class TrainedFlow:
         # A latent starts the whole chunk: what is not executed of it shaped what was.
         self.executed = contract.horizon if self.over_latents else contract.execute
         self.credit = credit_weights(config.objective, contract.horizon, self.executed, contract.action_dim)
+
+        #: What losses are multiplied by; an update sets it where it follows from the losses.
+        self.scale = config.objective.kappa
+
+    def rescale(self, losses: Tensor) -> None:
+        """Let the scale follow from (M, pairs) losses before an update that are not scaled."""
+        if self.objective.kappa_unit == 'flow_loss':
+            self.scale = self.objective.kappa / max(float(losses.mean()), LEAST_LOSS)
+
+    def scaled(self, losses: Tensor) -> Tensor:
+        """Return losses times their scale, clamped."""
+        return scaled(losses, self.scale, self.objective)
 
     @property
     def over_latents(self) -> bool:
@@ -70,7 +86,7 @@ class TrainedFlow:
         return torch.randn(count, pairs, contract.horizon, contract.action_dim, generator=self.generator)
 
     def losses(self, decisions: Decisions, rows: Tensor, time: Tensor, noise: Tensor) -> Tensor:
-        """Return (rows, pairs) scaled losses of some decisions.
+        """Return (rows, pairs) losses of some decisions, before they are scaled.
 
         :param rows: of the decisions.
         :param time: (rows, pairs).
@@ -80,10 +96,16 @@ class TrainedFlow:
         cache = decisions.cache(self.expert, rows).repeat_interleave(pairs, 2)
         data = self.data(decisions)[rows].repeat_interleave(pairs, 0)
         error = squared_error(self.expert, data, noise.flatten(0, 1), time.flatten(), cache)
-        return pair_losses(error, time.flatten(), self.credit, self.executed, self.objective).view(len(rows), pairs)
+        return pair_losses(error, time.flatten(), self.credit, self.executed).view(len(rows), pairs)
 
     @torch.no_grad()
-    def losses_of_all(self, decisions: Decisions, time: Tensor, noise: Tensor, microbatch: int) -> Tensor:
-        """Return (M, pairs) losses of all decisions, without gradient, computed as :meth:`losses` of microbatches."""
-        return torch.cat([self.losses(decisions, rows, time[rows], noise[rows])
-                          for rows in torch.arange(len(decisions)).split(microbatch)])
+    def losses_of_all(self, decisions: Decisions, time: Tensor, noise: Tensor, microbatch: int,
+                      rows: Tensor | None = None, group: Group | None = None) -> Tensor:
+        """Return (M, pairs) losses of decisions, without gradient, computed as :meth:`losses` of microbatches.
+
+        :param rows: (M,) which; all if None.
+        :param group: shares the microbatches; this process alone if None.
+        """
+        rows = torch.arange(len(decisions)) if rows is None else rows
+        return (group or Group()).computed(
+            rows.split(microbatch), lambda part: self.losses(decisions, part, time[part], noise[part]), time.shape[1])

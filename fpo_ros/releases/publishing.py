@@ -56,6 +56,10 @@ def publish_policy(store: ReleaseStore, policy: Path, evaluation: dict[str, Any]
     if task != loaded.contract.task:
         raise ReleaseError(f'the evaluation is of task {task}, {policy} does {loaded.contract.task}: '
                            'evaluate this policy')
+    evaluated = evaluation.get('policy_sha256', loaded.digest())
+    if evaluated != loaded.digest():
+        raise ReleaseError(f'the evaluation is of another policy than {policy}: evaluate this one, with '
+                           f'"fpo-ros eval --policy {policy} --json"')
     with tempfile.TemporaryDirectory(prefix='fpo_ros-publish-') as staging:
         difference = export(loaded, Path(staging))
         return store.publish(staging, contract=loaded.contract, metrics={'evaluation': evaluation}, parent=parent,

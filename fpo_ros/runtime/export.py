@@ -1,4 +1,4 @@
-"""Export of a torch policy as two ONNX graphs with statistics and test vectors.
+"""Export of a torch policy as ONNX graphs with statistics and test vectors.
 
 The only module of the runtime that needs torch.
 """
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import Observation
+from fpo_ros.policy.expert import Expert
+from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.transforms import image_tensor, model_inputs
+from fpo_ros.runtime.release_files import DENOISE_FILE, LATENT_FILE, PREFIX_FILE
 from fpo_ros.runtime.session import PolicySession
 
 #: ONNX operator set of the graphs.
@@ -35,20 +38,31 @@ class _Prefix(nn.Module):
 
 
 class _Denoise(nn.Module):
-    def __init__(self, policy: FlowPolicy) -> None:
+    def __init__(self, model: Expert) -> None:
         super().__init__()
-        self.model = policy.model
+        self.model = model
 
     def forward(self, x_t: Tensor, time: Tensor, state: Tensor, prefix_kv: Tensor) -> Tensor:
         return self.model.denoise(x_t, time, self.model.with_state(state, prefix_kv))
 
 
+class _Latent(nn.Module):
+    def __init__(self, actor: GaussianLatent) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def forward(self, noise: Tensor, state: Tensor, prefix_kv: Tensor) -> Tensor:
+        return self.actor.latent(noise, state, prefix_kv)
+
+
 def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0) -> float:
     """Write ``prefix.onnx``, ``denoise.onnx``, ``contract.json``, ``norm_stats.json`` and ``vectors.npz``.
 
-    The exported graphs are run on the test vectors and compared with torch.
+    A policy with a latent actor has ``latent.onnx``, too: a step of the actor's flow, with the inputs and the output
+    of ``denoise.onnx``; or for a Gaussian actor what makes start noise of noise, of a name of its own each. The
+    exported graphs are run on the test vectors and compared with torch.
 
-    :param directory: an existing, empty directory.
+    :param directory: an existing directory; what an earlier export wrote there is replaced.
     :param vectors: number of test vectors.
     :param seed: of the vectors' inputs.
     :returns: the largest difference between ONNX and torch over the vectors [rad, grippers 0..1].
@@ -70,18 +84,37 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
         names = ['tokens'] if images is None else ['tokens', 'images']
         prefix = model.prefix(*arguments)
         _export(_Prefix(policy), arguments, names, 'prefix_kv', {name: {0: 'batch'} for name in names},
-                directory / 'prefix.onnx')
+                directory / PREFIX_FILE)
         noise = torch.randn(vectors, contract.horizon, contract.action_dim,
                             generator=torch.Generator().manual_seed(seed))
-        _export(_Denoise(policy), (noise[:2], torch.tensor([1.0, 0.5]), states[:2], prefix),
-                ['x_t', 'time', 'state', 'prefix_kv'], 'velocity',
-                {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}},
-                directory / 'denoise.onnx')
+        _export_step(model, noise[:2], states[:2], prefix, directory / DENOISE_FILE)
+        _export_latent(policy, noise[:2], states[:2], prefix, directory / LATENT_FILE)
         chunk = policy.to_raw(policy.act(states, policy.prefix(images), noise))
     arrays = {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
               'chunk': chunk, 'atol': np.float32(VECTOR_ATOL)}
     np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}))
     return PolicySession.load(directory).verify_vectors()
+
+
+def _export_step(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, path: Path) -> None:
+    """Write the graph of one step of a flow."""
+    _export(_Denoise(expert), (noise, torch.tensor([1.0, 0.5]), states, prefix),
+            ['x_t', 'time', 'state', 'prefix_kv'], 'velocity',
+            {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
+
+
+def _export_latent(policy: FlowPolicy, noise: Tensor, states: Tensor, prefix: Tensor, path: Path) -> None:
+    """Write the graph of the actor over the start noise, or see that there is none."""
+    actor = policy.model.latent_actor
+    if actor is None:
+        path.unlink(missing_ok=True)
+    elif isinstance(actor, GaussianLatent):
+        # Traced with one row: the actor takes the number of rows for a constant, and ONNX's Expand to one row keeps
+        # as many as there are.
+        _export(_Latent(actor), (noise[:1], states[:1], prefix[:, :, :1]), ['noise', 'state', 'prefix_kv'], 'latent',
+                {'noise': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
+    else:
+        _export_step(actor, noise, states, prefix, path)
 
 
 def _export(module: nn.Module, arguments: tuple[Tensor, ...], names: list[str], output: str,

@@ -18,6 +18,8 @@ from fpo_ros.runtime.providers import PolicyError
 
 CONTRACT_FILE, STATS_FILE = 'contract.json', 'norm_stats.json'
 PREFIX_FILE, DENOISE_FILE, VECTORS_FILE = 'prefix.onnx', 'denoise.onnx', 'vectors.npz'
+#: The graph of an actor over the start noise, of policies that have one.
+LATENT_FILE = 'latent.onnx'
 #: An entry ``location`` of an initialiser's external data: message StringStringEntryProto of onnx.proto, with key
 #: as field 1 and value as field 2, which begins with its length in groups of 7 bits, low ones first.
 _LOCATION = re.compile(rb'\x0a\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])')
@@ -40,6 +42,12 @@ class ReleaseFiles:
         self.version: str = self.path.name if plain else release.version
         #: Digest of the manifest [lowercase hex]; empty for a plain directory.
         self.manifest_sha256: str = '' if plain else release.manifest_sha256
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file of that name; in a verified release, whether it is a signed one."""
+        if self._release is not None:
+            return name in self._release.manifest.files
+        return os.path.lexists(self.path / name)
 
     def read(self, name: str) -> bytes:
         """Return the bytes of one file.

@@ -1,7 +1,8 @@
-"""Inference of an exported policy: two ONNX graphs, prefix and denoising step, run by onnxruntime.
+"""Inference of an exported policy: ONNX graphs of the prefix and the denoising step, run by onnxruntime.
 
 Sampling is Euler integration of the learned velocity from noise (t = 1) to an action chunk (t = 0), as pi0
-does (Black et al. 2024, arXiv 2410.24164, section IV, with openpi's direction of time).
+does (Black et al. 2024, arXiv 2410.24164, section IV, with openpi's direction of time). A policy with an actor over
+its start noise has a third graph, which runs first; see :mod:`fpo_ros.policy.latent`.
 """
 
 from __future__ import annotations
@@ -20,18 +21,21 @@ from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.policy.transforms import image_tensor, model_inputs
 from fpo_ros.releases import Release
 from fpo_ros.runtime.providers import PolicyError, open_graph
-from fpo_ros.runtime.release_files import DENOISE_FILE, PREFIX_FILE, VECTORS_FILE, ReleaseFiles
+from fpo_ros.runtime.release_files import DENOISE_FILE, LATENT_FILE, PREFIX_FILE, VECTORS_FILE, ReleaseFiles
 
 #: A larger tolerance in a release's own test vectors would prove nothing [rad, grippers 0..1].
 LARGEST_ATOL = 0.01
+#: Inputs and output of one step of a flow, and of an actor that makes start noise at once. The latter's graph is told
+#: from that of a flow over latents by its inputs.
+_STEP = ({'x_t', 'time', 'state', 'prefix_kv'}, 'velocity')
+_AT_ONCE = ({'noise', 'state', 'prefix_kv'}, 'latent')
 
 
 class PolicySession:
     """A loaded policy. Use :meth:`load`; :meth:`infer` may be called from one thread at a time."""
 
     def __init__(self, files: ReleaseFiles, contract: PolicyContract, stats: NormStats,
-                 prefix: onnxruntime.InferenceSession, denoise: onnxruntime.InferenceSession,
-                 provider: str) -> None:
+                 graphs: dict[str, onnxruntime.InferenceSession], provider: str) -> None:
         self._files = files
         self.path: Path = files.path
         self.version = files.version
@@ -41,8 +45,8 @@ class PolicySession:
         self.stats = stats
         #: Provider that runs the graphs: 'cpu', 'cuda' or 'tensorrt'.
         self.provider = provider
-        self._prefix = prefix
-        self._denoise = denoise
+        self._graphs = graphs
+        self._interfaces = {name: self._interface(name) for name in graphs}
         self._tokens = tokenize(contract.prompt)[None]
         self._text_prefix: onnxruntime.OrtValue | None = None
         self._device = 'cpu' if provider == 'cpu' else 'cuda'
@@ -63,13 +67,12 @@ class PolicySession:
         files = ReleaseFiles(release)
         contract = files.contract()
         stats = files.stats(contract)
-        graphs, used = [], provider
-        for name in (PREFIX_FILE, DENOISE_FILE):
+        graphs, used = {}, provider
+        for name in (PREFIX_FILE, DENOISE_FILE, *([LATENT_FILE] if files.has(LATENT_FILE) else [])):
             model = files.read(name)
             with files.weights(name, model) as weights:
-                graph, used = open_graph(model, files.path / name, weights, used, threads)
-            graphs.append(graph)
-        return cls(files, contract, stats, *graphs, used)
+                graphs[name], used = open_graph(model, files.path / name, weights, used, threads)
+        return cls(files, contract, stats, graphs, used)
 
     def infer(self, observation: Observation, noise: np.ndarray | None = None,
               rng: np.random.Generator | None = None) -> np.ndarray:
@@ -129,65 +132,84 @@ class PolicySession:
         return self._text_prefix
 
     def _run_prefix(self, tokens: np.ndarray, images: np.ndarray | None) -> onnxruntime.OrtValue:
-        binding = self._prefix.io_binding()
+        binding = self._graphs[PREFIX_FILE].io_binding()
         binding.bind_cpu_input('tokens', tokens)
         if images is not None:
             binding.bind_cpu_input('images', np.ascontiguousarray(images))
         binding.bind_output('prefix_kv', self._device)
-        self._run(self._prefix, PREFIX_FILE, binding)
+        self._run(PREFIX_FILE, binding)
         return binding.get_outputs()[0]
 
     def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Integrate the flow; (1, ...) inputs, returns (1, horizon, action_dim) float32 in raw units.
+        """Integrate the flow; (1, ...) inputs, returns (1, horizon, action_dim) float32 in raw units."""
+        x, state = np.array(noise, np.float32), np.array(state, np.float32)
+        if LATENT_FILE in self._graphs:
+            x = self._latent(prefix, state, x)
+        return self.stats.unnormalise_action(self._integrate(DENOISE_FILE, prefix, state, x))
+
+    def _latent(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Return the start noise that the actor makes of (1, horizon, action_dim) noise."""
+        if self._interfaces[LATENT_FILE] is _STEP:
+            return self._integrate(LATENT_FILE, prefix, state, noise)
+        binding = self._binding(LATENT_FILE, prefix, state)
+        binding.bind_cpu_input('noise', noise)
+        self._run(LATENT_FILE, binding)
+        return np.array(binding.get_outputs()[0].numpy())
+
+    def _integrate(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Take the Euler steps of a flow from (1, horizon, action_dim) noise, which changes.
 
         The prefix stays on the device that computed it over all steps.
         """
-        x = np.array(noise, np.float32)
         step = np.float32(1 / self.contract.flow_steps)
-        binding = self._denoise.io_binding()
-        binding.bind_ortvalue_input('prefix_kv', prefix)
-        binding.bind_cpu_input('state', np.array(state, np.float32))
-        binding.bind_output('velocity', 'cpu')
+        binding = self._binding(name, prefix, state)
         for time in self._times:
             binding.bind_cpu_input('x_t', x)
             binding.bind_cpu_input('time', time)
-            self._run(self._denoise, DENOISE_FILE, binding)
+            self._run(name, binding)
             x -= binding.get_outputs()[0].numpy() * step
-        return self.stats.unnormalise_action(x)
+        return x
 
-    def _run(self, graph: onnxruntime.InferenceSession, name: str, binding: onnxruntime.IOBinding) -> None:
+    def _binding(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray) -> onnxruntime.IOBinding:
+        binding = self._graphs[name].io_binding()
+        binding.bind_ortvalue_input('prefix_kv', prefix)
+        binding.bind_cpu_input('state', state)
+        binding.bind_output(self._interfaces[name][1], 'cpu')
+        return binding
+
+    def _run(self, name: str, binding: onnxruntime.IOBinding) -> None:
         try:
-            graph.run_with_iobinding(binding)
+            self._graphs[name].run_with_iobinding(binding)
         except Exception as error:  # onnxruntime raises many unrelated types
             raise PolicyError(f'policy {self.version}: {name} failed: {error}') from error
 
+    def _interface(self, name: str) -> tuple[set[str], str]:
+        """Return the inputs and the output that a graph must have."""
+        if name == PREFIX_FILE:
+            return {'tokens', 'images'} if self.contract.cameras else {'tokens'}, 'prefix_kv'
+        at_once = name == LATENT_FILE and 'noise' in {value.name for value in self._graphs[name].get_inputs()}
+        return _AT_ONCE if at_once else _STEP
+
     def _check_graphs(self) -> None:
         contract = self.contract
-        seen = {'tokens', 'images'} if contract.cameras else {'tokens'}
-        wanted = {
-            PREFIX_FILE: (self._prefix, seen, 'prefix_kv'),
-            DENOISE_FILE: (self._denoise, {'x_t', 'time', 'state', 'prefix_kv'}, 'velocity'),
-        }
-        for name, (graph, inputs, output) in wanted.items():
-            found = {value.name for value in graph.get_inputs()}
-            if found != inputs:
+        chunk = (contract.horizon, contract.action_dim)
+        shapes = {'tokens': (self._tokens.shape[1],), 'x_t': chunk, 'noise': chunk, 'state': (contract.state_dim,),
+                  'images': (len(contract.cameras), 3, contract.image_height, contract.image_width)}
+        for name, graph in self._graphs.items():
+            inputs, output = self._interfaces[name]
+            found = {value.name: value.shape for value in graph.get_inputs()}
+            if set(found) != inputs:
                 raise PolicyError(f'{self.path / name}: inputs are {sorted(found)}, '
                                   f'the contract wants {sorted(inputs)}: export the policy again')
             if output not in {value.name for value in graph.get_outputs()}:
                 raise PolicyError(f"{self.path / name}: has no output '{output}': export the policy again")
-        chunk = (contract.horizon, contract.action_dim)
-        sizes = {(DENOISE_FILE, 'x_t'): chunk, (DENOISE_FILE, 'state'): (contract.state_dim,),
-                 (PREFIX_FILE, 'tokens'): (self._tokens.shape[1],)}
-        if contract.cameras:
-            sizes[PREFIX_FILE, 'images'] = (
-                len(contract.cameras), 3, contract.image_height, contract.image_width)
-        for (name, value), shape in sizes.items():
-            found = next(v.shape for v in wanted[name][0].get_inputs() if v.name == value)[1:]
-            fits = len(found) == len(shape) and all(
-                not isinstance(have, int) or have == want for have, want in zip(found, shape, strict=True))
-            if not fits:
-                raise PolicyError(f'{self.path / name}: {value} has shape {found} per sample, '
-                                  f'the contract wants {list(shape)}')
+            for value in found.keys() & shapes.keys():
+                have, want = found[value][1:], shapes[value]
+                fits = len(have) == len(want) and all(
+                    not isinstance(one, int) or one == other for one, other in zip(have, want, strict=True))
+                if not fits:
+                    raise PolicyError(f'{self.path / name}: {value} has shape {have} per sample, '
+                                      f'the contract wants {list(want)}')
 
     def _read_vectors(self) -> dict[str, np.ndarray]:
         path = self.path / VECTORS_FILE

@@ -138,7 +138,7 @@ def test_without_any_success_only_recorded_pairs_are_imitated(coefficient):
 
     def loss() -> float:
         with torch.no_grad():
-            return float(learner.flow.losses(learner.imitation.recorded, rows, time, noise).mean())
+            return 50 * float(learner.flow.losses(learner.imitation.recorded, rows, time, noise).mean())
 
     before = loss()
     with tiny_task.short_episodes(), tiny_task.waist_reward(9.0), open_pool(Local(unit=4)) as pool:
@@ -169,7 +169,7 @@ def test_recorded_pairs_and_own_successes_have_fixed_shares_of_a_batch(monkeypat
     drawn = []
     plain = TrainedFlow.losses
     monkeypatch.setattr(TrainedFlow, 'losses', lambda *a: drawn.append((len(a[1]), len(a[2]))) or plain(*a))
-    learner.imitation.add_gradient(learner.imitation.sources())
+    learner.imitation.add_gradient(learner.imitation.sources(), 1.0)
     assert drawn == [(size, share) for size, share in zip([n for n in (own, recorded) if n], expected, strict=True)]
 
 

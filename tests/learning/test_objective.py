@@ -16,10 +16,13 @@ from fpo_ros.learning.objective import (
     log_ratios,
     pair_losses,
     policy_objective,
+    scaled,
     surrogate,
 )
 from fpo_ros.policy.flow import squared_error
 
+#: Of losses before exp.
+SCALE = 50.0
 REGIONS = pytest.mark.parametrize('region', ['ppo', 'aspo', 'none'])
 RATIOS = pytest.mark.parametrize('ratio', ['per_sample', 'averaged', 'standardised'])
 
@@ -53,7 +56,8 @@ class Decision:
             model, self.chunks.repeat_interleave(self.pairs, 0), self.noise, self.time, cache
         )
         config = config or ObjectiveConfig()
-        return pair_losses(error, self.time, credit_weights(config, 4, 3, 14), 3, config).view(-1, self.pairs)
+        losses = pair_losses(error, self.time, credit_weights(config, 4, 3, 14), 3)
+        return scaled(losses, SCALE, config).view(-1, self.pairs)
 
     def gradient(self, config: ObjectiveConfig, advantage: torch.Tensor) -> torch.Tensor:
         self.policy.model.zero_grad()
@@ -215,7 +219,7 @@ def test_pair_loss_by_hand():
 
     def losses(**settings: object) -> torch.Tensor:
         config = ObjectiveConfig(**settings)
-        return pair_losses(error, time, credit_weights(config, 3, 2, 2), 2, config)
+        return scaled(pair_losses(error, time, credit_weights(config, 3, 2, 2), 2), config.kappa, config)
 
     torch.testing.assert_close(losses(kappa=1.0), torch.tensor([2.0, 2.0]))
     torch.testing.assert_close(losses(kappa=10.0), torch.tensor([20.0, 20.0]))
@@ -228,7 +232,7 @@ def test_pair_loss_by_hand():
 def test_what_is_not_executed_or_weighs_nothing_gives_no_gradient():
     config = ObjectiveConfig(dimension_weights=(1.0, 1.0, 0.0))
     error = torch.rand(3, 5, 3, requires_grad=True)
-    pair_losses(error, torch.rand(3) + 0.1, credit_weights(config, 5, 2, 3), 2, config).sum().backward()
+    pair_losses(error, torch.rand(3) + 0.1, credit_weights(config, 5, 2, 3), 2).sum().backward()
     assert (error.grad[:, 2:] == 0).all() and (error.grad[..., 2] == 0).all() and (error.grad[:, :2, :2] > 0).all()
 
 

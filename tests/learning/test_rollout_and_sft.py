@@ -155,20 +155,29 @@ def test_an_evaluation_counts_held_out_episodes_whatever_the_batch(waist_task):
     assert done == [2, 4, 5]
     assert all(is_held_out(int(scene)) for scene in whole.seeds)
     assert not set(whole.seeds) & set(evaluate(policy, 5, seed=1).seeds)
-    assert whole.successes == whole.success.sum()
+    assert np.array_equal(whole.gym_return, parts.gym_return)
 
 
 def test_an_evaluation_as_json_has_the_wilson_interval():
     # 8 of 10: centre 0.71674, half width 0.22656 (Wilson 1927, z = 1.959964).
     seeds = np.arange(10)
     result = evaluation.Evaluation(
-        'transfer_cube', 10, 8, 1234, 'random', 0, 1.0, seeds, seeds < 8, seeds < 5, seeds == 9, 300
+        'transfer_cube', 'ab', 10, 1234, 'random', 0, 1.0, seeds, seeds < 8, seeds < 5, seeds == 9, 2.0 * seeds, 300
     ).to_dict()
+    assert (result['policy_sha256'], result['successes'], result['mean_return']) == ('ab', 8, 9.0)
     assert (result['wilson_low'], result['wilson_high']) == (
         pytest.approx(0.49016, abs=1e-4),
         pytest.approx(0.94332, abs=1e-4),
     )
     assert result['success_rate'] == 0.8 and result['success_strict_rate'] == 0.5
+
+
+def test_the_return_of_an_episode_sums_gym_alohas_rewards_up_to_its_success(waist_task):
+    """The waist counts 4 beyond the goal and 0 before: whoever succeeds has one reward of 4."""
+    found = evaluate(tiny_task.policy(), 6)
+    assert 0 < found.successes < 6
+    assert np.array_equal(found.gym_return, np.where(found.success, 4.0, 0.0))
+    assert found.policy == tiny_task.policy().digest()
 
 
 def test_unknown_sampling_is_refused():

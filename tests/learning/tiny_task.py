@@ -15,6 +15,7 @@ from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config, VisionConfig
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
+from fpo_ros.policy.flow import Sampling
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.sim.batch import BatchedWorlds
@@ -50,6 +51,7 @@ CONFIG = FPOConfig(
     bc_batch=4,
     bc_pairs=2,
     learning_rate=3e-3,
+    sampling=Sampling(),
 )
 
 

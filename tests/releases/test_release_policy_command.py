@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from policy.conftest import tiny_policy
+import torch
+from policy.conftest import TINY, tiny_policy
 from release_data import evaluation
 from test_release_commands import call
 
@@ -61,6 +63,27 @@ def test_a_trained_policy_becomes_a_release_that_a_slot_serves(tmp_path, publish
     assert slot.close(WAIT_S)
 
 
+def test_a_release_carries_the_actor_over_the_start_noise(tmp_path, evaluated, keys):
+    policy = tiny_policy(sizes=replace(TINY, latent_actor='gaussian'))
+    with torch.no_grad():
+        policy.model.latent_actor.net[-1].bias.fill_(0.5)
+    (tmp_path / 'steered').mkdir()
+    policy.save(tmp_path / 'steered')
+    call('publish', tmp_path / 'store', '--policy', tmp_path / 'steered', '--evaluation', evaluated, '--key',
+         keys.private_path)
+    trusted = load_trusted_keys(keys.public_path)
+    release = ReleaseStore(tmp_path / 'store').load('v000001', trusted)
+    assert 'latent.onnx' in release.manifest.files
+    slot = PolicySlot(release.contract, trusted, admit=None)
+    slot.offer(release.path)
+    assert slot.wait(WAIT_S) and slot.at_chunk_edge(), slot.last_refusal
+    noise = torch.randn(1, 5, 14, generator=torch.Generator().manual_seed(0))
+    chunk = slot.infer(Observation(np.zeros(14), object_pose=np.zeros(7)), noise[0].numpy())
+    states = policy.states(np.zeros((1, 14)), np.zeros((1, 7)))
+    np.testing.assert_allclose(chunk, policy.to_raw(policy.act(states, policy.prefix(None), noise))[0], atol=1e-4)
+    assert slot.close(WAIT_S)
+
+
 def test_the_parent_is_what_serves_unless_named(tmp_path, publish, keys):
     assert 'v000001: published, signed by ' in publish()
     assert json.loads(publish('--json'))['parent'] is None
@@ -83,6 +106,7 @@ def test_the_printed_command_promotes(tmp_path, publish):
     ('{"successes": 3}', 'carries no evaluation'),
     (json.dumps(evaluation(50)['evaluation'] | {'successes': 150}), 'states the interval'),
     (json.dumps(evaluation(50)['evaluation'] | {'task': 'other'}), 'the evaluation is of task other, .* does transfer'),
+    (json.dumps(evaluation(50)['evaluation'] | {'policy_sha256': '0' * 64}), 'the evaluation is of another policy'),
 ])
 def test_what_is_no_evaluation_of_this_policy_is_not_published(tmp_path, publish, evaluated, content, reason):
     evaluated.write_text(content)

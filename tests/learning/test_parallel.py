@@ -1,0 +1,204 @@
+"""Several processes train as one: equal up to the order of float additions, and none waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import tiny_task
+import train_parallel
+from free_port import free_port
+from runs import CLOCK, files, newest, progress
+from safetensors.torch import load_file
+
+from fpo_ros.learning.finetune import finetune
+
+HERE = Path(__file__).parent
+#: Of weights, which training has moved by 500 times as much; and of metrics, relative.
+TOLERANCE, METRICS = 1e-6, 2e-4
+#: Runs of two iterations or so, in every way in which work is dealt out. What an iteration's first step standardises
+#: is rounding errors alone: a second iteration would magnify those of the first.
+RUNS = {
+    'fpo': {'settings': {'episodes': 5}},
+    'stopped': {'settings': {'learning_rate': 5e-4, 'drift_stop': 1e-6}},
+    'standardised': {'settings': {'objective': {'ratio': 'standardised'}}, 'iterations': 1},
+    'awr': {'settings': {'algorithm': 'awr'}},
+    'restored': {'iterations': 3, 'restores': True},
+}
+
+
+def environment(**more: object) -> dict[str, str]:
+    """Return this process's environment without a launcher's words in it."""
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+    plain = {name: value for name, value in os.environ.items() if name not in names}
+    return {**plain, 'OMP_NUM_THREADS': '1', **{name: str(value) for name, value in more.items()}}
+
+
+def launcher(*options: object) -> list[str]:
+    return [sys.executable, '-m', 'torch.distributed.run', *map(str, options), '--nproc-per-node']
+
+
+def script(directory: Path, *runs: dict) -> list[str]:
+    return [str(HERE / 'train_parallel.py'), str(directory), json.dumps([{'name': 'run', **run} for run in runs])]
+
+
+def launch(*words: str, restarts: int = 0) -> subprocess.CompletedProcess:
+    """Run two processes on this machine."""
+    return subprocess.run([*launcher('--standalone', '--max-restarts', restarts), '2', *words], env=environment(),
+                          timeout=100, capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def both(tmp_path_factory) -> Path:
+    """Return the directory of :data:`RUNS` of two processes, and of one that was resumed."""
+    directory = tmp_path_factory.mktemp('both')
+    halves = [{'name': 'resumed', **RUNS['fpo'], 'iterations': 1}, {'name': 'resumed', **RUNS['fpo'], 'resume': True}]
+    done = launch(*script(directory, *({'name': name, **run} for name, run in RUNS.items()), *halves))
+    assert done.returncode == 0 and 'Error' not in done.stderr, done.stderr
+    return directory
+
+
+def alone(run: Path, settings: dict | None = None, iterations: int = 2, resume: bool = False,
+          restores: bool = False) -> Path:
+    with train_parallel.restoring() if restores else nullcontext():
+        finetune(tiny_task.policy(), run, train_parallel.config(**settings or {}), iterations, resume=resume,
+                 demonstrations=tiny_task.pairs())
+    return run
+
+
+def differences(one: Path, other: Path) -> dict[str, float]:
+    """Return the largest difference of every tensor in the newest checkpoints of two runs."""
+    found = {}
+    for path in newest(one).glob('*.safetensors'):
+        tensors, others = load_file(path), load_file(newest(other) / path.name)
+        assert tensors.keys() == others.keys()
+        for name, value in tensors.items():
+            assert value.shape == others[name].shape, name
+            if value.numel():
+                found[f'{path.stem}/{name}'] = float((value.double() - others[name].double()).abs().max())
+    return found
+
+
+@pytest.mark.parametrize('case', RUNS)
+def test_two_processes_train_what_one_does(case, both, waist_task, tmp_path):
+    one = alone(tmp_path, **RUNS[case])
+    apart = differences(one, both / case)
+    start, end = (load_file(path / 'policy.safetensors') for path in (one / 'start', newest(one)))
+    assert max(float((end[name] - value).abs().max()) for name, value in start.items()) > 500 * TOLERANCE
+    assert max(value for name, value in apart.items() if name.startswith('policy/')) < TOLERANCE
+    assert apart['learner/generator'] == 0
+    for entry, other in zip(progress(one), progress(both / case), strict=True):
+        assert entry.keys() == other.keys()
+        for name in entry.keys() - CLOCK:
+            exact = not isinstance(entry[name], float)
+            assert other[name] == entry[name] if exact else other[name] == pytest.approx(
+                entry[name], rel=METRICS, abs=TOLERANCE), name
+    assert {'weighted_loss'} <= entry.keys() if case == 'awr' else {'bc_loss', 'drift'} <= entry.keys()
+    assert (entry['steps_taken'] < 1) == (case == 'stopped')
+    assert any('restored' in entry for entry in progress(one)) == (case == 'restored')
+
+
+def test_a_run_of_two_processes_goes_on_in_two_or_in_one(both, waist_task, tmp_path):
+    resumed = both / 'resumed'
+    assert max(differences(both / 'fpo', resumed).values()) == 0 and len(progress(resumed)) == 2
+    run = Path(shutil.copytree(resumed, tmp_path / 'run'))
+    alone(run, **RUNS['fpo'] | {'iterations': 3}, resume=True)
+    assert [entry['iteration'] for entry in progress(run)] == [1, 2, 3]
+
+
+def spawn(directory: Path, *runs: dict) -> list[subprocess.Popen]:
+    """Start two processes that no launcher watches: each must end by itself."""
+    known = {'WORLD_SIZE': 2, 'LOCAL_WORLD_SIZE': 2, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port()}
+    return [subprocess.Popen([sys.executable, *script(directory, *runs)], env=environment(RANK=rank, **known),
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(2)]
+
+
+def test_no_process_waits_for_one_that_is_gone_and_all_stop_where_one_cannot_be_trusted(tmp_path):
+    faults = ('spoils', 'drifts', 'dies')
+    first, second = spawn(tmp_path, *({'name': fault, 'fault': fault} for fault in faults))
+    (_, errors), (_, others) = [process.communicate(timeout=100) for process in (first, second)]
+    assert second.returncode == -signal.SIGKILL
+    for found in (errors, others):
+        assert re.search('spoils: NotFiniteError: .*actions are not finite', found), found
+        assert 'drifts: ParallelError: what process 1 trained differs from process 0 after iteration 2' in found, found
+    assert 'dies: ParallelError: process 0 of 2 lost another one' in errors and '--resume' in errors, errors
+    for fault in faults:
+        assert newest(tmp_path / fault).name == '000001' and len(progress(tmp_path / fault)) == 1
+    assert (tmp_path / 'spoils' / 'failed_update.safetensors').exists()
+
+
+def test_no_process_waits_for_ever_for_one_that_does_not_answer(tmp_path):
+    first, second = spawn(tmp_path, {'fault': 'hangs', 'timeout_s': 20.0})
+    try:
+        errors = first.communicate(timeout=100)[1]
+        assert 'run: ParallelError: process 0 of 2 lost another one (Timed out' in errors, errors
+        assert newest(tmp_path / 'run').name == '000001'
+    finally:
+        second.kill()
+        second.communicate()
+
+
+def test_a_run_whose_process_dies_goes_on_where_the_launcher_starts_all_anew(both, tmp_path):
+    done = launch(*script(tmp_path, {**RUNS['fpo'], 'fault': 'dies', 'resume': True}), restarts=1)
+    assert done.returncode == 0 and 'exitcode: -9' in done.stderr, done.stderr
+    assert max(differences(both / 'fpo', tmp_path / 'run').values()) == 0
+
+
+def test_ctrl_c_ends_every_process_and_the_newest_checkpoint_stands(waist_task, tmp_path):
+    process = subprocess.Popen([*launcher('--standalone'), '2', *script(tmp_path, {'iterations': 100_000})],
+                               env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == 'iteration 1\n'
+        process.send_signal(signal.SIGINT)
+        errors = process.communicate(timeout=60)[1]  # ends when every process has closed its end
+    finally:
+        process.kill()
+    assert process.returncode != 0 and errors.count('KeyboardInterrupt\n') == 2, errors
+    done = len(progress(tmp_path / 'run'))
+    alone(tmp_path / 'run', iterations=done + 1, resume=True)
+    assert len(progress(tmp_path / 'run')) == done + 1
+
+
+def test_two_machines_share_no_disk(tmp_path):
+    """Where nothing is summed, as here without a success, two processes write what one does bit for bit."""
+    (tmp_path / 'policy').mkdir()
+    tiny_task.policy().save(tmp_path / 'policy')
+    options = ['--episodes', '3', '--max-steps', '20', '--iterations', '2', '--threads', '1']
+
+    def words(run: Path, policy: Path) -> list[str]:
+        return ['fpo_ros.cli', 'train', 'fpo', '--run', str(run), '--policy', str(policy), *options]
+
+    subprocess.run([sys.executable, '-m', *words(tmp_path / 'one', tmp_path / 'policy')], env=environment(),
+                   check=True, timeout=100, capture_output=True)
+    where = ('--nnodes', 2, '--master-addr', '127.0.0.1', '--master-port', free_port())
+    places = ((tmp_path / 'two', tmp_path / 'policy'), (tmp_path / 'nowhere', tmp_path / 'none'))
+    machines = [subprocess.Popen([*launcher(*where, '--node-rank', rank), '1', '-m', '--', *words(*place)],
+                                 env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for rank, place in enumerate(places)]
+    (output, errors), (nothing, others) = [machine.communicate(timeout=100) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], errors + others
+    assert 'iteration 2' in output and nothing == '' and not (tmp_path / 'nowhere').exists()
+    for name in ('policy.safetensors', 'learner.safetensors'):
+        assert (newest(tmp_path / 'one') / name).read_bytes() == (newest(tmp_path / 'two') / name).read_bytes()
+
+
+def test_processes_are_told_why_the_first_one_gives_up(both):
+    before = files(both / 'awr')
+    first, second = spawn(both, {'name': 'awr'})
+    (_, errors), (_, others) = [process.communicate(timeout=100) for process in (first, second)]
+    assert 'awr: RunError: ' in errors and files(both / 'awr') == before
+    assert 'awr: ParallelError: process 1 of 2: process 0 ended: ' in others and 'already holds a run' in others
+
+
+def test_two_processes_collect_the_episodes_of_one():
+    done = launch(str(HERE / 'collect_parallel.py'))
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == sorted('equal in 0 equal in 1'.split())
