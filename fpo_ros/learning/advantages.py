@@ -27,11 +27,15 @@ def gae(reward: np.ndarray, value: np.ndarray, valid: np.ndarray, gamma: float,
     return advantage, np.where(valid, advantage + value, 0.0)
 
 
-def standardise(advantage: np.ndarray, limit: float = 4.0) -> np.ndarray:
-    """Return (M,) advantages with zero mean and unit deviation, clamped to ``limit``; zeros if all are equal."""
-    deviation = advantage.std()
-    if deviation < 1e-8:
+def standardise(advantage: np.ndarray, limit: float = 4.0, floor: float = 0.0) -> np.ndarray:
+    """Return (M,) advantages with zero mean and unit deviation, clamped to ``limit``; zeros if all are equal.
+
+    :param floor: least deviation to divide by. Where nearly all episodes succeed, what deviates is how soon they did
+        and what the critic does not know; both would be made as large as success and failure.
+    """
+    if advantage.std() < 1e-8:
         return np.zeros_like(advantage)
+    deviation = max(advantage.std(), floor)
     return np.clip((advantage - advantage.mean()) / deviation, -limit, limit)
 
 

@@ -74,7 +74,10 @@ class FPOConfig:
     :param minibatch: decisions per optimiser step.
     :param microbatch: decisions per forward pass; gradients accumulate over a minibatch.
     :param learning_rate: of what is trained, decayed linearly to zero within every iteration.
+    :param settling: share of failing episodes, averaged over three iterations, below which the learning rate falls in
+        proportion to it; 0 for never.
     :param gamma: discount per decision.
+    :param advantage_floor: least deviation that advantages are divided by.
     :param lam: lambda of GAE.
     :param critic: of returns.
     :param warmup: iterations that train the critic alone.
@@ -106,11 +109,13 @@ class FPOConfig:
     minibatch: int = 256
     microbatch: int = 64
     learning_rate: float = 2e-4
+    settling: float = 0.25
     gamma: float = 0.99
     lam: float = 0.95
+    advantage_floor: float = 0.15
     critic: CriticConfig = field(default_factory=CriticConfig)
     warmup: int = 1
-    bc_coefficient: float = 0.1
+    bc_coefficient: float = 0.3
     bc_history: int = 5
     bc_batch: int = 128
     bc_pairs: int = 4
@@ -142,8 +147,8 @@ class FPOConfig:
         for names, fits, bounds in (
                 (('pairs', 'epochs', 'minibatch', 'microbatch', 'bc_history', 'bc_batch', 'bc_pairs'),
                  lambda value: value >= 1, 'be at least 1'),
-                (('warmup', 'learning_rate', 'bc_coefficient', 'perturbation'), lambda value: value >= 0,
-                 'not be negative'),
+                (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'perturbation'),
+                 lambda value: value >= 0, 'not be negative'),
                 (('temperature', 'max_grad_norm'), lambda value: value > 0, 'be positive'),
                 (('gamma', 'lam'), lambda value: 0 <= value <= 1, 'lie in [0, 1]'),
                 (('drift_stop', 'restore_drop'), lambda value: value is None or value > 0, 'be positive or null'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -28,6 +29,9 @@ from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.scenes import Scenes, scene_seeds
+
+#: Iterations whose failures set the learning rate, and the least share of failures that counts.
+SETTLING_ITERATIONS, LEAST_FAILING = 3, 0.005
 
 
 class FPO:
@@ -57,6 +61,8 @@ class FPO:
         self.update = update_of(self.flow, config, self.imitation, self.actor_optimizer, seed, self._group)
         #: Factor of the learning rate; halved whenever the best policy is restored.
         self.rate_factor = 1.0
+        #: Rewarded share of the newest iterations' episodes.
+        self.recent: deque[float] = deque(maxlen=SETTLING_ITERATIONS)
         self.iteration = 0
         self.control_steps = 0
         self._decisions: tuple[Decisions, Tensor] | None = None
@@ -98,13 +104,15 @@ class FPO:
         metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration)
         metrics['regions'] = region_counts(rollout, self.policy.contract.task)
         self.imitation.own.append(flatten(rollout, rollout.valid & rollout.rewarded[:, None]))
+        self.recent.append(float(rollout.rewarded.mean()))
+        rate = self._rate()
         returns = rollout.rewarded * config.gamma ** (rollout.valid.sum(1) - 1)
         if self.iteration >= config.warmup:
             phase('updating')
             self._decisions = flatten(rollout, rollout.valid), advantage
             metrics |= self.update.run(Batch(
                 *self._decisions, rollout, reward, bool(np.ptp(returns) > 0),
-                f'iteration {self.iteration + 1}', self._advice(), config.learning_rate * self.rate_factor))
+                f'iteration {self.iteration + 1}', self._advice(), rate))
         for name, module in (('policy', self.policy.model), ('critic', self.values.module)):
             check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
         self._group.check_alike(self._trained(), f'after iteration {self.iteration + 1}')
@@ -117,7 +125,7 @@ class FPO:
             'success_rate': float(rollout.success.mean()), 'strict_rate': float(rollout.strict.mean()),
             'rewarded_rate': float(rollout.rewarded.mean()),
             'touched_rate': float((rollout.max_stage > 0).mean()), 'diverged': int(rollout.diverged.sum()),
-            'mean_return': float(returns.mean()), 'learning_rate': config.learning_rate * self.rate_factor,
+            'mean_return': float(returns.mean()), 'learning_rate': rate,
             **metrics, 'lost_workers': collected.lost_workers,
             'recollected_episodes': collected.recollected_episodes, 'rollout_s': rolled - started,
             'update_s': wall - (rolled - started), 'steps_per_s': rollout.control_steps / wall,
@@ -134,6 +142,15 @@ class FPO:
     @property
     def _measures_start(self) -> bool:
         return self.iteration < self.config.warmup and self.config.algorithm != 'ppo'
+
+    def _rate(self) -> float:
+        """Return the learning rate at the start of an update: the fewer episodes fail, the less there is to learn.
+
+        Adam takes steps of one size however small the gradient is; where little is left to gain, they would wander.
+        """
+        config, failing = self.config, 1 - float(np.mean(self.recent))
+        settled = min(1.0, max(failing, LEAST_FAILING) / config.settling) if config.settling else 1.0
+        return config.learning_rate * self.rate_factor * settled
 
     def restore(self, policy: FlowPolicy) -> None:
         """Go on from another policy of the same kind, with half the learning rate and a new optimiser state.
@@ -173,7 +190,7 @@ class FPO:
         explained = explained_variance(target[valid], value[valid])
         error = self.values.learn(rollout, reward, target)
         flat = advantage[valid]
-        return (torch.as_tensor(standardise(flat), dtype=torch.float32),
+        return (torch.as_tensor(standardise(flat, floor=config.advantage_floor), dtype=torch.float32),
                 {'explained_variance': explained, 'value_loss': error, 'advantage_std': float(flat.std())})
 
 

@@ -69,6 +69,12 @@ def test_standardised_advantages_keep_their_order_and_lie_within_the_limit(value
         assert abs(out.mean()) < 1e-6 and out.std() == pytest.approx(1, abs=1e-6)
 
 
+def test_small_advantages_stay_small_where_there_is_a_floor():
+    values = np.array([-0.03, 0.0, 0.03])
+    np.testing.assert_allclose(standardise(values, floor=0.3), values / 0.3)
+    np.testing.assert_allclose(standardise(values, floor=0.01), standardise(values))
+
+
 def test_equal_advantages_become_zero():
     assert (standardise(np.full(5, 0.3)) == 0).all()
 

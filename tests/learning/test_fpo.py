@@ -79,7 +79,7 @@ def test_policy_optimization_learns_to_turn_the_waist():
 
 
 def test_policy_optimization_unlearns_what_is_punished(monkeypatch):
-    monkeypatch.setattr(fpo, 'standardise', lambda advantage: -standardise(advantage))
+    monkeypatch.setattr(fpo, 'standardise', lambda advantage, floor: -standardise(advantage))
     rates = rates_of_training(6)
     assert np.mean(rates[-2:]) < np.mean(rates[:2]) - 0.05, rates
 
@@ -238,3 +238,16 @@ def test_training_that_diverges_is_one_error_that_says_where(waist_task, monkeyp
     with open_pool(Local(unit=4)) as pool, pytest.raises(NotFiniteError, match=words) as caught:
         learner.run_iteration(pool)
     assert 'lower learning rate' in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(('rates', 'factor'), [
+    ((0.0,), 1.0), ((0.7, 0.8), 1.0), ((0.9,), 0.4), ((0.2, 0.9, 0.95, 0.85), 0.4), ((1.0, 1.0), 0.02)])
+def test_the_learning_rate_falls_with_the_failures_that_are_left(rates, factor):
+    learner = FPO(tiny_task.policy(), tiny_task.config(settling=0.25, learning_rate=0.1))
+    learner.recent.extend(rates)
+    assert learner._rate() == pytest.approx(0.1 * factor)
+    learner.restore(tiny_task.policy())
+    assert learner._rate() == pytest.approx(0.05 * factor)
+    constant = FPO(tiny_task.policy(), tiny_task.config(settling=0.0, learning_rate=0.1))
+    constant.recent.extend(rates)
+    assert constant._rate() == pytest.approx(0.1)

@@ -52,6 +52,10 @@ CONFIG = FPOConfig(
     bc_pairs=2,
     learning_rate=3e-3,
     sampling=Sampling(),
+    settling=0.0,
+    advantage_floor=0.0,
+    restore_drop=0.15,
+    bc_coefficient=0.3,
 )
 
 
