@@ -109,10 +109,10 @@ class FPOConfig:
     minibatch: int = 256
     microbatch: int = 64
     learning_rate: float = 2e-4
-    settling: float = 0.25
+    settling: float = 0.05
     gamma: float = 0.99
     lam: float = 0.95
-    advantage_floor: float = 0.15
+    advantage_floor: float = 0.1
     critic: CriticConfig = field(default_factory=CriticConfig)
     warmup: int = 1
     bc_coefficient: float = 0.3

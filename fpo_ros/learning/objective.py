@@ -4,8 +4,8 @@ For a decision with executed chunk a and stored pairs (t_i, noise_i), x_i = t_i 
 
     l_i   = s t_i mean_hj w_hj (v(x_i, t_i) - (noise_i - a))_hj^2,  h executed, j a real dimension
 
-with a scale s, clamped to l_max. By default s = kappa / (mean loss before the update): the more alike the chunks of
-an observation are, the less it takes to make one of them much less likely, as with the variance of a Gaussian.
+with a scale s, clamped to l_max: kappa, or kappa / (mean loss before the update). The more alike the chunks of an
+observation are, the less it takes to make one of them much less likely, as with the variance of a Gaussian.
 The three ratios that are published, by their change g of the loss:
 
 ==============  =====================================  ==============================================
@@ -40,8 +40,8 @@ class ObjectiveConfig:
     :param trust_region: ``'ppo'`` clips; ``'aspo'`` clips for positive advantages and uses the quadratic SPO penalty
         for negative ones; ``'none'`` does neither.
     :param kappa: scale of the loss before exp, in the unit of ``kappa_unit``.
-    :param kappa_unit: ``'flow_loss'``, the inverse of the mean loss of the stored pairs before the update; or
-        ``'absolute'``.
+    :param kappa_unit: ``'absolute'``; or ``'flow_loss'``, the inverse of the mean loss of the stored pairs before the
+        update.
     :param clip: half width of the trust region of the ratio.
     :param log_ratio_clip: clamp of the log ratio.
     :param loss_clip: clamp l_max of a scaled loss; none if None.
@@ -53,8 +53,8 @@ class ObjectiveConfig:
 
     ratio: str = 'per_sample'
     trust_region: str = 'aspo'
-    kappa: float = 1.5
-    kappa_unit: str = 'flow_loss'
+    kappa: float = 50.0
+    kappa_unit: str = 'absolute'
     clip: float = 0.1
     log_ratio_clip: float = 1.0
     loss_clip: float | None = None
