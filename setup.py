@@ -321,6 +321,6 @@ if __name__ == '__main__':
         cmdclass={'build': Build, 'build_interfaces': BuildInterfaces},
         packages=packages(),
         package_dir=INSIDE,
-        package_data={'': ['py.typed', '*.j2', '*.html', '*.css', '*.js', '*.xml', '*.yaml', '*.json', '*.txt',
-                           '*.safetensors']},
+        package_data={'': ['py.typed', '*.j2', '*.html', '*.css', '*.js', '*.xml', '*.yaml', '*.json', '*.txt'],
+                      'fpo_ros.policies': ['*/policy.json', '*/policy.safetensors']},
     )

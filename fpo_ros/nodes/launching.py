@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     GroupAction,
@@ -32,7 +33,6 @@ from fpo_ros.nodes.locate import program
 from fpo_ros.nodes.processes import PATIENCE_S
 from fpo_ros.nodes.transport import profile_variables, sends_images
 from fpo_ros.policy.contract import TASKS
-from launch import LaunchContext, LaunchDescription
 
 #: Launch argument → (default, description, choices).
 _ARGUMENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {

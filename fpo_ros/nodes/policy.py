@@ -29,6 +29,8 @@ from fpo_ros.runtime.swap import PolicySlot, SlotState
 
 #: Time given to a running inference to end [s].
 JOIN_LIMIT_S = 5.0
+#: Newest observations kept for a controller status that comes late [count].
+RECENT = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Policy(CellNode):
         self.on_teardown(self.slot.close)
         self.rng = np.random.default_rng(p.noise_seed) if p.noise == 'sample' else None
         self.gate = ChunkGate()
+        self.recent: deque[Observation] = deque(maxlen=RECENT)
         self.worker: threading.Thread | None = None
         self.sequence = 0
         self.chunks = 0
@@ -95,6 +98,7 @@ class Policy(CellNode):
     def start(self) -> None:
         """Start answering."""
         self.gate = ChunkGate()
+        self.recent.clear()
         self.work: queue.Queue[Observation | None] = queue.Queue()
         self.worker = threading.Thread(target=self._answer, name='inference', daemon=True)
         self.worker.start()
@@ -119,14 +123,21 @@ class Policy(CellNode):
     def _on_status(self, message: ControllerStatus) -> None:
         self.gate.on_status(convert.nanoseconds(message.header.stamp),
                             message.state == ControllerStatus.STATE_POLICY, message.remaining)
+        self._decide()
 
     def _on_observation(self, message: Observation) -> None:
-        if (
-            self.active
-            and self.gate.admits(convert.oldest_part_ns(message))
-            and not self.work.unfinished_tasks
-        ):
-            self.work.put(message)
+        self.recent.append(message)
+        self._decide()
+
+    def _decide(self) -> None:
+        """Answer the earliest observation that the gate admits: later ones show arms that have come to rest."""
+        if not self.active or self.work.unfinished_tasks:
+            return
+        for message in self.recent:
+            if self.gate.admits(convert.oldest_part_ns(message)):
+                self.work.put(message)
+                self.recent.clear()
+                return
 
     def _on_release(self, message: PolicyRelease) -> None:
         try:

@@ -24,6 +24,7 @@ from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, Health, StreamMonitor
+from fpo_ros.nodes.logic.joints_of_then import depth_for, with_joints_of_then
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import TASKS
 
@@ -53,7 +54,7 @@ class ProprioIngestParameters(GripperParameters):
 
 
 class ProprioIngest(CellNode):
-    """Publishes the newest instant that all required streams cover."""
+    """Publishes the newest object poses and frames, with the joints of their instant."""
 
     NAME = 'proprio_ingest'
     PARAMETERS = ProprioIngestParameters
@@ -66,7 +67,8 @@ class ProprioIngest(CellNode):
         required = dict.fromkeys(SIDES, p.max_joint_age) | dict.fromkeys(self.cameras, p.max_image_age)
         #: Topic of each object's pose, in the order of the task's objects; empty without a tracker.
         self.poses = object_pose_topics(p.task) if p.object_pose else ()
-        self.aligner = Aligner(required, dict.fromkeys(self.poses, p.max_pose_age))
+        optional = dict.fromkeys(self.poses, p.max_pose_age)
+        self.aligner = Aligner(required, optional, depth_for(p.joint_rate, (required | optional).values()))
         self.monitors = {side: StreamMonitor(f'joint_states {side}', p.joint_rate, p.max_joint_age)
                          for side in SIDES}
         self.monitors |= {camera: StreamMonitor(camera, p.camera_rate, p.max_image_age)
@@ -122,7 +124,7 @@ class ProprioIngest(CellNode):
             if self.now_ns() > self.quiet_until:
                 self.get_logger().warning(f'no observation: {self.reason}', throttle_duration_sec=5.0)
             return
-        self.output.publish(self._message(aligned))
+        self.output.publish(self._message(with_joints_of_then(self.aligner, aligned, SIDES)))
         self.sequence += 1
 
     def _message(self, aligned: Aligned) -> Observation:

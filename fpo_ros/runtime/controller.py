@@ -12,7 +12,7 @@ from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
-from fpo_ros.runtime.homing import HomingPath
+from fpo_ros.runtime.homing import HomingPath, Standstill
 from fpo_ros.runtime.safety import SafetyFilter, per_column
 from fpo_ros.runtime.timing import PeriodStatistics, TimingSummary
 
@@ -48,6 +48,7 @@ class ArmControllerCore:
         self._driving_version: str | None = None
         self._pressed = False
         self._homing: HomingPath | None = None
+        self._standstill = Standstill()
         self._home = np.clip(self.config.home, self.filter.limits.lower, self.filter.limits.upper)
         self._home_tolerance = per_column(self.config.home_joint_tolerance,
                                           self.config.home_gripper_tolerance)
@@ -255,15 +256,16 @@ class ArmControllerCore:
         speed = np.minimum(per_column(self.config.homing_joint_speed, self.config.homing_gripper_speed),
                            self.filter.limits.speed)
         self._homing = HomingPath(self.filter.command, self._home, speed, self.period_s)
+        self._standstill = Standstill()
 
     def _home_step(self) -> None:
-        command = self.filter.step(self._homing.next())
+        command, still = self.filter.step(self._homing.next()), self._standstill.look(self.measured)
         if self._homing.overrun <= 0 or (command != self._home).any():
             return
-        off = self._off_home()
-        if not off:
+        off, late = self._off_home(), self._homing.overrun * self.period_s > self.config.settle_limit_s
+        if not off and (still or late):
             self._enter(ArmState.HOLD, 'home reached')
-        elif self._homing.overrun * self.period_s > self.config.settle_limit_s:
+        elif late:
             self._enter(ArmState.HOLD, f'homing ended off the start pose: {off}')
 
     def _off_home(self) -> str:

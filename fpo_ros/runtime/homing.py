@@ -11,6 +11,8 @@ from fpo_ros.policy.contract import GRIPPER_COLUMNS
 #: Peak over mean speed of a minimum-jerk motion (Flash and Hogan 1985,
 #: doi 10.1523/JNEUROSCI.05-07-01688.1985).
 MIN_JERK_PEAK = 15 / 8
+#: Joints stand still when they have moved by at most so much [rad, grippers 0..1] over so many control periods.
+STILL, STILL_PERIODS = 0.005, 5
 
 
 class HomingPath:
@@ -47,3 +49,19 @@ class HomingPath:
                 return begin + (end - begin) * (s * s * s * (10 - s * (15 - 6 * s)))
             tick -= ticks
         return self._legs[-1][1]
+
+
+class Standstill:
+    """Tells when measured joints have come to rest: a gripper still closes long after its target has arrived."""
+
+    def __init__(self) -> None:
+        self._since: np.ndarray | None = None
+        self._periods = 0
+
+    def look(self, joints: np.ndarray) -> bool:
+        """Take the (14,) measured joints of this control period; returns whether they stand still."""
+        if self._since is None or np.abs(joints - self._since).max() > STILL:
+            self._since, self._periods = np.array(joints), 0
+        else:
+            self._periods += 1
+        return self._periods >= STILL_PERIODS

@@ -40,7 +40,7 @@ def test_an_actor_over_latents_learns_to_turn_the_waist():
 
 
 def test_an_actor_over_latents_unlearns_what_is_punished(monkeypatch):
-    monkeypatch.setattr(fpo, 'standardise', lambda advantage: -standardise(advantage))
+    monkeypatch.setattr(fpo, 'standardise', lambda advantage, floor: -standardise(advantage))
     rates = rates_of_training(6)
     assert np.mean(rates[-2:]) < np.mean(rates[:2]) - 0.05, rates
 

@@ -57,7 +57,7 @@ def test_relatives_learn_to_turn_the_waist(algorithm):
 
 
 def test_weighted_regression_prefers_what_has_the_larger_advantage(monkeypatch):
-    monkeypatch.setattr(fpo, 'standardise', lambda advantage: -standardise(advantage))
+    monkeypatch.setattr(fpo, 'standardise', lambda advantage, floor: -standardise(advantage))
     rates = rates_of_training(6, algorithm='awr', learning_rate=1e-2)
     assert np.mean(rates[-2:]) < np.mean(rates[:2]), rates
 

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpo_ros.hardware.alignment import Aligner, StreamBuffer
+from fpo_ros.nodes.logic.chunk_gate import ChunkGate
+from fpo_ros.nodes.logic.joints_of_then import depth_for, with_joints_of_then
 
 MS = 1_000_000
 S = 1000 * MS
@@ -90,3 +92,72 @@ def test_whatever_the_clock_does_a_fresh_sample_is_accepted_within_a_second(even
     now = events[-1][0] * MS
     kept = [buffer.push(stamp, None, stamp) for stamp in range(now, now + 1200 * MS, 10 * MS)]
     assert all(kept[-10:])
+
+
+def _aligner(depth: int = 16) -> Aligner:
+    """Return an aligner with joints every 10 ms from 0 to 100 ms and a pose of 80 ms."""
+    aligner = Aligner({'joints': 0.1}, {'pose': 0.2}, depth)
+    for stamp in range(0, 101, 10):
+        aligner.push('joints', stamp * MS, f'joints {stamp}', stamp * MS)
+    aligner.push('pose', 80 * MS, 'pose 80', 95 * MS)
+    return aligner
+
+
+def test_joints_are_those_of_the_instant_of_the_pose() -> None:
+    aligner = _aligner()
+    newest, _ = aligner.align(107 * MS)
+    assert newest.values['joints'] == 'joints 100'
+    seen = with_joints_of_then(aligner, newest, ['joints'])
+    assert seen.stamp_ns == 107 * MS and seen.values == {'joints': 'joints 80', 'pose': 'pose 80'}
+    assert {name: round(age, 6) for name, age in seen.ages_s.items()} == {'joints': 0.027, 'pose': 0.027}
+
+
+def test_joints_are_those_of_the_oldest_picture() -> None:
+    aligner = Aligner({'left': 0.1, 'high': 0.3, 'low': 0.3})
+    for stamp in range(0, 101, 10):
+        aligner.push('left', stamp * MS, stamp, stamp * MS)
+    aligner.push('high', 64 * MS, 'high', 100 * MS)
+    aligner.push('low', 81 * MS, 'low', 100 * MS)
+    seen = with_joints_of_then(aligner, aligner.align(100 * MS)[0], ['left'])
+    assert seen.values == {'left': 60, 'high': 'high', 'low': 'low'}
+
+
+def test_joints_are_the_newest_without_a_pose_and_where_it_is_lost() -> None:
+    aligner = _aligner()
+    aligner.push('joints', 290 * MS, 'joints 290', 290 * MS)
+    newest, _ = aligner.align(295 * MS)
+    assert with_joints_of_then(aligner, newest, ['joints']) is newest and newest.values == {'joints': 'joints 290'}
+
+
+def test_joints_are_the_newest_where_none_of_then_are_kept() -> None:
+    newest, _ = _aligner(depth=2).align(107 * MS)
+    assert with_joints_of_then(_aligner(depth=2), newest, ['joints']) is newest
+    assert (depth_for(100.0, (0.1, 0.2)) - 1) * 10 > 200  # joints every 10 ms reach back 200 ms
+
+
+@given(row=st.integers(0, 19), timer=st.integers(0, 19), joints_late=st.integers(0, 4), pose_late=st.integers(0, 15))
+def test_arms_seen_at_a_decision_have_not_come_to_rest(row, timer, joints_late, pose_late) -> None:
+    """Whatever the phases of its loops, a graph decides on joints measured within the period of the last row.
+
+    The twin measures joints every 10 ms and the pose every 20 ms; after the period, the arms catch up with the row.
+
+    :param row: when the last row is sent, after the pose is measured [ms].
+    :param timer: phase of the observations [ms].
+    :param joints_late: how long joint states are under way [ms].
+    :param pose_late: how long the pose is under way [ms].
+    """
+    aligner, gate = Aligner({'joints': 0.1}, {'pose': 0.2}, depth_for(100.0, (0.1, 0.2))), ChunkGate()
+    last_row = 100 + row
+    for now in range(300):
+        for name, period, late in (('joints', 10, joints_late), ('pose', 20, pose_late)):
+            if now >= late and (now - late) % period == 0:
+                aligner.push(name, (now - late) * MS, None, now * MS)
+        if now == last_row:
+            gate.on_status(last_row * MS, following=True, remaining=0)
+        if now % 20 != timer or (newest := aligner.align(now * MS)[0]) is None:
+            continue
+        ages_s = with_joints_of_then(aligner, newest, ['joints']).ages_s
+        if gate.admits(now * MS - round(max(ages_s.values()) * 1e9)):
+            assert last_row <= round(now - 1e3 * ages_s['joints']) <= last_row + 20
+            return
+    raise AssertionError('no observation was admitted')

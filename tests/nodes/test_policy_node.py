@@ -11,7 +11,8 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
-from fpo_ros.msg import Observation, PolicyRelease  # noqa: E402
+from fpo_ros.msg import ControllerStatus, Observation, PolicyRelease  # noqa: E402
+from fpo_ros.nodes import convert  # noqa: E402
 from fpo_ros.nodes.logic.health import ERROR, OK  # noqa: E402
 from fpo_ros.nodes.policy import Policy  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
@@ -77,6 +78,25 @@ def test_unfit_observation_is_not_answered(node, change, why) -> None:
     change(message)
     node._answer_one(message)
     assert not node.sent and why in node.health()[0].message
+
+
+def test_late_status_is_answered_with_the_first_observation_after_the_last_row(node, monkeypatch) -> None:
+    """The status says when the last row was sent; what came before it is not forgotten."""
+    answered = []
+    monkeypatch.setattr(node, '_answer_one', lambda message: answered.append(convert.nanoseconds(message.header.stamp)))
+    node.trigger_activate()
+    start = node.now_ns()
+    for period in range(4):
+        message = observation()
+        message.header.stamp = convert.stamp_of(start + period * 20_000_000)
+        node._on_observation(message)
+    status = ControllerStatus(state=ControllerStatus.STATE_POLICY, remaining=0)
+    status.header.stamp = convert.stamp_of(start + 15_000_000)
+    node._on_status(status)
+    node.work.join()
+    assert answered == [start + 20_000_000]
+    node._on_status(status)  # of before the chunk
+    assert not node.work.unfinished_tasks
 
 
 @pytest.mark.parametrize('uri', ['file://[x', 'https://host/v000002', 'relative/../v000002', ''])

@@ -70,13 +70,31 @@ def test_homing_opens_the_grippers_ramps_home_within_its_speed_and_then_holds():
     speeds = np.abs(np.diff(path, axis=0)) / 0.02
     arms = [column for column in range(14) if column not in GRIPPER_COLUMNS]
     # Grippers open by 0.9 strokes at a peak of 2/s: 15/8 * 0.45 s = 43 periods. Then 0.5 rad at a peak of
-    # 1 rad/s: 15/8 * 0.5 s = 0.9375 s = 47 periods.
+    # 1 rad/s: 15/8 * 0.5 s = 0.9375 s = 47 periods. They stand still for 5 periods in all.
     assert 0.95 < speeds[:, arms].max() <= 1.0 and speeds.max() <= 2.0
-    assert 89 <= len(path) <= 93
+    assert 89 <= len(path) <= 98
     assert np.array_equal(path[40][arms], path[0][arms]) and path[43][6] == pytest.approx(1.0, abs=1e-3)
     assert speeds[0].max() < 0.05 and speeds[-1].max() < 0.05
     np.testing.assert_allclose(path[-1], START_JOINTS)
     assert (rig.core.state, rig.core.reason, rig.core.at_home) == (ArmState.HOLD, 'home reached', True)
+
+
+def slow_gripper(settle_limit_s):
+    """Return the gripper's error when homing ends, its finger covering a tenth of its way in each period."""
+    rig = Rig(settle_limit_s=settle_limit_s)
+    rig.tick()
+    rig.follow = False
+    command = rig.enter(ArmState.HOMING)
+    while rig.core.state is ArmState.HOMING:
+        rig.joints = rig.joints + np.where(np.arange(14) == 6, 0.1, 1.0) * (command - rig.joints)
+        command = rig.tick()
+    assert (rig.core.state, rig.core.reason) == (ArmState.HOLD, 'home reached')
+    return abs(rig.joints[6] - START_JOINTS[6])
+
+
+def test_home_is_reached_when_the_grippers_have_come_to_rest():
+    assert slow_gripper(settle_limit_s=2.0) < 0.02  # 0.2 would be near enough
+    assert 0.02 < slow_gripper(settle_limit_s=0.02) < 0.2  # no longer than the limit
 
 
 def test_homing_tells_which_joint_did_not_arrive():

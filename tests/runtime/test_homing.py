@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpo_ros.policy.contract import GRIPPER_COLUMNS, START_JOINTS
-from fpo_ros.runtime.homing import HomingPath
+from fpo_ros.runtime.homing import STILL, STILL_PERIODS, HomingPath, Standstill
 
 GRIPPERS = list(GRIPPER_COLUMNS)
 ARMS = [column for column in range(14) if column not in GRIPPERS]
@@ -49,3 +49,17 @@ def test_a_path_of_no_length_ends_at_once():
     path.next()
     assert path.overrun == 0
     assert path.next() == pytest.approx(start)
+
+
+def test_joints_stand_still_after_five_periods_without_motion():
+    watch, joints = Standstill(), START_JOINTS.copy()
+    assert [watch.look(joints) for _ in range(STILL_PERIODS + 1)] == [False] * STILL_PERIODS + [True]
+    joints[3] += 2 * STILL
+    assert not watch.look(joints)
+    assert [watch.look(joints) for _ in range(STILL_PERIODS)] == [False] * (STILL_PERIODS - 1) + [True]
+
+
+def test_slow_motion_is_no_standstill():
+    watch = Standstill()
+    slow = [START_JOINTS + 0.3 * STILL * period for period in range(60)]  # STILL within four periods
+    assert not any(watch.look(joints) for joints in slow)

@@ -12,7 +12,9 @@ class ChunkGate:
     """Follows the controller's status and admits one observation per decision.
 
     An observation is admitted when the controller follows the policy, has no row left, and every part of
-    the observation was measured after the last row was sent, as in training.
+    the observation was measured after the last row was sent. Training looks at the end of the last row's period. The
+    earliest observation that is admitted lies nearest to that: while the arms are held, they catch up with the
+    last row, and a policy that sees them then leaves out what it takes for done.
     """
 
     def __init__(self) -> None:
