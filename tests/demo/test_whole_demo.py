@@ -21,7 +21,8 @@ from fpo_ros import cli
 from fpo_ros.demo import config
 quick = config.demo_config('state', True)
 tiny = replace(quick, demonstrations=4, sft=replace(quick.sft, steps=10, warmup=2), evaluation_episodes=20,
-               fpo=replace(quick.fpo, episodes=4, epochs=1, critic_steps=5), iterations=1, graph_episodes=1)
+               fpo=replace(quick.fpo, episodes=4, epochs=1, critic=replace(quick.fpo.critic, steps=5)), iterations=1,
+               graph_episodes=1)
 config.demo_config = lambda observation, quick: tiny
 cli.main(['demo', '--quick', '--check', *sys.argv[1:]])
 """
