@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ from release_data import stage
 
 from fpo_ros.releases import ReleaseStore, generate_keypair, load_trusted_keys
 from fpo_ros.releases.keys import KeyPair
+
+
+sys.path.append(str(Path(__file__).parents[1] / 'policy'))  # sizes, which policy.conftest imports
 
 
 @pytest.fixture
