@@ -9,7 +9,6 @@ from release_data import stage
 from fpo_ros.releases import ReleaseStore, generate_keypair, load_trusted_keys
 from fpo_ros.releases.keys import KeyPair
 
-
 sys.path.append(str(Path(__file__).parents[1] / 'policy'))  # sizes, which policy.conftest imports
 
 
