@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,11 +44,7 @@ def sim(quick: Annotated[bool, typer.Option('--quick', help='Small numbers: show
                      f'{baseline} {found[baseline]:,.2f})')
     display.line(f'{found["bytes_per_world"] / 1e3:,.0f} kB per world, 1,024 worlds in '
                  f'{found["peak_bytes_1024_worlds"] / 1e9:.2f} GB')
-    if as_json:
-        print(json.dumps(found), flush=True)
-    short = simulation.broken_promises(found) if check else []
-    if short:
-        raise RuntimeError('; '.join(short))
+    _end(found, as_json, simulation.broken_promises(found) if check else [])
 
 
 @app.command()
@@ -66,11 +62,7 @@ def experts(episodes: Annotated[int, typer.Option(min=1, help='Scenes, from 0 on
     results = bench.measure(episodes, lambda one: display.line(
         f'{one.task} with errors of {one.noise_m * 1e3:g} mm: {one.successes} of {one.episodes} succeeded '
         f'({one.wilson_low:.1%} to {one.wilson_high:.1%}), {one.successes_strict} by the strict rule'))
-    if as_json:
-        print(json.dumps({'experts': results}), flush=True)
-    short = bench.broken_promises(results) if check else []
-    if short:
-        raise RuntimeError('; '.join(short))
+    _end({'experts': results}, as_json, bench.broken_promises(results) if check else [])
 
 
 @app.command()
@@ -114,9 +106,16 @@ def learn(observation: Observation = 'state',
     for name, ours, baseline in learning.RATIOS:
         display.line(f'{name.replace("_", " ")}: {found[name]:.2f} (chunk-samples/s: {found[ours]:,.0f}, '
                      f'{found[baseline]:,.0f})')
+    _end(found, as_json, learning.broken_promises(found) if check else [])
+
+
+def _end(found: Any, as_json: bool, short: list[str]) -> None:
+    """Print what was found as JSON, and fail where promises are broken.
+
+    :raises RuntimeError: naming all of them.
+    """
     if as_json:
         print(json.dumps(found), flush=True)
-    short = learning.broken_promises(found) if check else []
     if short:
         raise RuntimeError('; '.join(short))
 

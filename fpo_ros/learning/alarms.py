@@ -6,6 +6,7 @@ docs/algorithms.md for the rest.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fpo_ros.learning.config import FPOConfig
@@ -47,10 +48,11 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
         check('steps_too_small', clipped < 0.004 and config.objective.trust_region != 'none', f'{clipped:.1%} of the '
               f'ratios reach the trust region: raise the learning rate ({rate:g})')
         largest = config.objective.log_ratio_clip
-        check('ratio_explodes', now['ratio_max'] >= 2.718 ** largest * 0.999 and clipped > 0.2,
+        check('ratio_explodes', now['ratio_max'] >= math.exp(largest) * 0.999 and clipped > 0.2,
               f'ratios reach their clamp of exp({largest:g}): lower kappa or set loss_clip')
         bad = [entry.get('loss_change_bad', 0.0) for entry in history[-3:]]
-        check('pushed_apart', len(bad) == 3 and min(bad) > 0.25 * max(now['flow_loss'], 1e-9), 'the loss of bad '
+        # Negative log densities, which take the place of flow losses in a chain, are no scale for their own changes.
+        check('pushed_apart', len(bad) == 3 and min(bad) > 0.25 * now['flow_loss'] > 0, 'the loss of bad '
               'decisions has risen by more than a quarter in three iterations running: pushing away dominates, raise '
               'bc_coefficient or lower the learning rate')
     spread, start = now.get('chunk_spread'), first.get('chunk_spread')

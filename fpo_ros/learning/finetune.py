@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpo_ros.learning.alarms import alarms
+from fpo_ros.learning.alarms import Alarm, alarms
 from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
@@ -117,7 +117,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                     directory.keep_failed(learner.newest_decisions())
                     raise
                 history.append(metrics)
-                _judge(history, config)
+                new = _judge(history, config)
                 if best_of(history) is metrics:
                     directory.keep_best(learner.rolled_out)
                 elif _has_fallen(history, config):
@@ -133,21 +133,24 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                 progress.add(metrics)
                 if on_iteration:
                     on_iteration(metrics)
-                before = history[-2]['alarms'] if len(history) > 1 else []
-                for alarm in alarms(history, config):
-                    if alarm.name not in before:
-                        warn(f'{alarm.name}: {alarm.text}')
+                for alarm in new:
+                    warn(f'{alarm.name}: {alarm.text}')
                 if learner.iteration == 1:
                     _gate(metrics, config, run, force)
         return directory.best(), history
 
 
-def _judge(history: list[dict], config: FPOConfig) -> None:
-    """Add to the newest metrics what only earlier ones tell: smoothed success, the worst region, alarms."""
+def _judge(history: list[dict], config: FPOConfig) -> list[Alarm]:
+    """Add to the newest metrics what only earlier ones tell: smoothed success, the worst region, alarms.
+
+    :returns: the alarms that begin.
+    """
     metrics = history[-1]
     metrics['smoothed_success'] = smoothed_success(history)
     metrics['worst_region'] = worst_region([entry['regions'] for entry in history[-SMOOTHING:]])
-    metrics['alarms'] = [alarm.name for alarm in alarms(history, config)]
+    found, before = alarms(history, config), history[-2]['alarms'] if len(history) > 1 else []
+    metrics['alarms'] = [alarm.name for alarm in found]
+    return [alarm for alarm in found if alarm.name not in before]
 
 
 def _has_fallen(history: list[dict], config: FPOConfig) -> bool:

@@ -94,8 +94,7 @@ class FPO:
         phase('rolling out')
         self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
         options = EpisodeOptions(noise_seed=self.seed, max_steps=config.max_steps, reward=config.reward,
-                                 randomisation=config.randomisation,
-                                 sampling=self._sampling())
+                                 randomisation=config.randomisation, sampling=self._sampling())
         collected = pool.collect(self.policy, self.seeds(), options)
         rollout = collected.rollout
         rolled = time.monotonic()
@@ -103,7 +102,7 @@ class FPO:
         advantage, metrics = self._advantages(rollout, reward)
         metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration)
         metrics['regions'] = region_counts(rollout, self.policy.contract.task)
-        self.imitation.own.append(flatten(rollout, rollout.valid & rollout.rewarded[:, None]))
+        self.imitation.keep(flatten(rollout, rollout.valid & rollout.rewarded[:, None]))
         self.recent.append(float(rollout.rewarded.mean()))
         rate = self._rate()
         returns = rollout.rewarded * config.gamma ** (rollout.valid.sum(1) - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 import torch
 
@@ -27,6 +28,11 @@ class Imitation:
         self._flow, self._config, self._group = flow, config, group or Group()
         self.recorded = None if flow.over_latents else recorded
         self.own: deque[Decisions] = deque(maxlen=config.bc_history)
+
+    def keep(self, successes: Decisions) -> None:
+        """Keep an iteration's successful decisions, without the states of flows that do not lead to latents."""
+        paths = successes.paths if self._flow.over_latents else successes.paths[:, :0].clone()
+        self.own.append(replace(successes, paths=paths))
 
     def sources(self) -> list[Decisions]:
         """Return what is imitated now; nothing without a weight."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 
@@ -100,19 +101,21 @@ class Epochs:
                 **{name: float(np.mean(values)) for name, values in self._seen.items()}}
 
 
-class Update:
+class Update(ABC):
     """What an iteration does to what is trained."""
 
+    @abstractmethod
     def run(self, batch: Batch) -> dict[str, float]:
         """Update once; return metrics."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Tensor]:
         """Return what outlasts an iteration, for a checkpoint."""
         return {}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Restore what :meth:`state` returned."""
+        """Restore what :meth:`state` returned; ValueError where it does not fit."""
+        if state:
+            raise ValueError(f'an update that keeps nothing was given {", ".join(state)}')
 
 
 class FlowPolicyOptimization(Update):

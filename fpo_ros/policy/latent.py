@@ -68,7 +68,7 @@ class GaussianLatent(nn.Module):
     @staticmethod
     def see(states: Tensor, prefix_kv: Tensor) -> Tensor:
         """Return the (B, size) vectors that the actor decides on."""
-        return torch.cat([states, pooled_prefix(prefix_kv, len(states))], -1)
+        return torch.cat([states, pooled_prefix(prefix_kv, states.shape[0])], -1)
 
     def distribution(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and logarithm of the deviation, (B, action_dim) each, before they are squashed."""

@@ -38,6 +38,7 @@ def run(rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; al
     """Run rows, from where they were left; what is done already is not done again."""
     import torch
 
+    from fpo_ros.results.rates import pooled
     from fpo_ros.results.rows import ROWS, row_named
     from fpo_ros.results.running import run_seed
 
@@ -50,8 +51,8 @@ def run(rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; al
         for seed in wanted or row.seeds:
             result = run_seed(row, seed, work, results, display, threads)
             last = result['evaluations'][-1]
-            display.line(f'{row.name}, seed {seed}: {last["gym"].count("1") / last["episodes"]:.1%}, '
-                         f'{last["strict"].count("1") / last["episodes"]:.1%} by the strict rule, after '
+            display.line(f'{row.name}, seed {seed}: {pooled([last], "gym")[0]:.1%}, '
+                         f'{pooled([last], "strict")[0]:.1%} by the strict rule, after '
                          f'{last["control_steps"]:,} control steps and {result["minutes"]:.0f} min')
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fpo_ros.files import replace_file
 from fpo_ros.learning.compare import paired
-from fpo_ros.releases.wilson import wilson_interval
+from fpo_ros.results.rates import pooled
 from fpo_ros.results.rows import GROUPS, ROWS, Row
 
 #: Rows that others are compared with.
@@ -41,13 +41,12 @@ def load_results(directory: Path) -> dict[str, list[dict]]:
 
 def _rate(evaluations: list[dict], rule: str) -> str:
     """Return the pooled success of several evaluations with its 95 % Wilson interval."""
-    bits = ''.join(entry[rule] for entry in evaluations)
-    low, high = wilson_interval(bits.count('1'), len(bits))
-    return f'{100 * bits.count("1") / len(bits):.1f} % ({100 * low:.1f} to {100 * high:.1f})'
+    rate, low, high = pooled(evaluations, rule)
+    return f'{100 * rate:.1f} % ({100 * low:.1f} to {100 * high:.1f})'
 
 
 def _of(entry: dict, rule: str) -> float:
-    return entry[rule].count('1') / len(entry[rule])
+    return pooled([entry], rule)[0]
 
 
 def _drop(one: dict) -> float:

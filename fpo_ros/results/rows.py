@@ -98,7 +98,7 @@ ROWS = (
               {'algorithm': 'filtered_bc', 'bc_coefficient': 1.0, 'bc_history': 50}),
     _compared('reinflow', 'relatives', 'ReinFlow',
               {'algorithm': 'reinflow', 'sampling': {'noise_range': [1.0, 1.0]}}),
-    _compared('ppo', 'relatives', 'Gaussian PPO', {'algorithm': 'ppo'}, sampling='zero'),
+    _compared('ppo', 'relatives', 'Gaussian PPO, from zero start noise', {'algorithm': 'ppo'}, sampling='zero'),
     _compared('dsrl', 'relatives', 'latent soft actor-critic (DSRL)',
               {'algorithm': 'dsrl', 'sampling': {'noise_range': [1.0, 1.0]}}),
     _compared('latent', 'relatives', 'FPO over latents', {'placement': 'latent'}),

@@ -109,9 +109,7 @@ def _export_latent(policy: FlowPolicy, noise: Tensor, states: Tensor, prefix: Te
     if actor is None:
         path.unlink(missing_ok=True)
     elif isinstance(actor, GaussianLatent):
-        # Traced with one row: the actor takes the number of rows for a constant, and ONNX's Expand to one row keeps
-        # as many as there are.
-        _export(_Latent(actor), (noise[:1], states[:1], prefix[:, :, :1]), ['noise', 'state', 'prefix_kv'], 'latent',
+        _export(_Latent(actor), (noise, states, prefix), ['noise', 'state', 'prefix_kv'], 'latent',
                 {'noise': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
     else:
         _export_step(actor, noise, states, prefix, path)

@@ -9,7 +9,6 @@ import torch
 
 from fpo_ros.learning import fpo
 from fpo_ros.learning.advantages import standardise
-from fpo_ros.learning.config import CriticConfig
 from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.rollout import Rollout, collect
@@ -51,36 +50,15 @@ def test_warm_up_trains_the_value_function_alone(waist_task):
     assert not torch.equal(critic, learner.values.module.net[0].weight)
 
 
-def rates_of_training(iterations: int) -> list[float]:
-    """Train by success alone, nothing imitated; return the success rate of each iteration."""
-    settings = tiny_task.config(
-        episodes=32,
-        pairs=4,
-        epochs=4,
-        minibatch=64,
-        microbatch=64,
-        critic=CriticConfig(steps=20),
-        warmup=1,
-        bc_coefficient=0.0,
-    )
-    learner = FPO(tiny_task.policy(), settings)
-    with (
-        tiny_task.short_episodes(),
-        tiny_task.waist_reward(0.006),
-        open_pool(Local(unit=32)) as pool,
-    ):
-        return [learner.run_iteration(pool)['success_rate'] for _ in range(iterations)]
-
-
 def test_policy_optimization_learns_to_turn_the_waist():
-    rates = rates_of_training(7)
+    rates = tiny_task.rates_of_training(7)
     assert 0.05 < np.mean(rates[:2]) < 0.45, rates
     assert np.mean(rates[-2:]) > np.mean(rates[:2]) + 0.3, rates
 
 
 def test_policy_optimization_unlearns_what_is_punished(monkeypatch):
     monkeypatch.setattr(fpo, 'standardise', lambda advantage, floor: -standardise(advantage))
-    rates = rates_of_training(6)
+    rates = tiny_task.rates_of_training(6)
     assert np.mean(rates[-2:]) < np.mean(rates[:2]) - 0.05, rates
 
 

@@ -10,7 +10,6 @@ from runs import newest, train
 
 from fpo_ros.learning import fpo
 from fpo_ros.learning.advantages import standardise
-from fpo_ros.learning.config import CriticConfig
 from fpo_ros.learning.finetune import finetune
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.latent import with_latent_actor
@@ -23,25 +22,15 @@ def steered() -> FlowPolicy:
     return with_latent_actor(tiny_task.policy())
 
 
-def rates_of_training(iterations: int, **changes: object) -> list[float]:
-    """Train the actor by success alone, nothing imitated; return the success rate of each iteration."""
-    settings = tiny_task.config(**{
-        'placement': 'latent', 'episodes': 32, 'pairs': 4, 'epochs': 4, 'minibatch': 64, 'microbatch': 64,
-        'critic': CriticConfig(steps=20), 'warmup': 1, 'bc_coefficient': 0.0, 'learning_rate': 1e-2} | changes)
-    learner = FPO(steered(), settings)
-    with tiny_task.short_episodes(), tiny_task.waist_reward(0.006), open_pool(Local(unit=32)) as pool:
-        return [learner.run_iteration(pool)['success_rate'] for _ in range(iterations)]
-
-
 def test_an_actor_over_latents_learns_to_turn_the_waist():
-    rates = rates_of_training(8)
+    rates = tiny_task.rates_of_training(8, steered(), placement='latent', learning_rate=1e-2)
     assert 0.05 < np.mean(rates[:2]) < 0.45, rates
     assert np.mean(rates[-2:]) > np.mean(rates[:2]) + 0.4, rates
 
 
 def test_an_actor_over_latents_unlearns_what_is_punished(monkeypatch):
     monkeypatch.setattr(fpo, 'standardise', lambda advantage, floor: -standardise(advantage))
-    rates = rates_of_training(6)
+    rates = tiny_task.rates_of_training(6, steered(), placement='latent', learning_rate=1e-2)
     assert np.mean(rates[-2:]) < np.mean(rates[:2]) - 0.05, rates
 
 

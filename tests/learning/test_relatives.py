@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from fpo_ros.learning import fpo
 from fpo_ros.learning.advantages import gae, standardise
-from fpo_ros.learning.config import CriticConfig
 from fpo_ros.learning.decisions import flatten
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.fpo import FPO
@@ -25,6 +24,10 @@ from fpo_ros.policy.expert import Expert
 from fpo_ros.policy.flow import squared_error
 
 VALID = np.array([[True, True, False], [True, True, True]])
+
+
+#: Successes are imitated, as filtered cloning must.
+IMITATING = {'bc_coefficient': 1.0, 'bc_batch': 64}
 
 
 def learner_of(algorithm: str, **changes: object) -> FPO:
@@ -39,26 +42,16 @@ def batch(learner: FPO, advantage: list[float], seed: int = 0, prefer: bool = Tr
                  reward=fpo.rewards(rollout), prefer=prefer, where='iteration 1', advice='none', rate=1e-3)
 
 
-def rates_of_training(iterations: int, **changes: object) -> list[float]:
-    """Train by success alone; return the success rate of each iteration."""
-    settings = tiny_task.config(**{
-        'episodes': 32, 'pairs': 4, 'epochs': 4, 'minibatch': 64, 'microbatch': 64, 'critic': CriticConfig(steps=20),
-        'warmup': 1, 'bc_coefficient': 1.0, 'bc_batch': 64} | changes)
-    learner = FPO(tiny_task.policy(), settings)
-    with tiny_task.short_episodes(), tiny_task.waist_reward(0.006), open_pool(Local(unit=32)) as pool:
-        return [learner.run_iteration(pool)['success_rate'] for _ in range(iterations)]
-
-
 @pytest.mark.parametrize('algorithm', ['awr', 'filtered_bc'])
 def test_relatives_learn_to_turn_the_waist(algorithm):
-    rates = rates_of_training(6, algorithm=algorithm)
+    rates = tiny_task.rates_of_training(6, algorithm=algorithm, **IMITATING)
     assert 0.05 < np.mean(rates[:2]) < 0.45, rates
     assert np.mean(rates[-2:]) > np.mean(rates[:2]) + 0.3, rates
 
 
 def test_weighted_regression_prefers_what_has_the_larger_advantage(monkeypatch):
     monkeypatch.setattr(fpo, 'standardise', lambda advantage, floor: -standardise(advantage))
-    rates = rates_of_training(6, algorithm='awr', learning_rate=1e-2)
+    rates = tiny_task.rates_of_training(6, algorithm='awr', learning_rate=1e-2, **IMITATING)
     assert np.mean(rates[-2:]) < np.mean(rates[:2]), rates
 
 

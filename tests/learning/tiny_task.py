@@ -12,6 +12,8 @@ import torch
 from fpo_ros.learning import rollout
 from fpo_ros.learning.config import CriticConfig, FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
+from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.scale import Local, open_pool
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config, VisionConfig
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
@@ -111,3 +113,12 @@ def waist_reward(goal: float = GOAL) -> mock._patch:
 def weights(trained: FlowPolicy) -> dict[str, torch.Tensor]:
     """Return a copy of all weights."""
     return {name: value.clone() for name, value in trained.model.state_dict().items()}
+
+
+def rates_of_training(iterations: int, start: FlowPolicy | None = None, **changes: object) -> list[float]:
+    """Train by success alone, nothing imitated unless changes say so; return the success of each iteration."""
+    settings = config(**{'episodes': 32, 'pairs': 4, 'epochs': 4, 'minibatch': 64, 'microbatch': 64,
+                         'critic': CriticConfig(steps=20), 'warmup': 1, 'bc_coefficient': 0.0} | changes)
+    learner = FPO(start or policy(), settings)
+    with short_episodes(), waist_reward(0.006), open_pool(Local(unit=32)) as pool:
+        return [learner.run_iteration(pool)['success_rate'] for _ in range(iterations)]
