@@ -13,7 +13,7 @@ from fpo_ros.policy.limits import JointLimits
 from fpo_ros.sim import divergence
 from fpo_ros.sim.render import BatchRenderer
 from fpo_ros.sim.robots import VX300S
-from fpo_ros.sim.task import SUCCESS_STAGE
+from fpo_ros.sim.task import REST_STEPS, SUCCESS_STAGE
 from fpo_ros.sim.world import World
 
 #: World at the start of an episode → (14,) joint targets, one per control step, without end.
@@ -52,6 +52,8 @@ def expert_of(task: str) -> Actor:
 def policy_of(directory: Path, task: str, seed: int = 0) -> Actor:
     """Return a trained policy that decides, and sees pictures, as often as its contract says.
 
+    It decides first when the objects have come to rest, as in training.
+
     :param directory: of the policy.
     :param seed: of the noise its chunks start from.
     :raises ContractError: for a directory without a policy, or one of another task.
@@ -69,6 +71,7 @@ def policy_of(directory: Path, task: str, seed: int = 0) -> Actor:
     generator = torch.Generator().manual_seed(seed)
 
     def play(world: World) -> Iterator[np.ndarray]:
+        yield from [world.targets] * REST_STEPS
         with _renderer(contract, world.model.robot.name) as renderer:
             while True:
                 pose = world.object_pose()[None] if contract.observation == 'state' else None

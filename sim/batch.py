@@ -22,6 +22,7 @@ from fpo_ros.sim.latency import Latency, Seen
 from fpo_ros.sim.model import SUBSTEPS, load_model
 from fpo_ros.sim.randomisation import EpisodeParameters, Randomisation
 from fpo_ros.sim.robots import VX300S
+from fpo_ros.sim.task import REST_STEPS
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,11 @@ class BatchedWorlds:
             if latency is not None:
                 latency.advance(kept, sent[rows, :last], state[rows, :last, 1:1 + mj.nq])
         return outcome
+
+    def rest(self, where: np.ndarray | None = None) -> ChunkOutcome:
+        """Let the objects come to rest after a reset: the arms stay for REST_STEPS."""
+        where = self._all(where)
+        return self.step(hold_targets(self.last_target[where], REST_STEPS), where)
 
     def _give_up(self, world: int, state: np.ndarray, controls: np.ndarray, sensors: np.ndarray) -> int:
         """Write down the last states of a diverged world, leave its last good ones in ``state``; return when it failed.

@@ -12,6 +12,8 @@ from fpo_ros.policy.contract import GRIPPER_COLUMNS, TASKS
 #: Time-out in control steps: 300 as gym-aloha registers, or 400 as LeRobot and most publications use.
 CAPS = (300, 400)
 MAX_STEPS = CAPS[0]
+#: Control steps in which the arms stay at their start while the objects, dropped from their start poses, come to rest.
+REST_STEPS = 10
 #: Success is the last stage.
 SUCCESS_STAGE = 4
 #: A gripper counts as open from half of its stroke on [0..1].

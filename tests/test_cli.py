@@ -309,7 +309,7 @@ def test_an_interrupted_command_says_so_and_that_it_can_go_on(fpo_ros, tmp_path,
 @pytest.fixture
 def short():
     """Cap simulated episodes at two decisions."""
-    with mock.patch.object(rollout, 'MAX_STEPS', 40):
+    with mock.patch.object(rollout, 'MAX_STEPS', 50):
         yield
 
 

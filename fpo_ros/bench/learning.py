@@ -30,7 +30,7 @@ from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.render import BatchRenderer
-from fpo_ros.sim.task import MAX_STEPS
+from fpo_ros.sim.task import MAX_STEPS, REST_STEPS
 
 #: Largest distance between what two updates changed of the weights, as a share of the change.
 _SAME = 0.01
@@ -127,7 +127,7 @@ def iterations(contract: PolicyContract, sizes: Sizes, progress: Progress) -> li
     policy, rows = seeded(contract), []
     with open_pool(Local()) as pool:
         # Makes worlds and renderer for the most episodes.
-        pool.collect(policy, np.arange(sizes.episodes[-1]), EpisodeOptions(max_steps=contract.execute))
+        pool.collect(policy, np.arange(sizes.episodes[-1]), EpisodeOptions(max_steps=REST_STEPS + contract.execute))
         timing = TimedPool(pool)
         _iterate(policy, sizes.episodes[0], sizes, timing)  # warms up
         for count in sizes.episodes:
@@ -183,9 +183,10 @@ def throughput(contract: PolicyContract, sizes: Sizes) -> dict[str, float]:
     :raises RuntimeError: when the three did not change the weights alike.
     """
     policy, scenes = seeded(contract), np.arange(sizes.decisions)
-    rollout = collect_episodes(policy, scenes, options=EpisodeOptions(max_steps=contract.execute)).rollout
+    rollout = collect_episodes(policy, scenes, options=EpisodeOptions(max_steps=REST_STEPS + contract.execute)).rollout
     with BatchedWorlds(contract.task, len(scenes)) as worlds, renderer_of(contract) as renderer:
         worlds.reset(scenes)
+        worlds.rest()
         images = renderer.render_all(worlds.qpos)
     cached, config = flatten(rollout, rollout.valid), FPOConfig(bc_coefficient=0.0, drift_stop=None)
     advantage = torch.randn(len(cached), generator=torch.Generator().manual_seed(0))

@@ -67,6 +67,8 @@ class FPOConfig:
     :param algorithm: one of :data:`ALGORITHMS`.
     :param placement: one of :data:`PLACEMENTS`.
     :param episodes: episodes per iteration.
+    :param replay: largest share of an iteration's episodes that try scenes again which were new, and failed, in one
+        of the five iterations before.
     :param max_steps: cap of an episode [control steps].
     :param reward: what gives reward 1: success by gym-aloha's rule (``'gym'``) or by the stricter one (``'strict'``).
     :param pairs: stored (t, noise) pairs per decision.
@@ -102,6 +104,7 @@ class FPOConfig:
     algorithm: str = 'fpo'
     placement: str = 'expert'
     episodes: int = 128
+    replay: float = 0.25
     max_steps: int = MAX_STEPS
     reward: str = 'strict'
     pairs: int = 4
@@ -151,6 +154,7 @@ class FPOConfig:
                  lambda value: value >= 0, 'not be negative'),
                 (('temperature', 'max_grad_norm'), lambda value: value > 0, 'be positive'),
                 (('gamma', 'lam'), lambda value: 0 <= value <= 1, 'lie in [0, 1]'),
+                (('replay',), lambda value: 0 <= value <= 0.5, 'lie in [0, 0.5]'),
                 (('drift_stop', 'restore_drop'), lambda value: value is None or value > 0, 'be positive or null'),
                 (('average',), lambda value: 0 <= value < 1, 'lie in [0, 1)')):
             for name in names:

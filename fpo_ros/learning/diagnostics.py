@@ -27,10 +27,10 @@ def regions(rollout: Rollout, task: str) -> np.ndarray:
     return cells[1] * SIDE + cells[0]
 
 
-def region_counts(rollout: Rollout, task: str) -> list[list[int]]:
-    """Return ``[rewarded, episodes]`` of every region."""
-    region = regions(rollout, task)
-    return [[int(rollout.rewarded[region == index].sum()), int((region == index).sum())]
+def region_counts(rollout: Rollout, task: str, rows: slice = slice(None)) -> list[list[int]]:
+    """Return ``[rewarded, episodes]`` of every region, of some of the episodes."""
+    region, rewarded = regions(rollout, task)[rows], rollout.rewarded[rows]
+    return [[int(rewarded[region == index].sum()), int((region == index).sum())]
             for index in range(SIDE * SIDE)]
 
 

@@ -20,6 +20,7 @@ from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.diagnostics import chunk_spread, region_counts
 from fpo_ros.learning.imitation import Imitation
 from fpo_ros.learning.parallel import Group
+from fpo_ros.learning.replay import FailedScenes
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.learning.scale import EpisodeOptions, Pool
 from fpo_ros.learning.trained_flow import TrainedFlow
@@ -61,8 +62,9 @@ class FPO:
         self.update = update_of(self.flow, config, self.imitation, self.actor_optimizer, seed, self._group)
         #: Factor of the learning rate; halved whenever the best policy is restored.
         self.rate_factor = 1.0
-        #: Rewarded share of the newest iterations' episodes.
+        #: Rewarded share of the newest iterations' new scenes.
         self.recent: deque[float] = deque(maxlen=SETTLING_ITERATIONS)
+        self.failed = FailedScenes()
         self.iteration = 0
         self.control_steps = 0
         self._decisions: tuple[Decisions, Tensor] | None = None
@@ -74,13 +76,15 @@ class FPO:
         decisions, advantage = self._decisions
         return vars(decisions) | {'advantage': advantage}
 
-    def seeds(self) -> np.ndarray:
-        """Return this iteration's scenes."""
+    def scenes(self) -> tuple[np.ndarray, int]:
+        """Return this iteration's scenes, the new ones first, and how many are new."""
         count = self.config.episodes
-        return scene_seeds(Scenes.TRAINING, self.seed, count, first=self.iteration * count)
+        again = self.failed.newest(int(self.config.replay * count))
+        new = scene_seeds(Scenes.TRAINING, self.seed, count, first=self.iteration * count)[:count - len(again)]
+        return np.concatenate([new, again]), len(new)
 
     def run_iteration(self, pool: Pool, on_phase: Callable[[str], None] | None = None) -> dict:
-        """Collect episodes and update once; return the metrics of the iteration.
+        """Collect episodes and update once; return the metrics of the iteration, rates and returns of its new scenes.
 
         Where all episodes have the same return there is nothing to prefer: then successes alone are imitated.
 
@@ -93,17 +97,20 @@ class FPO:
         started = time.monotonic()
         phase('rolling out')
         self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
-        options = EpisodeOptions(noise_seed=self.seed, max_steps=config.max_steps, reward=config.reward,
-                                 randomisation=config.randomisation, sampling=self._sampling())
-        collected = pool.collect(self.policy, self.seeds(), options)
-        rollout = collected.rollout
+        scenes, count = self.scenes()
+        # Other noise in every iteration: a scene that is tried again is tried in another way.
+        options = EpisodeOptions(noise_seed=self.seed + (self.iteration << 32), max_steps=config.max_steps,
+                                 reward=config.reward, randomisation=config.randomisation, sampling=self._sampling())
+        collected = pool.collect(self.policy, scenes, options)
+        rollout, new = collected.rollout, slice(0, count)
         rolled = time.monotonic()
         reward = rewards(rollout)
         advantage, metrics = self._advantages(rollout, reward)
         metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration)
-        metrics['regions'] = region_counts(rollout, self.policy.contract.task)
+        metrics['regions'] = region_counts(rollout, self.policy.contract.task, new)
         self.imitation.keep(flatten(rollout, rollout.valid & rollout.rewarded[:, None]))
-        self.recent.append(float(rollout.rewarded.mean()))
+        self.recent.append(float(rollout.rewarded[new].mean()))
+        self.failed.keep(scenes[new], rollout.rewarded[new])
         rate = self._rate()
         returns = rollout.rewarded * config.gamma ** (rollout.valid.sum(1) - 1)
         if self.iteration >= config.warmup:
@@ -121,10 +128,11 @@ class FPO:
         wall = time.monotonic() - started
         return {
             'iteration': self.iteration, 'control_steps': self.control_steps,
-            'success_rate': float(rollout.success.mean()), 'strict_rate': float(rollout.strict.mean()),
-            'rewarded_rate': float(rollout.rewarded.mean()),
-            'touched_rate': float((rollout.max_stage > 0).mean()), 'diverged': int(rollout.diverged.sum()),
-            'mean_return': float(returns.mean()), 'learning_rate': rate,
+            'success_rate': float(rollout.success[new].mean()), 'strict_rate': float(rollout.strict[new].mean()),
+            'rewarded_rate': float(rollout.rewarded[new].mean()), 'replayed': len(scenes) - count,
+            'replayed_rate': float(rollout.rewarded[count:].mean()) if count < len(scenes) else None,
+            'touched_rate': float((rollout.max_stage[new] > 0).mean()), 'diverged': int(rollout.diverged.sum()),
+            'mean_return': float(returns[new].mean()), 'learning_rate': rate,
             **metrics, 'lost_workers': collected.lost_workers,
             'recollected_episodes': collected.recollected_episodes, 'rollout_s': rolled - started,
             'update_s': wall - (rolled - started), 'steps_per_s': rollout.control_steps / wall,

@@ -7,7 +7,7 @@ SCALARS = (
     'iteration', 'control_steps',
     # Episodes.
     'rewarded_rate', 'smoothed_success', 'success_rate', 'strict_rate', 'touched_rate', 'worst_region', 'diverged',
-    'mean_return',
+    'mean_return', 'replayed', 'replayed_rate',
     # The flow that is trained.
     'flow_loss', 'loss_change_good', 'loss_change_bad', 'chunk_spread', 'bc_loss', 'weighted_loss', 'grad_norm',
     'learning_rate', 'steps_taken',

@@ -45,7 +45,8 @@ def record_demonstrations(store: EpisodeStore, contract: PolicyContract, episode
                           progress: Callable[[int, int], None] | None = None) -> int:
     """Record the scripted expert in scenes the store does not hold yet; return how many of all scenes succeeded.
 
-    Each episode holds what the policy would have seen before each control step and the target sent then.
+    Recording begins when the objects have come to rest. Each episode holds what the policy would have seen before
+    each control step and the target sent then.
 
     :param episodes: scenes in all, those that :func:`recorded_scenes` finds in the store included.
     :param noise_std: error of every waypoint coordinate of the demonstrator [m].
@@ -70,6 +71,7 @@ def record_demonstrations(store: EpisodeStore, contract: PolicyContract, episode
             plans = np.stack([expert.plan(sample_object_pose(contract.task, scene), np.random.default_rng(scene),
                                           noise_std) for scene in some])
             worlds.reset(np.array(some), where)
+            worlds.rest(where)
             first = worlds.qpos[where].copy()
             before = worlds.joints()[where], worlds.object_pose()[where]
             outcome = worlds.step(plans, where)

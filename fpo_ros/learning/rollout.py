@@ -17,7 +17,7 @@ from fpo_ros.policy.flow import Sampling
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.render import BatchRenderer
-from fpo_ros.sim.task import MAX_STEPS, SUCCESS_STAGE
+from fpo_ros.sim.task import MAX_STEPS, REST_STEPS, SUCCESS_STAGE
 
 #: Control steps in a row that the stricter rule must hold.
 STRICT_STEPS = 10
@@ -40,10 +40,11 @@ def renderer_of(contract: PolicyContract) -> AbstractContextManager:
 def cap_of(max_steps: int | None) -> int:
     """Return the cap of an episode [control steps], gym-aloha's where none is given.
 
-    :raises ValueError: for less than one control step.
+    :raises ValueError: for fewer than leave a policy anything to do.
     """
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f'an episode of at most {max_steps} control steps cannot be: use 1 or more')
+    if max_steps is not None and max_steps <= REST_STEPS:
+        raise ValueError(f'an episode of at most {max_steps} control steps cannot be: in the first {REST_STEPS} the '
+                         f'objects come to rest, use {REST_STEPS + 1} or more')
     return MAX_STEPS if max_steps is None else max_steps
 
 
@@ -100,7 +101,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
             injected_noise: Callable[[int], Tensor] | None = None, renderer: BatchRenderer | None = None,
             noise_scale: float = 1.0, reward: str = 'gym', continue_to_strict: bool = False,
             max_steps: int | None = None) -> Rollout:
-    """Run one episode per seed, all side by side.
+    """Run one episode per seed, all side by side. The policy decides first when the objects have come to rest.
 
     :param seeds: (N,) scene seeds, at most ``worlds.worlds``.
     :param start_noise: returns the (N, H, action_dim) start noise of a decision's flows.
@@ -117,7 +118,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     check_reward(reward)
     contract, limits = policy.contract, JointLimits()
     cap = cap_of(max_steps)
-    decisions = -(-cap // contract.execute)
+    decisions = -(-(cap - REST_STEPS) // contract.execute)
     count, horizon = len(seeds), contract.horizon
     worlds.reset(seeds, np.arange(count))
     states = torch.zeros(count, decisions, contract.state_dim)
@@ -125,9 +126,10 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     chunks = torch.zeros(count, decisions, horizon, contract.action_dim)
     paths: Tensor | None = None
     valid = np.zeros((count, decisions), bool)
-    success, strict, diverged = (np.zeros(count, bool) for _ in range(3))
+    success, strict = np.zeros(count, bool), np.zeros(count, bool)
+    diverged = worlds.rest(np.arange(count)).diverged.copy()
     rewarded = success if reward == 'gym' else strict
-    max_stage, steps = np.zeros(count, np.int8), np.zeros(count, np.int64)
+    max_stage, steps = np.zeros(count, np.int8), np.full(count, REST_STEPS)
     held, gym_return = np.zeros(count, np.int64), np.zeros(count)
     shared_prefix = policy.prefix(None).detach() if not contract.cameras else None
     prefixes: Tensor | None = None
@@ -169,7 +171,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         fresh = ~rewarded[running]
         chunks[running, decision] = drawn
         valid[running, decision] = fresh
-        length = min(contract.execute, cap - decision * contract.execute)
+        length = min(contract.execute, cap - REST_STEPS - decision * contract.execute)
         targets = limits.apply(worlds.last_target[running], policy.to_raw(drawn)[:, :length],
                                1 / contract.control_rate_hz)
         outcome = worlds.step(targets, running)
@@ -186,7 +188,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         max_stage[running] = np.maximum(max_stage[running], outcome.stage.max(1))
         diverged[running] |= outcome.diverged
         ended = strict[running] if continue_to_strict else rewarded[running]
-        running = running[~(ended | outcome.diverged)]
+        running = running[~(ended | diverged[running])]
         if not len(running):
             break
     return Rollout(states, privileged, shared_prefix if prefixes is None else prefixes, chunks, paths, valid,

@@ -51,7 +51,8 @@ def save_state(learner: FPO, directory: Path, history: list[dict], older: Path |
     for index, part in enumerate(learner.values.data):
         tensors |= {f'values/{index}/{name}': value for name, value in part.items()}
     document = {'iteration': learner.iteration, 'control_steps': learner.control_steps, 'history': history,
-                'values': len(learner.values.data), 'rate_factor': learner.rate_factor, 'recent': list(learner.recent)}
+                'values': len(learner.values.data), 'rate_factor': learner.rate_factor, 'recent': list(learner.recent),
+                'failed': list(learner.failed.kept)}
     for prefix, parts in _kept(learner).items():
         for back, part in enumerate(reversed(parts)):
             name = _file(prefix, learner.iteration - back)
@@ -102,6 +103,7 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         learner.iteration, learner.control_steps = document['iteration'], document['control_steps']
         learner.rate_factor = document['rate_factor']
         learner.recent.extend(document['recent'])
+        learner.failed.kept.extend(document['failed'])
         for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):
             path = directory / _file('successes', iteration + 1)
             learner.imitation.own.append(Decisions(**load_file(path)))

@@ -26,7 +26,8 @@ from fpo_ros.policy.saving import saving
 from fpo_ros.results.rows import Row, Start
 
 #: Metrics whose curve stays.
-_CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'chunk_spread', 'worst_region', 'explained_variance',
+_CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replayed_rate', 'chunk_spread',
+          'worst_region', 'explained_variance',
           'loss_change_good', 'loss_change_bad', 'rollout_s', 'update_s')
 
 

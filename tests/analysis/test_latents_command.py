@@ -65,7 +65,7 @@ def test_the_command_compares_policies_on_the_same_held_out_scenes(latents, save
     assert scenes == [scene_seeds(Scenes.EVALUATION, 2, 12).tolist()] * 2
     found = json.loads(printed)
     assert json.loads((out / 'latents.json').read_text()) == found
-    assert (found['task'], found['reward'], found['max_steps'], found['seed']) == ('transfer_cube', 'gym', 10, 2)
+    assert (found['task'], found['reward'], found['max_steps'], found['seed']) == ('transfer_cube', 'gym', 20, 2)
     assert found['policies'] == {'early': str(tmp_path / 'a'), 'late': str(tmp_path / 'b')}
     assert (found['steps_per_point'], found['dimensions']) == (3, 42)
     early, late = found['stages']
@@ -111,7 +111,7 @@ def test_what_cannot_be_analysed_is_refused_in_one_line_before_anything_is_made(
 
 
 def test_too_few_points_are_refused(latents, saved, waist_task, tmp_path):
-    code, _, err = latents('--policy', f'a={saved("a")}', '--episodes', 1, '--max-steps', 3, '--out', tmp_path / 'out')
+    code, _, err = latents('--policy', f'a={saved("a")}', '--episodes', 1, '--max-steps', 13, '--out', tmp_path / 'out')
     assert code == 1 and '1 of 1 decisions of a cannot be analysed' in err and '--episodes' in err
 
 

@@ -25,17 +25,17 @@ def test_training_scenes_are_never_held_out_ones():
     learner = FPO(tiny_task.policy(), tiny_task.config(), seed=9)
     for iteration in (0, 1, 10, 12345, 999_999):
         learner.iteration = iteration
-        seeds = learner.seeds()
+        seeds, _ = learner.scenes()
         assert len(set(seeds)) == 4 and not any(is_held_out(int(scene)) for scene in seeds)
     with pytest.raises(SeedError, match='out of bounds'):
-        FPO(tiny_task.policy(), tiny_task.config(), seed=-1).seeds()
+        FPO(tiny_task.policy(), tiny_task.config(), seed=-1).scenes()
 
 
 def test_iterations_draw_other_scenes():
     learner = FPO(tiny_task.policy(), tiny_task.config())
-    first = set(learner.seeds())
+    first = set(learner.scenes()[0])
     learner.iteration = 1
-    assert not first & set(learner.seeds())
+    assert not first & set(learner.scenes()[0])
 
 
 def test_warm_up_trains_the_value_function_alone(waist_task):
@@ -189,6 +189,7 @@ def test_actions_that_are_not_finite_stop_before_anything_moves():
     spoil(policy.model.action_out_proj)
     with BatchedWorlds('transfer_cube', 4) as worlds:
         worlds.reset(np.arange(4))
+        worlds.rest()
         before = worlds.qpos.copy()
         with pytest.raises(NotFiniteError, match='decision 1 of .* actions are not finite: the policy is damaged'):
             collect(policy, worlds, np.arange(4), tiny_task.start_noise(4))

@@ -46,7 +46,7 @@ def begun(fpo_ros, waist_task, tmp_path, start):
     """Return a run of one iteration with settings of its own."""
     run = tmp_path / 'run'
     code, _, err = fpo_ros('train', 'fpo', '--run', run, '--policy', start, '--iterations', 1, '--episodes', 3,
-                           '--max-steps', 10, '--learning-rate', 0.002, '--seed', 5)
+                           '--max-steps', 20, '--learning-rate', 0.002, '--seed', 5)
     assert code == 0, err
     return run
 
@@ -66,7 +66,7 @@ def test_a_run_is_resumed_by_its_name_alone(fpo_ros, begun):
 def test_an_option_that_differs_from_the_run_is_refused_by_name(fpo_ros, begun, option, value):
     code, _, err = fpo_ros('train', 'fpo', '--run', begun, '--iterations', 2, '--resume', f'--{option}', value)
     assert code == 1 and f'--{option}' in err and f'not {value}' in err
-    stored = {'episodes': 3, 'max-steps': 10, 'learning-rate': 0.002, 'seed': 5}[option]
+    stored = {'episodes': 3, 'max-steps': 20, 'learning-rate': 0.002, 'seed': 5}[option]
     code, _, err = fpo_ros('train', 'fpo', '--run', begun, '--iterations', 1, '--resume', f'--{option}', stored)
     assert (code, err) == (0, '')
 
@@ -84,7 +84,7 @@ def test_threads_are_those_of_physics_and_network(fpo_ros, start, waist_task, tm
     monkeypatch.setattr(BatchedWorlds, '__init__', lambda worlds, *a, **k: asked.append(a[2]) or plain(worlds, *a, **k))
     try:
         code, _, err = fpo_ros('train', 'fpo', '--run', tmp_path / 'run', '--policy', start, '--iterations', 1,
-                               '--episodes', 2, '--max-steps', 10, '--threads', 2)
+                               '--episodes', 2, '--max-steps', 20, '--threads', 2)
         assert code == 0, err
         assert asked == [2] and torch.get_num_threads() == 2
     finally:
@@ -101,7 +101,7 @@ def filled(tmp_path, *changes: dict) -> EpisodeStore:
 def test_training_says_which_episodes_of_an_ordinary_store_it_leaves_out(fpo_ros, start, waist_task, tmp_path):
     store = filled(tmp_path, {}, {'success': False}, {'pose': False}, {'seed': GRAPH_SEED}, {})
     damage(store, store.ids()[-1])
-    common = ('train', 'fpo', '--iterations', 1, '--episodes', 2, '--max-steps', 10, '--policy', start,
+    common = ('train', 'fpo', '--iterations', 1, '--episodes', 2, '--max-steps', 20, '--policy', start,
               '--demonstrations', store.path)
     code, out, err = fpo_ros(*common, '--run', tmp_path / 'run')
     assert code == 0, err
@@ -121,7 +121,7 @@ def test_training_goes_on_without_demonstrations_where_none_succeeded_yet(fpo_ro
     for name, changes in (('empty', ()), ('failed', ({'success': False}, {'task': 'juggle'}))):
         store = filled(tmp_path / name, *changes)
         code, out, err = fpo_ros('train', 'fpo', '--run', tmp_path / name / 'run', '--policy', start, '--iterations', 1,
-                                 '--episodes', 2, '--max-steps', 10, '--demonstrations', store.path)
+                                 '--episodes', 2, '--max-steps', 20, '--demonstrations', store.path)
         assert code == 0 and 'no successful episode yet' in out, err
 
 

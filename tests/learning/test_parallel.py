@@ -27,11 +27,11 @@ TOLERANCE, METRICS = 1e-6, 2e-4
 #: Runs of two iterations or so, in every way in which work is dealt out. What an iteration's first step standardises
 #: is rounding errors alone: a second iteration would magnify those of the first.
 RUNS = {
-    'fpo': {'settings': {'episodes': 5}},
+    'fpo': {'settings': {'episodes': 7}},
     'stopped': {'settings': {'learning_rate': 5e-4, 'drift_stop': 1e-6}},
     'standardised': {'settings': {'objective': {'ratio': 'standardised'}}, 'iterations': 1},
     'awr': {'settings': {'algorithm': 'awr'}},
-    'restored': {'iterations': 3, 'restores': True},
+    'restored': {'settings': {'episodes': 6}, 'iterations': 3, 'restores': True},
 }
 
 

@@ -74,6 +74,7 @@ def test_recorded_frames_are_what_the_policy_would_have_seen(tmp_path):
     with BatchedWorlds('transfer_cube', 1) as worlds, \
             BatchRenderer('transfer_cube', CONTRACT.cameras, 16, 24) as renderer:
         worlds.reset(np.array([episode.meta.seed]))
+        worlds.rest()
         assert np.array_equal(renderer.render_all(worlds.qpos)[0], pairs.images[0])
         worlds.step(np.asarray(episode.arrays['action'], np.float64)[None, :50])
         later = renderer.render_all(worlds.qpos)[0].astype(int)

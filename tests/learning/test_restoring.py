@@ -28,6 +28,8 @@ EASY, HARD = -9.0, 9.0
 #: Three iterations that succeed; from the fourth on none does.
 COLLAPSE = (EASY, EASY, EASY, HARD)
 AVERAGED = tiny_task.config(average=0.5)
+#: Control steps of an iteration in which none succeeds.
+ITERATION = tiny_task.CONFIG.episodes * tiny_task.STEPS
 
 
 @pytest.fixture(autouse=True)
@@ -235,25 +237,26 @@ def test_without_a_share_no_average_is_kept(finished):
     assert not any(name.startswith('average/') for name in load_file(newest(run) / 'learner.safetensors'))
 
 
-@pytest.mark.parametrize(('budget', 'iterations'), [(1, 1), (40, 1), (41, 2), (80, 2), (81, 3)])
+@pytest.mark.parametrize(('budget', 'iterations'), [
+    (1, 1), (ITERATION, 1), (ITERATION + 1, 2), (2 * ITERATION, 2), (2 * ITERATION + 1, 3)])
 def test_a_run_ends_with_the_iteration_that_reaches_its_control_steps(tmp_path, budget, iterations):
     with goals(HARD):  # four episodes of ten steps per iteration
         _, history = train(tmp_path, None, control_steps=budget)
-    assert [entry['control_steps'] for entry in history] == [40 * (index + 1) for index in range(iterations)]
+    assert [entry['control_steps'] for entry in history] == [ITERATION * (index + 1) for index in range(iterations)]
 
 
 def test_of_two_limits_the_first_one_ends_a_run(tmp_path):
     with goals(HARD):
-        assert len(train(tmp_path / 'steps', 5, control_steps=80)[1]) == 2
-        assert len(train(tmp_path / 'iterations', 1, control_steps=400)[1]) == 1
+        assert len(train(tmp_path / 'steps', 5, control_steps=2 * ITERATION)[1]) == 2
+        assert len(train(tmp_path / 'iterations', 1, control_steps=10 * ITERATION)[1]) == 1
 
 
 def test_a_larger_budget_goes_on_with_a_run(tmp_path):
     with goals(HARD):
-        train(tmp_path, None, control_steps=40)
+        train(tmp_path, None, control_steps=ITERATION)
         before = files(tmp_path)
-        assert len(train(tmp_path, None, control_steps=40, resume=True)[1]) == 1 and files(tmp_path) == before
-        assert len(train(tmp_path, None, control_steps=80, resume=True)[1]) == 2
+        assert len(train(tmp_path, None, control_steps=ITERATION, resume=True)[1]) == 1 and files(tmp_path) == before
+        assert len(train(tmp_path, None, control_steps=2 * ITERATION, resume=True)[1]) == 2
 
 
 def test_a_run_without_any_limit_is_refused_and_not_begun(tmp_path):

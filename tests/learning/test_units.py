@@ -12,6 +12,7 @@ from fpo_ros.learning import scale
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.scale import EpisodeOptions, Local, collect_episodes, wire
 from fpo_ros.learning.scale.unit import BLOCK, UnitRunner, start_noise
+from fpo_ros.sim.task import REST_STEPS
 
 
 def test_an_episode_does_not_depend_on_threads_units_or_companions(waist_task):
@@ -38,7 +39,7 @@ def test_what_the_network_says_of_a_row_does_not_depend_on_how_many_there_are():
 
 def test_an_episode_from_pictures_does_not_depend_on_its_unit():
     policy = tiny_task.policy(contract=PIXELS)
-    options = EpisodeOptions(noise_seed=1, max_steps=6)
+    options = EpisodeOptions(noise_seed=1, max_steps=REST_STEPS + 6)
     whole = collect_episodes(policy, SCENES[:3], Local(threads=1), options).rollout
     assert whole.prefix_kv.shape[2] == whole.valid.size
     assert_equal(collect_episodes(policy, SCENES[:3], Local(threads=1, unit=2), options).rollout, whole)

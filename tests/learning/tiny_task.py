@@ -21,7 +21,7 @@ from fpo_ros.policy.flow import Sampling
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.task import SUCCESS_STAGE
+from fpo_ros.sim.task import REST_STEPS, SUCCESS_STAGE
 
 TINY = Pi0Config(
     width=16,
@@ -36,8 +36,8 @@ TINY = Pi0Config(
     vision=VisionConfig(patch_size=8, width=16, depth=1, num_heads=2, mlp_dim=16),
 )
 CONTRACT = PolicyContract(horizon=4, execute=3, flow_steps=4)
-#: Control steps of an episode: four decisions, the last of which executes a single row.
-STEPS = 10
+#: Control steps of an episode: rest, then four decisions, the last of which executes a single row.
+STEPS = REST_STEPS + 10
 #: The left waist beyond this angle counts as success [rad].
 GOAL = 0.004
 CONFIG = FPOConfig(

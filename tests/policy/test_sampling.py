@@ -134,7 +134,7 @@ def test_noise_for_another_number_of_steps_is_refused(make_policy, sampling, wor
     with pytest.raises(ValueError, match=words):
         policy.draw(states, prefix, noise, torch.randn(3, 4, 5, 14), sampling)
     with pytest.raises(ValueError, match=words):
-        collect_episodes(policy, SCENES[:1], Local(threads=1), EpisodeOptions(sampling=sampling, max_steps=3))
+        collect_episodes(policy, SCENES[:1], Local(threads=1), EpisodeOptions(sampling=sampling, max_steps=13))
 
 
 @pytest.mark.parametrize('settings', [
@@ -194,7 +194,7 @@ def test_noise_factors_are_drawn_apart_from_the_noise_they_scale():
 
 
 def rolled(policy: FlowPolicy, scenes: np.ndarray, sampling: Sampling, **where: int) -> Rollout:
-    options = EpisodeOptions(noise_seed=3, max_steps=6, sampling=sampling)
+    options = EpisodeOptions(noise_seed=3, max_steps=16, sampling=sampling)
     return collect_episodes(policy, scenes, Local(threads=1, **where), options).rollout
 
 
@@ -241,7 +241,7 @@ def test_by_default_episodes_are_those_of_the_plain_flow(make_policy):
     policy = make_policy()
     with BatchedWorlds('transfer_cube', 5, 1) as worlds:
         plain = collect(BlockPolicy(policy), worlds, SCENES, lambda decision: start_noise(3, SCENES, decision, (5, 14)),
-                        max_steps=6)
+                        max_steps=16)
     for sampling in (Sampling(), Sampling(steps=4), Sampling(noise_range=(1, 1))):
         rollout = rolled(policy, SCENES, sampling)
         for name in ('states', 'privileged', 'chunks', 'paths', 'valid', 'steps', 'gym_return'):

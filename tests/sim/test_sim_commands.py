@@ -23,6 +23,7 @@ from fpo_ros.sim.actors import DivergedError, episode, expert_of, hold, policy_o
 from fpo_ros.sim.randomisation import Randomisation
 from fpo_ros.sim.registration import IDS
 from fpo_ros.sim.robots import VX300S
+from fpo_ros.sim.task import REST_STEPS
 from fpo_ros.sim.viewer import LINGER, NoDisplayError, open_window, view
 from fpo_ros.sim.world import World
 
@@ -133,8 +134,8 @@ def test_a_policy_decides_by_what_is_measured_and_seen(tmp_path, options):
     def decided(some: Randomisation | None) -> np.ndarray:
         """Return the targets of the second decision."""
         world = World('transfer_cube', 3, randomisation=some)
-        steps = episode(world, policy_of(directory, 'transfer_cube'), max_steps=11)
-        assert len(list(steps)) == 11
+        steps = episode(world, policy_of(directory, 'transfer_cube'), max_steps=REST_STEPS + 11)
+        assert len(list(steps)) == REST_STEPS + 11
         return world.targets
 
     # Later than the episode is long: joints as at the start, so that the second decision is another one.
@@ -155,7 +156,7 @@ def test_a_policy_moves_the_arms_by_its_contract(tmp_path, options):
     paths = []
     for _ in range(2):
         world = World('transfer_cube', 3)
-        assert len(list(episode(world, policy_of(directory, 'transfer_cube'), max_steps=10))) == 10
+        assert len(list(episode(world, policy_of(directory, 'transfer_cube'), max_steps=20))) == 20
         paths.append(world.joints())
     assert np.array_equal(*paths) and not np.allclose(paths[0], START_JOINTS, atol=1e-3)
 
