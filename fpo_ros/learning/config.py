@@ -15,6 +15,8 @@ from fpo_ros.sim.task import MAX_STEPS
 ALGORITHMS = ('fpo', 'awr', 'filtered_bc', 'reinflow', 'ppo', 'dsrl')
 #: What is trained: the action expert, or an actor over its start noise while the expert stays as it is.
 PLACEMENTS = ('expert', 'latent')
+#: How much the policy's own successes are imitated: alike, or as they exceed what was expected.
+WEIGHTINGS = ('equal', 'surplus')
 CRITICS = ('value', 'ensemble')
 CRITIC_INPUTS = ('privileged', 'observation')
 BASELINES = ('fresh', 'stored')
@@ -84,6 +86,8 @@ class FPOConfig:
     :param critic: of returns.
     :param warmup: iterations that train the critic alone.
     :param bc_coefficient: weight of flow matching on successes: the policy's own recent ones and recorded ones.
+    :param bc_weighting: how the policy's own successes weigh in it, one of :data:`WEIGHTINGS`: alike (``'equal'``) or
+        by what their returns exceed the expected ones by (``'surplus'``).
     :param bc_history: iterations whose successes are kept.
     :param bc_batch: successful decisions per minibatch, half of them recorded where there are both kinds.
     :param bc_pairs: fresh pairs per successful decision.
@@ -119,6 +123,7 @@ class FPOConfig:
     critic: CriticConfig = field(default_factory=CriticConfig)
     warmup: int = 1
     bc_coefficient: float = 0.3
+    bc_weighting: str = 'surplus'
     bc_history: int = 5
     bc_batch: int = 128
     bc_pairs: int = 4
@@ -136,6 +141,7 @@ class FPOConfig:
         check_reward(self.reward)
         _check('algorithm', self.algorithm, ALGORITHMS)
         _check('placement', self.placement, PLACEMENTS)
+        _check('weighting of imitation', self.bc_weighting, WEIGHTINGS)
         self._check_bounds()
         if self.algorithm in ('reinflow', 'ppo', 'dsrl') and (self.placement == 'latent' or self.perturbation
                                                               or self.sampling.noise_std or self.sampling.beyond):

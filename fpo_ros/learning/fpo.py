@@ -64,6 +64,8 @@ class FPO:
         self.rate_factor = 1.0
         #: Rewarded share of the newest iterations' new scenes.
         self.recent: deque[float] = deque(maxlen=SETTLING_ITERATIONS)
+        #: Least share of failures among them so far.
+        self.least_failing = 1.0
         self.failed = FailedScenes()
         self.iteration = 0
         self.control_steps = 0
@@ -105,10 +107,11 @@ class FPO:
         rollout, new = collected.rollout, slice(0, count)
         rolled = time.monotonic()
         reward = rewards(rollout)
-        advantage, metrics = self._advantages(rollout, reward)
+        advantage, surplus, metrics = self._advantages(rollout, reward)
         metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration)
         metrics['regions'] = region_counts(rollout, self.policy.contract.task, new)
-        self.imitation.keep(flatten(rollout, rollout.valid & rollout.rewarded[:, None]))
+        good = rollout.valid & rollout.rewarded[:, None]
+        self.imitation.keep(flatten(rollout, good), torch.as_tensor(surplus[good], dtype=torch.float32))
         self.recent.append(float(rollout.rewarded[new].mean()))
         self.failed.keep(scenes[new], rollout.rewarded[new])
         rate = self._rate()
@@ -154,9 +157,12 @@ class FPO:
         """Return the learning rate at the start of an update: the fewer episodes fail, the less there is to learn.
 
         Adam takes steps of one size however small the gradient is; where little is left to gain, they would wander.
+        What once was learned is not unlearned by larger steps: the rate does not rise again when success falls.
         """
-        config, failing = self.config, 1 - float(np.mean(self.recent))
-        settled = min(1.0, max(failing, LEAST_FAILING) / config.settling) if config.settling else 1.0
+        config = self.config
+        if len(self.recent) == SETTLING_ITERATIONS:
+            self.least_failing = min(self.least_failing, 1 - float(np.mean(self.recent)))
+        settled = min(1.0, max(self.least_failing, LEAST_FAILING) / config.settling) if config.settling else 1.0
         return config.learning_rate * self.rate_factor * settled
 
     def restore(self, policy: FlowPolicy) -> None:
@@ -187,8 +193,9 @@ class FPO:
             for slow, fast in zip(self.average.model.parameters(), self.policy.model.parameters(), strict=True):
                 slow.lerp_(fast, share)
 
-    def _advantages(self, rollout: Rollout, reward: np.ndarray) -> tuple[Tensor, dict]:
-        """Train the critic and return standardised (M,) advantages of the valid decisions."""
+    def _advantages(self, rollout: Rollout, reward: np.ndarray) -> tuple[Tensor, np.ndarray, dict]:
+        """Train the critic; return standardised (M,) advantages of the valid decisions, and (N, K) returns less values.
+        """
         config, valid = self.config, rollout.valid
         if self.iteration == 0:
             self.values.begin(rollout, float(rollout.rewarded.mean()))
@@ -197,7 +204,8 @@ class FPO:
         explained = explained_variance(target[valid], value[valid])
         error = self.values.learn(rollout, reward, target)
         flat = advantage[valid]
-        return (torch.as_tensor(standardise(flat, floor=config.advantage_floor), dtype=torch.float32),
+        surplus = gae(reward, value, valid, config.gamma, 1.0)[0]
+        return (torch.as_tensor(standardise(flat, floor=config.advantage_floor), dtype=torch.float32), surplus,
                 {'explained_variance': explained, 'value_loss': error, 'advantage_std': float(flat.std())})
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import Decisions, joined
@@ -13,8 +14,26 @@ from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.trained_flow import TrainedFlow
 
 
+@dataclass
+class Weighted:
+    """Decisions, and how much each is imitated.
+
+    :param decisions: M decisions.
+    :param weight: (M,), not negative.
+    """
+
+    decisions: Decisions
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+
 class Imitation:
     """The policy's own newest successes, and recorded ones.
+
+    A decision of the policy's own weighs what its return exceeds the expected one by, (R - V)+ (self-imitation
+    learning, Oh et al. 2018, arXiv 1806.05635), or 1, as the settings say; a recorded one weighs 1.
 
     :param flow: trained on them.
     :param config: weight, batch and history.
@@ -27,37 +46,49 @@ class Imitation:
                  group: Group | None = None) -> None:
         self._flow, self._config, self._group = flow, config, group or Group()
         self.recorded = None if flow.over_latents else recorded
-        self.own: deque[Decisions] = deque(maxlen=config.bc_history)
+        self.own: deque[Weighted] = deque(maxlen=config.bc_history)
 
-    def keep(self, successes: Decisions) -> None:
-        """Keep an iteration's successful decisions, without the states of flows that do not lead to latents."""
+    def keep(self, successes: Decisions, surplus: Tensor) -> None:
+        """Keep an iteration's successful decisions, without the states of flows that do not lead to latents.
+
+        :param surplus: (M,) what the return of each exceeds the expected one by.
+        """
         paths = successes.paths if self._flow.over_latents else successes.paths[:, :0].clone()
-        self.own.append(replace(successes, paths=paths))
+        equal = self._config.bc_weighting == 'equal' or self._config.algorithm == 'filtered_bc'
+        self.own.append(Weighted(replace(successes, paths=paths),
+                                 torch.ones(len(successes)) if equal else surplus.clamp(min=0)))
 
-    def sources(self) -> list[Decisions]:
-        """Return what is imitated now; nothing without a weight."""
+    def sources(self) -> list[Weighted]:
+        """Return what is imitated now; nothing without a coefficient."""
         if not self._config.bc_coefficient:
             return []
-        own = joined(list(self.own), pictures=bool(self._flow.policy.contract.cameras))
-        return [source for source in (own, self.recorded) if source is not None and len(source)]
+        found = []
+        own = joined([part.decisions for part in self.own], pictures=bool(self._flow.policy.contract.cameras))
+        if own is not None:
+            found.append(Weighted(own, torch.cat([part.weight for part in self.own])))
+        if self.recorded is not None and len(self.recorded):
+            found.append(Weighted(self.recorded, torch.ones(len(self.recorded))))
+        return [source for source in found if source.weight.any()]
 
-    def add_gradient(self, sources: list[Decisions], scale: float) -> float:
-        """Add the gradient of flow matching on successful decisions, as many of each source; return its loss.
+    def add_gradient(self, sources: list[Weighted], scale: float) -> float:
+        """Add the gradient of weighted flow matching on successful decisions; return its loss.
 
-        Of several processes, each does so for its share of the batch; gradients and losses are yet to be summed.
+        Decisions are drawn by their weights, as many of each source, and the mean weight multiplies their loss. Of
+        several processes, each does so for its share of the batch; gradients and losses are yet to be summed.
 
         :param scale: of losses in the update.
         """
         config, flow, total = self._config, self._flow, 0.0
         for index, source in enumerate(sources):
             count = (config.bc_batch + index) // len(sources)
-            rows = torch.randint(len(source), (count,), generator=flow.generator)
+            rows = torch.multinomial(source.weight, count, replacement=True, generator=flow.generator)
             time = flow.times(count, config.bc_pairs, stratified=False)
             noise = flow.noise(count, config.bc_pairs)
             rows, time, noise = (self._group.share(drawn) for drawn in (rows, time, noise))
             if not len(rows):
                 continue
-            loss = flow.losses(source, rows, time, noise).sum() / (config.bc_batch * config.bc_pairs)
+            loss = flow.losses(source.decisions, rows, time, noise).sum() / (config.bc_batch * config.bc_pairs)
+            loss = float(source.weight.mean()) * loss
             (config.bc_coefficient * scale * loss).backward()
             total += loss.item()
         return total

@@ -19,6 +19,7 @@ from torch import Tensor
 from fpo_ros.files import replace_file, sync_dir
 from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.imitation import Weighted
 from fpo_ros.learning.optimizers import load_optimizer, named, optimizer_tensors
 from fpo_ros.learning.update import AdvantageWeightedRegression
 from fpo_ros.policy.checkpoint import FlowPolicy
@@ -52,7 +53,7 @@ def save_state(learner: FPO, directory: Path, history: list[dict], older: Path |
         tensors |= {f'values/{index}/{name}': value for name, value in part.items()}
     document = {'iteration': learner.iteration, 'control_steps': learner.control_steps, 'history': history,
                 'values': len(learner.values.data), 'rate_factor': learner.rate_factor, 'recent': list(learner.recent),
-                'failed': list(learner.failed.kept)}
+                'failed': list(learner.failed.kept), 'least_failing': learner.least_failing}
     for prefix, parts in _kept(learner).items():
         for back, part in enumerate(reversed(parts)):
             name = _file(prefix, learner.iteration - back)
@@ -64,7 +65,7 @@ def save_state(learner: FPO, directory: Path, history: list[dict], older: Path |
 
 def _kept(learner: FPO) -> dict[str, list[dict[str, Tensor]]]:
     """Return what iterations left behind, by the name of its files: successes, and with AWR all decisions."""
-    kept = {'successes': [vars(part) for part in learner.imitation.own]}
+    kept = {'successes': [vars(part.decisions) | {'weight': part.weight} for part in learner.imitation.own]}
     if isinstance(learner.update, AdvantageWeightedRegression):
         kept['decisions'] = [vars(part) | {'weight': weight} for part, weight in learner.update.kept]
     return kept
@@ -104,9 +105,12 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         learner.rate_factor = document['rate_factor']
         learner.recent.extend(document['recent'])
         learner.failed.kept.extend(document['failed'])
+        learner.least_failing = document['least_failing']
         for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):
             path = directory / _file('successes', iteration + 1)
-            learner.imitation.own.append(Decisions(**load_file(path)))
+            part = load_file(path)
+            weight = part.pop('weight')
+            learner.imitation.own.append(Weighted(Decisions(**part), weight))
         if isinstance(learner.update, AdvantageWeightedRegression):
             for path in sorted(directory.glob('decisions-*')):
                 part = load_file(path)

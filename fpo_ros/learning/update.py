@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import Decisions, joined
-from fpo_ros.learning.imitation import Imitation
+from fpo_ros.learning.imitation import Imitation, Weighted
 from fpo_ros.learning.objective import policy_objective
 from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.rollout import Rollout
@@ -158,7 +158,7 @@ class FlowPolicyOptimization(Update):
             metrics |= self._changes(batch, time, noise, old)
         return metrics
 
-    def _all_epochs(self, batch: Batch, good: list[Decisions], time: Tensor, noise: Tensor,
+    def _all_epochs(self, batch: Batch, good: list[Weighted], time: Tensor, noise: Tensor,
                     old: Tensor) -> dict[str, float]:
         config = self._config
         for epoch in range(config.epochs):

@@ -89,12 +89,13 @@ def test_returns_are_credited_to_the_decision_that_succeeded():
     learner = FPO(tiny_task.policy(), tiny_task.config(gamma=0.9, lam=0.5))
     valid = np.array([[True, True, False], [True, True, True]])
     rollout = hand_made(valid, np.array([True, False]))
-    advantage, metrics = learner._advantages(rollout, fpo.rewards(rollout))
+    advantage, surplus, metrics = learner._advantages(rollout, fpo.rewards(rollout))
     expected = np.array([0.175, 0.5, -0.17375, -0.275, -0.5])
     targets = learner.values.data[0]['targets'].numpy()
     np.testing.assert_allclose(targets, expected + 0.5, atol=1e-6)
     np.testing.assert_allclose(advantage.numpy(), (expected - expected.mean()) / expected.std(), atol=1e-5)
     assert metrics['explained_variance'] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(surplus[valid], [0.4, 0.5, -0.5, -0.5, -0.5], atol=1e-6)  # returns 0.9, 1, 0, 0, 0
 
 
 def test_flow_times_lie_on_the_grid_of_the_sampler_one_in_each_stratum():
@@ -143,7 +144,7 @@ def test_recorded_pairs_and_own_successes_have_fixed_shares_of_a_batch(monkeypat
                   demonstrations=tiny_task.pairs(recorded) if recorded else None)
     part = Decisions(torch.zeros(own, 21), learner.policy.prefix(None).detach(), torch.zeros(own, 4, 14),
                      torch.zeros(own, 0, 4, 14))
-    learner.imitation.own.append(part)
+    learner.imitation.keep(part, torch.ones(own))
     drawn = []
     plain = TrainedFlow.losses
     monkeypatch.setattr(TrainedFlow, 'losses', lambda *a: drawn.append((len(a[1]), len(a[2]))) or plain(*a))
@@ -220,11 +221,14 @@ def test_training_that_diverges_is_one_error_that_says_where(waist_task, monkeyp
 
 
 @pytest.mark.parametrize(('rates', 'factor'), [
-    ((0.0,), 1.0), ((0.7, 0.8), 1.0), ((0.9,), 0.4), ((0.2, 0.9, 0.95, 0.85), 0.4), ((1.0, 1.0), 0.02)])
+    ((0.0,), 1.0), ((0.7, 0.8), 1.0), ((0.9, 0.9), 1.0), ((0.2, 0.9, 0.95, 0.85), 0.4), ((1.0, 1.0, 1.0), 0.02)])
 def test_the_learning_rate_falls_with_the_failures_that_are_left(rates, factor):
     learner = FPO(tiny_task.policy(), tiny_task.config(settling=0.25, learning_rate=0.1))
     learner.recent.extend(rates)
     assert learner._rate() == pytest.approx(0.1 * factor)
+    if factor < 1:
+        learner.recent.extend([0.3] * 3)
+        assert learner._rate() == pytest.approx(0.1 * factor), 'it does not rise again'
     learner.restore(tiny_task.policy())
     assert learner._rate() == pytest.approx(0.05 * factor)
     constant = FPO(tiny_task.policy(), tiny_task.config(settling=0.0, learning_rate=0.1))

@@ -119,7 +119,7 @@ def test_relatives_imitate_where_every_episode_succeeds(algorithm):
 def test_cloning_of_successes_takes_as_many_steps_as_fpo(monkeypatch):
     learner = learner_of('filtered_bc', epochs=3, minibatch=2)
     given = batch(learner, [0.0] * 5)
-    learner.imitation.own.append(given.decisions)
+    learner.imitation.keep(given.decisions, torch.ones(len(given.decisions)))
     taken, rates = [], []
     plain = learner.actor_optimizer.step
     monkeypatch.setattr(learner.actor_optimizer, 'step', lambda: taken.append(plain()) or rates.append(
