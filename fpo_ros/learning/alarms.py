@@ -45,8 +45,10 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
     if clipped is not None:
         check('steps_too_large', clipped > 0.3, f'{clipped:.0%} of the ratios are outside the trust region: lower the '
               f'learning rate ({rate:g}), or take fewer epochs ({config.epochs})')
-        check('steps_too_small', clipped < 0.004 and config.objective.trust_region != 'none', f'{clipped:.1%} of the '
-              f'ratios reach the trust region: raise the learning rate ({rate:g})')
+        # A rate that has settled is meant to take small steps.
+        small = clipped < 0.004 and now['learning_rate'] >= rate and config.objective.trust_region != 'none'
+        check('steps_too_small', small, f'{clipped:.1%} of the ratios reach the trust region: raise the '
+              f'learning rate ({rate:g})')
         largest = config.objective.log_ratio_clip
         check('ratio_explodes', now['ratio_max'] >= math.exp(largest) * 0.999 and clipped > 0.2,
               f'ratios reach their clamp of exp({largest:g}): lower kappa or set loss_clip')

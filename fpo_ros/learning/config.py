@@ -116,14 +116,14 @@ class FPOConfig:
     minibatch: int = 256
     microbatch: int = 64
     learning_rate: float = 2e-4
-    settling: float = 0.05
+    settling: float = 0.08
     gamma: float = 0.99
     lam: float = 0.95
     advantage_floor: float = 0.1
     critic: CriticConfig = field(default_factory=CriticConfig)
     warmup: int = 1
     bc_coefficient: float = 0.3
-    bc_weighting: str = 'surplus'
+    bc_weighting: str = 'equal'
     bc_history: int = 5
     bc_batch: int = 128
     bc_pairs: int = 4

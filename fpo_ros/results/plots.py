@@ -36,11 +36,11 @@ def plot_curves(row: Row, seeds: list[dict], path: Path) -> None:
     _svg(path, draw)
 
 
-def plot_bars(rows: list[Row], found: dict[str, list[dict]], path: Path) -> None:
-    """Draw final success by either rule with its interval, a bar per row."""
-    done = [(row, [one for one in found.get(row.name, []) if one['finished']]) for row in rows]
-    done = [(row, seeds) for row, seeds in done if seeds]
+def plot_bars(done: list[tuple[Row, list[dict]]], path: Path) -> None:
+    """Draw final success by either rule with its interval, a bar per row and rule.
 
+    :param done: rows and their seeds.
+    """
     def draw(axes: Any) -> None:
         for offset, rule in ((-0.2, 'gym'), (0.2, 'strict')):
             for place, (_, seeds) in enumerate(done):
@@ -51,13 +51,13 @@ def plot_bars(rows: list[Row], found: dict[str, list[dict]], path: Path) -> None
         axes.invert_yaxis()
         axes.set(xlabel='success on held-out scenes [%]', xlim=(0, 100))
         axes.legend(fontsize=8, loc='lower right')
-    _svg(path, draw)
+    _svg(path, draw, 1.2 + 0.4 * len(done))
 
 
-def _svg(path: Path, draw: Callable[[Any], None]) -> None:
+def _svg(path: Path, draw: Callable[[Any], None], height: float = 3.8) -> None:
     """Write one figure, the same bytes for the same numbers."""
     with plt.rc_context({'svg.hashsalt': 'fpo_ros'}):
-        figure, axes = plt.subplots(figsize=(7, 3.8))
+        figure, axes = plt.subplots(figsize=(7, height))
         draw(axes)
         axes.grid(alpha=0.3)
         figure.savefig(path, bbox_inches='tight', metadata={'Date': None})

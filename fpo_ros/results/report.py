@@ -10,10 +10,8 @@ import numpy as np
 from fpo_ros.files import replace_file
 from fpo_ros.learning.compare import paired
 from fpo_ros.results.rates import pooled
-from fpo_ros.results.rows import GROUPS, ROWS, Row
+from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, Row, row_named
 
-#: Rows that others are compared with.
-_REFERENCE = 'fpo'
 _TITLES = {
     'main': 'Main results', 'relatives': 'FPO and its relatives', 'ablations': 'What each part does',
     'pairs': 'Pairs per decision', 'executed': 'Executed steps of a chunk',
@@ -81,27 +79,42 @@ def main_table(row: Row, seeds: list[dict]) -> list[str]:
 
 
 def compared_table(group: str, found: dict[str, list[dict]]) -> list[str]:
-    """Return the table of a group whose rows are compared with the default."""
-    reference = {one['seed']: one for one in found.get(_REFERENCE, []) if one['finished']}
-    rows = [row for row in ROWS if row.group == group and any(one['finished'] for one in found.get(row.name, []))]
+    """Return the table of a group whose rows are compared with the default, each at its own budget."""
+    rows = shown(group, found)
     if not rows:
         return []
-    lines = ['| setting | seeds | gym | strict | best policy, gym | less than the default, gym (paired) | p |',
-             '|---|---|---|---|---|---|---|']
-    for row in rows:
-        seeds = [one for one in found[row.name] if one['finished']]
+    lines = ['| setting | control steps | seeds | start, gym | gym | strict '
+             '| less than the default, gym (paired) | p |', '|---|---|---|---|---|---|---|---|']
+    for row, seeds in rows:
         last = [one['evaluations'][-1] for one in seeds]
+        mark = last[0]['mark']
+        reference = {one['seed']: entry for one in found.get(REFERENCE, []) for entry in one['evaluations']
+                     if entry['mark'] == mark}
         difference, p = '', ''
         both = [one for one in seeds if one['seed'] in reference]
-        if row.name != _REFERENCE and both:
+        if row.name != REFERENCE and both:
             a = ''.join(one['evaluations'][-1]['gym'] for one in both)
-            b = ''.join(reference[one['seed']]['evaluations'][-1]['gym'] for one in both)
+            b = ''.join(reference[one['seed']]['gym'] for one in both)
             result = paired(_array(a), _array(b))
             difference = f'{100 * result.difference:+.1f} ({100 * result.low:+.1f} to {100 * result.high:+.1f})'
             p = f'{result.p_value:.2g}'
-        lines.append(f'| {row.title} | {len(seeds)} | {_rate(last, "gym")} | {_rate(last, "strict")} | '
-                     f'{_rate([one["best"] for one in seeds], "gym")} | {difference} | {p} |')
+        start = _rate([seeds[0]['evaluations'][0]], 'gym')
+        lines.append(f'| {row.title} | {mark / 1e6:g} M | {len(seeds)} | {start} | {_rate(last, "gym")} '
+                     f'| {_rate(last, "strict")} | {difference} | {p} |')
     return [*lines, '']
+
+
+def shown(group: str, found: dict[str, list[dict]]) -> list[tuple[Row, list[dict]]]:
+    """Return the rows of a group with their finished seeds, behind the default as it was at their budget."""
+    rows = [row for row in ROWS if row.group == group]
+    done = [(row, [one for one in found.get(row.name, []) if one['finished']]) for row in rows]
+    done = [(row, seeds) for row, seeds in done if seeds]
+    mark = rows[0].marks[-1]
+    if not done or rows[0].name == REFERENCE:
+        return done
+    until = [one | {'evaluations': [entry for entry in one['evaluations'] if entry['mark'] <= mark]}
+             for one in found.get(REFERENCE, []) if any(entry['mark'] == mark for entry in one['evaluations'])]
+    return [(row_named(REFERENCE), until), *done] if until else done
 
 
 def _array(bits: str) -> np.ndarray:
@@ -146,7 +159,7 @@ def write_page(directory: Path, out: Path, images: Path) -> None:
         else:
             body = compared_table(group, found)
             if body:
-                plot_bars([row for row in ROWS if row.group == group], found, images / f'results_{group}.svg')
+                plot_bars(shown(group, found), images / f'results_{group}.svg')
                 body += [f'![{_TITLES[group]}](images/results_{group}.svg)', '']
         if body:
             text += [f'## {_TITLES[group]}', '', *body]

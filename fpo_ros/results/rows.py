@@ -68,15 +68,18 @@ class Row:
 STATE = Start('transfer_state', PolicyContract(), 100, 0.02, SFTConfig())
 PIXELS = Start('transfer_pixels', PolicyContract(observation='pixels', cameras=('cam_high',)), 200, 0.02,
                SFTConfig(steps=1500, batch=96))
-INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 100, 0.005, SFTConfig())
+INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.010, SFTConfig(steps=2400))
 
-#: Budget of rows that are compared with each other: where the default is near its end and most others are not.
-_SHORT = 800_000
+#: The row that others are compared with, at their own budgets.
+REFERENCE = 'fpo'
+#: Budgets of rows that are compared: of relatives, where the default is near its end; of its parts, where it rises.
+_LONG, _SHORT = 800_000, 400_000
 
 
 def _compared(name: str, group: str, title: str, settings: dict[str, Any] | None = None, start: Start = STATE,
               sampling: str = 'random') -> Row:
-    return Row(name, group, title, start, _SHORT, (_SHORT // 2, _SHORT), settings or {}, sampling=sampling)
+    marks = (_SHORT, _LONG) if group == 'relatives' else (_SHORT,)
+    return Row(name, group, title, start, marks[-1], marks, settings or {}, sampling=sampling)
 
 
 def _executing(count: int) -> Start:
@@ -92,7 +95,7 @@ ROWS = (
         (800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M)),
     Row('transfer_pixels', 'main', 'TransferCube, pixels and joints', PIXELS, 4 * _M,
         (800_000, 1_600_000, 2_800_000, 4 * _M)),
-    _compared('fpo', 'relatives', 'FPO, the default'),
+    _compared(REFERENCE, 'relatives', 'FPO, the default'),
     _compared('awr', 'relatives', 'advantage-weighted regression', {'algorithm': 'awr', 'epochs': 8}),
     _compared('filtered_bc', 'relatives', 'filtered behaviour cloning',
               {'algorithm': 'filtered_bc', 'bc_coefficient': 1.0, 'bc_history': 50}),
@@ -111,6 +114,9 @@ ROWS = (
     _compared('averaged', 'ablations', 'averaged ratio', {'objective': {'ratio': 'averaged'}}),
     _compared('standardised', 'ablations', 'standardised ratio', {'objective': {'ratio': 'standardised'}}),
     _compared('no_imitation', 'ablations', 'no flow matching on successes', {'bc_coefficient': 0.0}),
+    _compared('surplus', 'ablations', 'successes weighed by what they exceed the expected return by',
+              {'bc_weighting': 'surplus', 'bc_coefficient': 0.5}),
+    _compared('no_replay', 'ablations', 'no scene is tried again', {'replay': 0.0}),
     _compared('full_noise', 'ablations', 'full start noise in rollouts', {'sampling': {'noise_range': [1.0, 1.0]}}),
     _compared('full_noise_awr', 'ablations', 'the same, advantage-weighted regression',
               {'algorithm': 'awr', 'epochs': 8, 'sampling': {'noise_range': [1.0, 1.0]}}),

@@ -48,6 +48,19 @@ def start_policy(start: Start, work: Path, display: Display) -> FlowPolicy:
     return FlowPolicy.load(where / 'policy')
 
 
+def start_evaluation(policy: FlowPolicy, row: Row, work: Path, display: Display,
+                     threads: int | None = None) -> dict[str, Any]:
+    """Return the evaluation of a row's start policy, which the rows that share it share."""
+    path = work / 'starts' / row.start.name / f'evaluation-{policy.digest()[:16]}-{row.episodes}.json'
+    if path.exists():
+        return json.loads(path.read_text(encoding='utf-8'))
+    found = measured(policy, row, 'random', display, f'{row.start.name}, the start', threads)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with saving(path):
+        replace_file(path, (json.dumps(found) + '\n').encode())
+    return found
+
+
 def measured(policy: FlowPolicy, row: Row, sampling: str, display: Display, text: str,
              threads: int | None = None) -> dict[str, Any]:
     """Return an evaluation on held-out scenes; successes by either rule as a string of 0 and 1, a scene each."""
@@ -89,15 +102,15 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
             known['restored'] = sum(bool(entry.get('restored')) for entry in history)
             policy, steps = FlowPolicy.load(CheckpointDirectory(run / 'checkpoints').newest()), \
                 history[-1]['control_steps']
+            found = measured(policy, row, row.sampling, display, f'{row.name} seed {seed} at {steps:,} steps', threads)
         else:
-            policy, steps = start, 0
-        found = measured(policy, row, row.sampling if mark else 'random', display,
-                         f'{row.name} seed {seed} at {steps:,} steps', threads)
+            steps, found = 0, start_evaluation(start, row, work, display, threads)
         known['evaluations'].append({'mark': mark, 'control_steps': steps, **found})
         if mark == row.marks[-1]:
-            best = FlowPolicy.load(run / 'best')
-            for name, one, sampling in (('zero', policy, 'zero'), ('best', best, row.sampling)):
-                known[name] = measured(one, row, sampling, display, f'{row.name} seed {seed}, {name}', threads)
+            if row.group == 'main':
+                best = FlowPolicy.load(run / 'best')
+                for name, one, sampling in (('zero', policy, 'zero'), ('best', best, row.sampling)):
+                    known[name] = measured(one, row, sampling, display, f'{row.name} seed {seed}, {name}', threads)
             known['finished'] = True
         results.mkdir(parents=True, exist_ok=True)
         with saving(path):

@@ -20,7 +20,7 @@ CONFIG = FPOConfig(episodes=100, learning_rate=1e-4, warmup=1)
 #: An iteration about which there is nothing to say.
 WELL = {'rewarded_rate': 0.6, 'smoothed_success': 0.6, 'worst_region': 0.4, 'diverged': 0, 'flow_loss': 0.1,
         'loss_change_good': -0.001, 'loss_change_bad': 0.001, 'chunk_spread': 0.5, 'clip_fraction': 0.15,
-        'ratio_max': 1.5, 'explained_variance': 0.6}
+        'ratio_max': 1.5, 'explained_variance': 0.6, 'learning_rate': 1e-4}
 
 
 def history(*changes: dict, last: dict | None = None, count: int = 6) -> list[dict]:
@@ -62,6 +62,8 @@ UNCLIPPED = replace(CONFIG, objective=ObjectiveConfig(trust_region='none'))
     ('steps_too_large', history(last={'clip_fraction': 0.31}), history({'clip_fraction': 0.9}, {})),
     ('steps_too_small', history(last={'clip_fraction': 0.003}), history(last={'clip_fraction': 0.005})),
     ('steps_too_small', history(last={'clip_fraction': 0.0}), history({'clip_fraction': 0.0}, {})),
+    ('steps_too_small', history(last={'clip_fraction': 0.0}),
+     history(last={'clip_fraction': 0.0, 'learning_rate': 5e-5})),
     ('ratio_explodes', history(last={'ratio_max': 2.7183, 'clip_fraction': 0.21}),
      history(last={'ratio_max': 2.7183, 'clip_fraction': 0.19})),
     ('ratio_explodes', history(last={'ratio_max': 2.7183, 'clip_fraction': 0.21}),

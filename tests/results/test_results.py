@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_task
@@ -13,11 +14,11 @@ from fpo_ros.demo.display import Display
 from fpo_ros.learning import finetune as finetuning
 from fpo_ros.results import cli, report, running
 from fpo_ros.results.report import ResultsError, compared_table, load_results, main_table, write_page
-from fpo_ros.results.rows import GROUPS, ROWS, STATE, Row, row_named
+from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, STATE, Row, row_named
 
 torch.set_num_threads(1)
 
-TINY = Row('tiny', 'main', 'Tiny', STATE, 100, (30, 100), seeds=(0,), episodes=3)
+TINY = Row('tiny', 'main', 'Tiny', STATE, 200, (60, 200), seeds=(0,), episodes=3)
 
 
 def test_every_row_is_a_setting_that_can_be_run():
@@ -27,8 +28,9 @@ def test_every_row_is_a_setting_that_can_be_run():
         assert list(row.marks) == sorted(set(row.marks)) and row.marks[-1] == row.control_steps
         assert len(row.seeds) >= 3 and row.episodes >= 500
         assert row.start.contract.horizon % 5 == 0, 'pi0_tiny has five steps per token'
-    compared = [row for row in ROWS if row.group != 'main']
-    assert len({row.control_steps for row in compared}) == 1, 'rows that are compared have one budget'
+    for group in GROUPS[1:]:
+        budgets = {row.control_steps for row in ROWS if row.group == group}
+        assert len(budgets) == 1 and budgets <= set(row_named(REFERENCE).marks), 'compared at one budget'
 
 
 def test_rows_that_are_compared_differ_from_the_default_in_one_thing():
@@ -67,7 +69,7 @@ def test_a_seed_that_was_interrupted_goes_on_to_the_same_result(tiny, monkeypatc
     found = running.run_seed(TINY, 0, work, results, Display(), 1)
     for name in ('evaluations', 'zero', 'best', 'finished', 'alarms', 'start_sha256'):
         assert found[name] == whole[name], name
-    assert [entry['mark'] for entry in found['evaluations']] == [0, 30, 100]
+    assert [entry['mark'] for entry in found['evaluations']] == [0, 60, 200]
     assert all(len(entry['gym']) == len(entry['strict']) == 3 for entry in found['evaluations'])
     assert found['finished'] and found == json.loads((results / 'tiny-0.json').read_text())
     monkeypatch.setattr(running, 'start_policy', None)
@@ -91,8 +93,9 @@ def entry(mark: int, gym: str, strict: str) -> dict:
 def result(row: str, seed: int, last: str, **more) -> dict:
     """Return a finished result whose final successes are given."""
     half = '1' * 8 + '0' * 2
-    marks = row_named(row).marks
-    evaluations = [entry(0, '1100000000', '1000000000'), entry(marks[-2], half, half), entry(marks[-1], last, last)]
+    *before, end = (0, *row_named(row).marks)
+    evaluations = [*(entry(mark, half, half) for mark in before), entry(end, last, last)]
+    evaluations[0] = entry(0, '1100000000', '1000000000')
     return {'row': row, 'seed': seed, 'date': '2026-01-02', 'evaluations': evaluations, 'finished': True,
             'zero': entry(0, last, last), 'best': entry(0, half, half), 'minutes': 3.2, 'restored': 0,
             'alarms': ['steps_too_small'],
@@ -116,8 +119,27 @@ def test_rows_are_compared_scene_by_scene_with_the_default_of_the_same_seed():
     lines = compared_table('relatives', found)
     assert len(lines) == 5 and 'FPO, the default' in lines[2], 'unfinished rows are left out'
     cells = [cell.strip() for cell in lines[3].split('|')]
-    assert cells[3].startswith('70.0 %') and cells[6].startswith('+20.0'), '16 and 20 of 20 less 4'
-    assert cells[7] == '0.12', '4 scenes against none: 2 / 2^4'
+    assert cells[2:4] == ['0.8 M', '2'] and cells[4].startswith('20.0 %'), 'its start'
+    assert cells[5].startswith('70.0 %') and cells[7].startswith('+20.0'), '16 and 20 of 20 less 4'
+    assert cells[8] == '0.12', '4 scenes against none: 2 / 2^4'
+
+
+def test_parts_are_compared_with_the_default_at_their_own_budget():
+    found = {'fpo': [result('fpo', 0, '1111111111')], 'no_clip': [result('no_clip', 0, '1111110000')]}
+    default, part = ([cell.strip() for cell in line.split('|')] for line in compared_table('ablations', found)[2:4])
+    assert default[1:4] == ['FPO, the default', '0.4 M', '1'] and default[5].startswith('80.0 %'), 'not its end'
+    assert part[1] == 'no trust region' and part[7].startswith('+20.0')
+    assert compared_table('pairs', found) == []
+
+
+def test_rows_of_one_start_share_its_evaluation_and_only_main_rows_look_further(tiny, monkeypatch):
+    work, results = tiny
+    plain, asked = running.measured, []
+    monkeypatch.setattr(running, 'measured', lambda *a: asked.append(a[4]) or plain(*a))
+    whole = running.run_seed(TINY, 0, work, results, Display(), 1)
+    part = running.run_seed(replace(TINY, name='part', group='ablations'), 0, work, results, Display(), 1)
+    assert len(asked) == 3 + 2 + 2 and part['evaluations'][0] == whole['evaluations'][0]
+    assert 'zero' in whole and 'best' in whole and 'zero' not in part and 'best' not in part
 
 
 def test_the_page_holds_what_is_there_and_is_the_same_again(tmp_path):
