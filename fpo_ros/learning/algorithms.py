@@ -13,7 +13,7 @@ from fpo_ros.learning.soft_actor_critic import LatentSoftActorCritic
 from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.learning.update import AdvantageWeightedRegression, FilteredCloning, FlowPolicyOptimization, Update
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.contract import ContractError
+from fpo_ros.policy.contract import ACTION_DIM, ContractError
 
 #: Algorithms whose ratio is that of Gaussian steps.
 _CHAINS = ('reinflow', 'ppo')
@@ -29,6 +29,9 @@ def prepared(policy: FlowPolicy, config: FPOConfig) -> FlowPolicy:
     if config.placement != 'latent' and policy.model.latent_actor is not None:
         raise ContractError('the policy has a latent actor, which its expert cannot be trained under: train the actor '
                             'with placement latent or algorithm dsrl, or start from the policy without it')
+    if config.algorithm in _CHAINS and policy.contract.action_dim > ACTION_DIM:
+        raise ContractError(f'{config.algorithm} knows no densities of padded actions, and the policy draws '
+                            f'{policy.contract.action_dim} entries: use fpo')
     if config.algorithm == 'ppo':
         return gaussian_policy(policy)
     return with_latent_actor(policy, 'flow') if config.placement == 'latent' else policy

@@ -101,6 +101,8 @@ class FPOConfig:
     :param perturbation: deviation of the noise added to executed chunks, in normalised units.
     :param sampling: how chunks are drawn in training; by default with less start noise than the policy will have,
         which takes its rollouts to what it already does best.
+    :param spread_floor: share of the start policy's chunk spread below which rollouts start from more noise, twice as
+        much at half of it: what only repeats itself finds nothing new; 0 for never.
     :param objective: ratio and trust region.
     :param randomisation: what every episode draws; nothing if None.
     """
@@ -134,6 +136,7 @@ class FPOConfig:
     temperature: float = 0.5
     perturbation: float = 0.0
     sampling: Sampling = field(default_factory=lambda: Sampling(noise_range=(0.0, 1.0)))
+    spread_floor: float = 0.35
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     randomisation: Randomisation | None = None
 
@@ -156,7 +159,8 @@ class FPOConfig:
         for names, fits, bounds in (
                 (('pairs', 'epochs', 'minibatch', 'microbatch', 'bc_history', 'bc_batch', 'bc_pairs'),
                  lambda value: value >= 1, 'be at least 1'),
-                (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'perturbation'),
+                (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'perturbation',
+                  'spread_floor'),
                  lambda value: value >= 0, 'not be negative'),
                 (('temperature', 'max_grad_norm'), lambda value: value > 0, 'be positive'),
                 (('gamma', 'lam'), lambda value: 0 <= value <= 1, 'lie in [0, 1]'),

@@ -59,7 +59,8 @@ def recorded_decisions(demonstrations: Demonstrations, policy: FlowPolicy) -> De
     stats, images = policy.stats, demonstrations.images
     with torch.no_grad():
         prefix = policy.prefix(None if images is None else images[demonstrations.frame])
-    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks), dtype=torch.float32)
+    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks, policy.contract.action_dim),
+                             dtype=torch.float32)
     return Decisions(torch.as_tensor(stats.normalise_state(demonstrations.states), dtype=torch.float32), prefix,
                      chunks, chunks.new_zeros(len(chunks), 0, *chunks.shape[1:]))
 

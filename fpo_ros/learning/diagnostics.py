@@ -61,4 +61,4 @@ def chunk_spread(policy: FlowPolicy, rollout: Rollout, seed: int) -> float:
     noise = torch.randn(len(states), contract.horizon, contract.action_dim,
                         generator=torch.Generator().manual_seed(seed))
     chunks = policy.act(states, prefix, noise).view(-1, _DRAWS, contract.horizon, contract.action_dim)
-    return float(chunks[:, :, :contract.execute].std(1).mean())
+    return float(chunks[:, :, :contract.execute, :ACTION_DIM].std(1).mean())

@@ -67,6 +67,8 @@ class FPO:
         #: Least share of failures among them so far.
         self.least_failing = 1.0
         self.failed = FailedScenes()
+        #: Spread of the chunks of the first policy, and of the newest one that made a rollout.
+        self.spreads: list[float] = []
         self.iteration = 0
         self.control_steps = 0
         self._decisions: tuple[Decisions, Tensor] | None = None
@@ -109,6 +111,8 @@ class FPO:
         reward = rewards(rollout)
         advantage, surplus, metrics = self._advantages(rollout, reward)
         metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration)
+        metrics['noise_high'] = options.sampling.noise_range[1]
+        self.spreads = [*self.spreads[:1], metrics['chunk_spread']]
         metrics['regions'] = region_counts(rollout, self.policy.contract.task, new)
         good = rollout.valid & rollout.rewarded[:, None]
         self.imitation.keep(flatten(rollout, good), torch.as_tensor(surplus[good], dtype=torch.float32))
@@ -144,10 +148,15 @@ class FPO:
     def _sampling(self) -> Sampling:
         """Return how chunks are drawn now: while the critic alone is trained, as the policy will draw them.
 
-        So the first iteration measures the start policy.
+        So the first iteration measures the start policy. Later, the narrower chunks have become, the more noise they
+        start from: twice as much where their spread is half of its floor.
         """
         sampling = self.flow.sampling()
-        return replace(sampling, noise_range=(1.0, 1.0)) if self._measures_start else sampling
+        if self._measures_start:
+            return replace(sampling, noise_range=(1.0, 1.0))
+        floor = self.config.spread_floor * self.spreads[0] if self.spreads else 0.0
+        scale = float(np.clip(3 - 2 * self.spreads[-1] / floor, 1, 2)) if floor else 1.0
+        return replace(sampling, noise_range=tuple(scale * factor for factor in sampling.noise_range))
 
     @property
     def _measures_start(self) -> bool:

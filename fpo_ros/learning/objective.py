@@ -76,19 +76,23 @@ class ObjectiveConfig:
             raise ValueError(f'dimension_weights must not be negative, and one positive, got {weights}')
 
 
-def credit_weights(config: ObjectiveConfig, horizon: int, executed: int, dimensions: int) -> Tensor:
-    """Return (horizon, dimensions) weights of squared errors: 0 where nothing was executed, of mean 1 elsewhere.
+def credit_weights(config: ObjectiveConfig, horizon: int, executed: int, dimensions: int,
+                   width: int | None = None) -> Tensor:
+    """Return (horizon, width) weights of squared errors: 0 where nothing was executed, of mean 1 over executed rows.
 
     What was predicted and not executed had no part in the return, nor has a dimension that only pads.
 
+    :param dimensions: of an action.
+    :param width: of an action with what pads; nothing does if None.
     :raises ValueError: when the weights of dimensions are not one for each.
     """
     steps = config.step_decay ** torch.arange(executed, dtype=torch.float64)
     own = torch.tensor(config.dimension_weights or (1.0,) * dimensions, dtype=torch.float64)
     if len(own) != dimensions:
         raise ValueError(f'{len(own)} dimension_weights for {dimensions} dimensions of an action')
-    weights = torch.zeros(horizon, dimensions, dtype=torch.float64)
-    weights[:executed] = torch.outer(steps / steps.mean(), own / own.mean())
+    width = width or dimensions
+    weights = torch.zeros(horizon, width, dtype=torch.float64)
+    weights[:executed, :dimensions] = torch.outer(steps / steps.mean(), own / own.mean()) * width / dimensions
     return weights.float()
 
 

@@ -56,7 +56,7 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
     policy = FlowPolicy(Pi0(model_config, contract), demonstrations.stats())
     stats = policy.stats
     states = torch.as_tensor(stats.normalise_state(demonstrations.states), dtype=torch.float32)
-    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks), dtype=torch.float32)
+    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks, contract.action_dim), dtype=torch.float32)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95),
                                   weight_decay=config.weight_decay)
     report_every, recent = max(1, config.steps // 50), []

@@ -10,6 +10,7 @@ from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.objective import credit_weights, pair_losses, scaled
 from fpo_ros.learning.parallel import Group
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ACTION_DIM
 from fpo_ros.policy.flow import Sampling, squared_error
 from fpo_ros.policy.latent import FlowLatent
 
@@ -38,7 +39,8 @@ class TrainedFlow:
         contract = policy.contract
         # A latent starts the whole chunk: what is not executed of it shaped what was.
         self.executed = contract.horizon if self.over_latents else contract.execute
-        self.credit = credit_weights(config.objective, contract.horizon, self.executed, contract.action_dim)
+        self.credit = credit_weights(config.objective, contract.horizon, self.executed, ACTION_DIM,
+                                     contract.action_dim)
 
         #: What losses are multiplied by; an update sets it where it follows from the losses.
         self.scale = config.objective.kappa

@@ -53,7 +53,8 @@ def save_state(learner: FPO, directory: Path, history: list[dict], older: Path |
         tensors |= {f'values/{index}/{name}': value for name, value in part.items()}
     document = {'iteration': learner.iteration, 'control_steps': learner.control_steps, 'history': history,
                 'values': len(learner.values.data), 'rate_factor': learner.rate_factor, 'recent': list(learner.recent),
-                'failed': list(learner.failed.kept), 'least_failing': learner.least_failing}
+                'failed': list(learner.failed.kept), 'least_failing': learner.least_failing,
+                'spreads': learner.spreads}
     for prefix, parts in _kept(learner).items():
         for back, part in enumerate(reversed(parts)):
             name = _file(prefix, learner.iteration - back)
@@ -105,7 +106,7 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         learner.rate_factor = document['rate_factor']
         learner.recent.extend(document['recent'])
         learner.failed.kept.extend(document['failed'])
-        learner.least_failing = document['least_failing']
+        learner.least_failing, learner.spreads = document['least_failing'], document['spreads']
         for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):
             path = directory / _file('successes', iteration + 1)
             part = load_file(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from fpo_ros.files import replace_file
 from fpo_ros.policies import directory_of, names
 from fpo_ros.policy.config import Pi0Config
-from fpo_ros.policy.contract import ContractError, PolicyContract
+from fpo_ros.policy.contract import ACTION_DIM, ContractError, PolicyContract
 from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.flow import Sampling, sample, trajectory
 from fpo_ros.policy.latent import GaussianLatent
@@ -89,7 +90,9 @@ class FlowPolicy:
             return Drawn(self._decode(states, prefix_kv, latent), latent[:, None])
         trained = actor or model
         cache = trained.with_state(states, prefix_kv)
-        added = [torch.tensor(std) * injected[:, index] for index, std in enumerate(sampling.noise_std)]
+        padding = self.contract.action_dim - ACTION_DIM
+        added = [F.pad(torch.tensor(std), (0, padding)) * injected[:, index]
+                 for index, std in enumerate(sampling.noise_std)]
         passed = trajectory(lambda x, time: trained.denoise(x, time, cache), noise, sampling.count(steps), added,
                             sampling.beyond, sampling.beyond_size)
         if actor is not None:

@@ -51,6 +51,8 @@ class Pi0Config:
     :param predicts: what the last projection gives: ``'velocity'`` as in pi0, or ``'actions'``, the clean chunk that
         the velocity leads to. An expert that is narrower than what its tokens carry cannot pass their noise through,
         which a velocity needs and clean actions do not (Li and He 2025, arXiv 2511.13720).
+    :param state_width: entries of a state as the network sees it, zeros behind those of the contract (pi0 has 32);
+        0: those of the contract.
     :param latent_actor: one of :data:`LATENT_ACTORS`, see :mod:`fpo_ros.policy.latent`.
     """
 
@@ -66,6 +68,7 @@ class Pi0Config:
     vision: VisionConfig
     steps_per_token: int = 1
     predicts: str = 'velocity'
+    state_width: int = 0
     latent_actor: str = ''
 
     def __post_init__(self) -> None:
@@ -98,6 +101,10 @@ class Pi0Config:
 
 
 PRESETS = {
+    'pi0': Pi0Config(
+        width=2048, mlp_dim=16384, expert_width=1024, expert_mlp_dim=4096, depth=18, num_heads=8, num_kv_heads=1,
+        head_dim=256, vocabulary_size=257152,
+        vision=VisionConfig(patch_size=14, width=1152, depth=27, num_heads=16, mlp_dim=4304), state_width=32),
     'pi0_tiny': Pi0Config(
         width=64, mlp_dim=128, expert_width=64, expert_mlp_dim=128, depth=2, num_heads=4, num_kv_heads=1,
         head_dim=16, vocabulary_size=VOCABULARY_SIZE,

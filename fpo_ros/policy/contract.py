@@ -54,6 +54,8 @@ class PolicyContract:
     :param execute: rows executed before the next decision [control periods].
     :param control_rate_hz: rows per second.
     :param flow_steps: Euler steps from noise to a chunk.
+    :param action_width: entries of an action as the network draws it: behind the joints they pad, and nothing reads
+        them (pi0 has 32). 0: the joints alone.
     """
 
     task: str = 'transfer_cube'
@@ -66,6 +68,7 @@ class PolicyContract:
     execute: int = 20
     control_rate_hz: float = CONTROL_RATE_HZ
     flow_steps: int = 10
+    action_width: int = 0
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -84,6 +87,8 @@ class PolicyContract:
         for name in ('image_height', 'image_width', 'flow_steps'):
             if getattr(self, name) < 1:
                 raise ContractError(f'{name} must be at least 1, got {getattr(self, name)}')
+        if self.action_width and self.action_width < ACTION_DIM:
+            raise ContractError(f'action_width must be 0 or at least {ACTION_DIM}, got {self.action_width}')
         if not 0 < self.control_rate_hz < float('inf'):
             raise ContractError(f'control_rate_hz must be positive, got {self.control_rate_hz}')
 
@@ -110,8 +115,8 @@ class PolicyContract:
 
     @property
     def action_dim(self) -> int:
-        """Length of one action."""
-        return ACTION_DIM
+        """Length of one action as the network draws it, padding included."""
+        return self.action_width or ACTION_DIM
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; :meth:`from_dict` reads them back."""
@@ -157,7 +162,7 @@ def check_chunk(chunk: np.ndarray, contract: PolicyContract) -> None:
 
     :raises ContractError: with the first offending row and column.
     """
-    expected = (contract.horizon, contract.action_dim)
+    expected = (contract.horizon, ACTION_DIM)
     if chunk.shape != expected:
         raise ContractError(f'action chunk has shape {chunk.shape}, the contract wants {expected}')
     bad = np.argwhere(~np.isfinite(chunk))

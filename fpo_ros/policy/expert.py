@@ -66,6 +66,10 @@ class Expert(nn.Module):
     def __init__(self, config: Pi0Config, contract: PolicyContract) -> None:
         super().__init__()
         self.config, self.contract = config, contract
+        self.state_width = config.state_width or contract.state_dim
+        if self.state_width < contract.state_dim:
+            raise ContractError(f'a state of {contract.state_dim} entries does not fit into a state_width of '
+                                f'{config.state_width}')
         if contract.horizon % config.steps_per_token:
             raise ContractError(f'a chunk of {contract.horizon} steps is no whole number of tokens of '
                                 f'{config.steps_per_token} steps')
@@ -75,7 +79,7 @@ class Expert(nn.Module):
         self.expert_layers = nn.ModuleList(
             GemmaLayer(config, expert, config.expert_mlp_dim) for _ in range(config.depth))
         self.expert_norm = RMSNorm(expert)
-        self.state_proj = nn.Linear(self.contract.state_dim, expert)
+        self.state_proj = nn.Linear(self.state_width, expert)
         token = config.steps_per_token * self.contract.action_dim
         self.action_in_proj = nn.Linear(token, expert)
         self.action_time_mlp_in = nn.Linear(2 * expert, expert)
@@ -88,8 +92,15 @@ class Expert(nn.Module):
                    self.action_time_mlp_in, self.action_time_mlp_out, self.action_out_proj)
         return [parameter for module in modules for parameter in module.parameters()]
 
+    @property
+    def computes_in(self) -> torch.dtype:
+        """The type of tokens between the projections in and out, which stay in single precision (openpi)."""
+        return self.expert_layers[0].q_proj.weight.dtype
+
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return rotary_table(positions, self.config.head_dim, self.config.num_heads + self.config.num_kv_heads)
+        heads = self.config.num_heads + self.config.num_kv_heads
+        cosine, sine = rotary_table(positions, self.config.head_dim, heads)
+        return cosine.to(self.computes_in), sine.to(self.computes_in)
 
     def with_state(self, state: Tensor, prefix_kv: Tensor) -> Tensor:
         """Return the cache with the state token appended: (layers, 2, B, kv_heads, n_prefix + 1, head_dim).
@@ -100,7 +111,9 @@ class Expert(nn.Module):
         :param state: (B, state_dim) normalised state.
         :param prefix_kv: cache of :meth:`prefix`, its batch axis B or 1.
         """
-        x = self.state_proj(state)[:, None]
+        if self.state_width > self.contract.state_dim:
+            state = F.pad(state, (0, self.state_width - self.contract.state_dim))
+        x = self.state_proj(state).to(self.computes_in)[:, None]
         position = torch.full((1,), prefix_kv.shape[4], device=x.device)
         table = self._rotary(position)
         cache = []
@@ -118,12 +131,12 @@ class Expert(nn.Module):
         tokens, expert = x_t.shape[1] // self.config.steps_per_token, self.config.expert_width
         embedded = time_embedding(time, expert)[:, None].expand(-1, tokens, -1)
         x = torch.cat([self.action_in_proj(x_t.reshape(x_t.shape[0], tokens, -1)), embedded], -1)
-        x = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(x)))
+        x = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(x))).to(self.computes_in)
         table = self._rotary(cache.shape[4] + torch.arange(tokens, device=x.device))
         for layer, past in zip(self.expert_layers, cache, strict=True):
             q, k, v = layer.qkv(x, table)
             x = layer.finish(x, q, torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
-        return self.action_out_proj(self.expert_norm(x)).float().reshape(x_t.shape)
+        return self.action_out_proj(self.expert_norm(x).float()).reshape(x_t.shape)
 
     def denoise(self, x_t: Tensor, time: Tensor, cache: Tensor) -> Tensor:
         """Return the velocity (B, H, action_dim) of one denoising step.

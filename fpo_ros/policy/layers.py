@@ -94,6 +94,7 @@ class VisionTower(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) in [-1, 1] to (B, patches, out_width)."""
         x = self.patch_embedding(images).flatten(2).transpose(1, 2) + self.position_embedding
+        x = x.to(self.projector.weight.dtype)
         for layer in self.layers:
             x = layer(x)
         return self.projector(self.post_layernorm(x))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpo_ros.policy.contract import ContractError, PolicyContract
+from fpo_ros.policy.contract import ACTION_DIM, ContractError, PolicyContract
 
 #: Columns that hardly move in the data are not blown up: smallest standard deviation used.
 MIN_STD = 1e-2
@@ -20,8 +20,8 @@ class NormStats:
 
     :param state_mean: (state_dim,) float32.
     :param state_std: (state_dim,) float32, positive.
-    :param action_mean: (action_dim,) float32.
-    :param action_std: (action_dim,) float32, positive.
+    :param action_mean: (14,) float32.
+    :param action_std: (14,) float32, positive.
     """
 
     state_mean: np.ndarray
@@ -40,7 +40,7 @@ class NormStats:
 
     @classmethod
     def of(cls, states: np.ndarray, actions: np.ndarray) -> NormStats:
-        """Compute the statistics of (N, state_dim) states and (M, action_dim) actions."""
+        """Compute the statistics of (N, state_dim) states and (M, 14) actions."""
         return cls(states.mean(0), np.maximum(states.std(0), MIN_STD),
                    actions.mean(0), np.maximum(actions.std(0), MIN_STD))
 
@@ -50,7 +50,7 @@ class NormStats:
         :raises ContractError: naming the vector.
         """
         for name, size in (('state_mean', contract.state_dim), ('state_std', contract.state_dim),
-                           ('action_mean', contract.action_dim), ('action_std', contract.action_dim)):
+                           ('action_mean', ACTION_DIM), ('action_std', ACTION_DIM)):
             if len(getattr(self, name)) != size:
                 raise ContractError(f'{name} has {len(getattr(self, name))} entries, the contract wants {size}')
 
@@ -58,13 +58,14 @@ class NormStats:
         """Map (..., state_dim) states to zero mean and unit deviation."""
         return (state - self.state_mean) / self.state_std
 
-    def normalise_action(self, action: np.ndarray) -> np.ndarray:
-        """Map (..., action_dim) actions to zero mean and unit deviation."""
-        return (action - self.action_mean) / self.action_std
+    def normalise_action(self, action: np.ndarray, width: int = ACTION_DIM) -> np.ndarray:
+        """Map (..., 14) actions to zero mean and unit deviation, with zeros behind them up to ``width`` entries."""
+        normalised = (action - self.action_mean) / self.action_std
+        return np.pad(normalised, [(0, 0)] * (normalised.ndim - 1) + [(0, width - normalised.shape[-1])])
 
     def unnormalise_action(self, action: np.ndarray) -> np.ndarray:
-        """Inverse of :meth:`normalise_action`."""
-        return action * self.action_std + self.action_mean
+        """Inverse of :meth:`normalise_action`, without what pads."""
+        return action[..., :len(self.action_mean)] * self.action_std + self.action_mean
 
     def to_json(self) -> str:
         """Return the layout of openpi's ``norm_stats.json`` (openpi shared/normalize.py)."""

@@ -16,7 +16,7 @@ from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.policy.expert import Expert, GemmaLayer
 from fpo_ros.policy.latent import FlowLatent, GaussianLatent
-from fpo_ros.policy.layers import VisionTower
+from fpo_ros.policy.layers import RMSNorm, VisionTower
 
 
 class Pi0(Expert):
@@ -36,6 +36,8 @@ class Pi0(Expert):
         nn.init.normal_(self.embed_tokens.weight, std=1 / math.sqrt(width))
         self.language_layers = nn.ModuleList(
             GemmaLayer(config, width, config.mlp_dim) for _ in range(config.depth))
+        #: Normalises what no action depends on; kept, for files of pi0 hold it.
+        self.language_norm = RMSNorm(width)
         self._make_layers()
         #: Steers the start noise of the flow, where the policy has such an actor.
         self.latent_actor = {'': None, 'flow': FlowLatent, 'gaussian': GaussianLatent}[config.latent_actor]

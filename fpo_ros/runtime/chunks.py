@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpo_ros.policy.contract import ContractError, PolicyContract, check_chunk
+from fpo_ros.policy.contract import ACTION_DIM, ContractError, PolicyContract, check_chunk
 
 #: A chunk that answers an older observation than this is refused [s].
 DEFAULT_OBSERVATION_AGE_LIMIT_S = 0.5
@@ -30,7 +30,7 @@ class ChunkExecutor:
             raise ValueError(f'observation_age_limit_s must be positive, got {observation_age_limit_s}')
         self.contract = contract
         self._age_limit_ns = round(observation_age_limit_s * 1e9)
-        self._rows = np.empty((0, contract.action_dim))
+        self._rows = np.empty((0, ACTION_DIM))
         self._next = 0
         self._earliest_ns: int | None = None
         self._observation_ns: int | None = None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.contract import Observation
+from fpo_ros.policy.contract import ACTION_DIM, Observation
 from fpo_ros.policy.expert import Expert
 from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.transforms import image_tensor, model_inputs
@@ -138,5 +138,5 @@ def _observation(policy: FlowPolicy, rng: np.random.Generator) -> Observation:
     state = stats.state_mean + stats.state_std * rng.uniform(-2, 2, contract.state_dim)
     images = {name: rng.integers(0, 256, (contract.image_height, contract.image_width, 3), np.uint8)
               for name in contract.cameras}
-    pose = state[contract.action_dim:] if contract.observation == 'state' else None
-    return Observation(joint_positions=state[:contract.action_dim], images=images, object_pose=pose)
+    pose = state[ACTION_DIM:] if contract.observation == 'state' else None
+    return Observation(joint_positions=state[:ACTION_DIM], images=images, object_pose=pose)

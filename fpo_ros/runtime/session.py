@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from fpo_ros.policy.contract import ContractError, Observation, PolicyContract, check_chunk
+from fpo_ros.policy.contract import ACTION_DIM, ContractError, Observation, PolicyContract, check_chunk
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.policy.transforms import image_tensor, model_inputs
@@ -82,7 +82,7 @@ class PolicySession:
         :param noise: (horizon, action_dim) start of the flow, standard normal; None: drawn from ``rng``, or
             zeros (the flow's mode-like, repeatable sample) when that is None, too.
         :param rng: generator of the noise.
-        :returns: (horizon, action_dim) float32 joint targets [rad, grippers 0..1].
+        :returns: (horizon, 14) float32 joint targets [rad, grippers 0..1].
         :raises ContractError: when the observation lacks something.
         :raises PolicyError: when the policy's output is not finite.
         """
@@ -141,7 +141,7 @@ class PolicySession:
         return binding.get_outputs()[0]
 
     def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Integrate the flow; (1, ...) inputs, returns (1, horizon, action_dim) float32 in raw units."""
+        """Integrate the flow; (1, ...) inputs, returns (1, horizon, 14) float32 in raw units."""
         x, state = np.array(noise, np.float32), np.array(state, np.float32)
         if LATENT_FILE in self._graphs:
             x = self._latent(prefix, state, x)
@@ -222,7 +222,7 @@ class PolicySession:
             raise PolicyError(f'{path}: cannot read the test vectors: {error}') from error
         contract = self.contract
         chunk = (contract.horizon, contract.action_dim)
-        shapes = {'state': (contract.state_dim,), 'noise': chunk, 'chunk': chunk}
+        shapes = {'state': (contract.state_dim,), 'noise': chunk, 'chunk': (contract.horizon, ACTION_DIM)}
         if contract.cameras:
             shapes['images'] = (len(contract.cameras), contract.image_height, contract.image_width, 3)
         missing = {*shapes, 'tokens', 'atol'} - set(vectors)

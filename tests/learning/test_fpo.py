@@ -17,6 +17,7 @@ from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.learning.update import Epochs, FlowPolicyOptimization
 from fpo_ros.learning.values import StateValues
 from fpo_ros.policy.finite import NotFiniteError
+from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.scenes import SeedError, is_held_out
 
@@ -150,6 +151,25 @@ def test_recorded_pairs_and_own_successes_have_fixed_shares_of_a_batch(monkeypat
     monkeypatch.setattr(TrainedFlow, 'losses', lambda *a: drawn.append((len(a[1]), len(a[2]))) or plain(*a))
     learner.imitation.add_gradient(learner.imitation.sources(), 1.0)
     assert drawn == [(size, share) for size, share in zip([n for n in (own, recorded) if n], expected, strict=True)]
+
+
+@pytest.mark.parametrize(('floor', 'spread', 'high'), [
+    (0.5, 0.3, 0.8), (0.5, 0.1, 0.8), (0.5, 0.075, 1.2), (0.5, 0.05, 1.6), (0.5, 0.001, 1.6), (0.0, 0.001, 0.8)])
+def test_the_narrower_chunks_have_become_the_more_noise_they_start_from(floor, spread, high):
+    """The first policy's chunks spread by 0.2: a floor of 0.5 is 0.1, half of it 0.05."""
+    settings = tiny_task.config(spread_floor=floor, sampling=Sampling(noise_range=(0.4, 0.8)), warmup=1)
+    learner = FPO(tiny_task.policy(), settings)
+    assert learner._sampling().noise_range == (1.0, 1.0), 'the start policy is measured as it will be evaluated'
+    learner.iteration, learner.spreads = 1, [0.2, spread]
+    assert learner._sampling().noise_range == pytest.approx((high / 2, high))
+
+
+def test_the_spread_of_the_first_and_of_the_newest_policy_is_kept(waist_task):
+    learner = FPO(tiny_task.policy(), tiny_task.config())
+    with open_pool(Local(unit=4)) as pool:
+        history = [learner.run_iteration(pool) for _ in range(3)]
+    assert learner.spreads == [history[0]['chunk_spread'], history[2]['chunk_spread']]
+    assert all(entry['noise_high'] == 1.0 for entry in history[:1])
 
 
 def noisy(learner: FPO) -> None:
