@@ -14,7 +14,7 @@ from fpo_ros.learning.trained_flow import TrainedFlow
 
 
 def learner_of(**changes: object) -> FPO:
-    return FPO(tiny_task.policy(), tiny_task.config(**changes))
+    return FPO(tiny_task.policy(), tiny_task.config(**{'bc_weighting': 'surplus'} | changes))
 
 
 def some(learner: FPO, count: int) -> Decisions:

@@ -260,7 +260,8 @@ def test_expert_parameters_are_those_that_a_denoising_step_uses(make_policy):
     assert used <= {id(p) for p in policy.model.expert_parameters()}
     everything = {id(p) for p in policy.model.parameters()}
     language = {
-        id(p) for p in [*policy.model.language_layers.parameters(), *policy.model.embed_tokens.parameters()]
+        id(p) for part in ('language_layers', 'embed_tokens', 'language_norm')
+        for p in getattr(policy.model, part).parameters()
     }
     assert used == everything - language
 

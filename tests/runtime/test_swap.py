@@ -129,9 +129,10 @@ def test_every_entry_of_the_cell_is_compared(small_contract, entry):
 
 
 def test_prompt_and_flow_steps_are_the_policys_own(small_contract):
-    assert misfit(small_contract, dataclasses.replace(small_contract, prompt='other', flow_steps=3)) == ''
+    other = dataclasses.replace(small_contract, prompt='other', flow_steps=3, action_width=32)
+    assert misfit(small_contract, other) == ''
     entries = {field.name for field in dataclasses.fields(PolicyContract)}
-    assert entries <= {*CELL_ENTRIES, 'prompt', 'flow_steps'}
+    assert entries <= {*CELL_ENTRIES, 'prompt', 'flow_steps', 'action_width'}
 
 
 @pytest.mark.parametrize('options', [{'shift': 0.01}, {'time_gain': float('nan')}])
