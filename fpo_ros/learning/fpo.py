@@ -203,8 +203,7 @@ class FPO:
                 slow.lerp_(fast, share)
 
     def _advantages(self, rollout: Rollout, reward: np.ndarray) -> tuple[Tensor, np.ndarray, dict]:
-        """Train the critic; return standardised (M,) advantages of the valid decisions, and (N, K) returns less values.
-        """
+        """Train the critic; return standardised (M,) advantages of valid decisions, and (N, K) returns less values."""
         config, valid = self.config, rollout.valid
         if self.iteration == 0:
             self.values.begin(rollout, float(rollout.rewarded.mean()))

@@ -19,8 +19,8 @@ from fpo_ros.policy.saving import saving, write_tensors
 #: Types that a network can compute in.
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 #: What stays in single precision whatever the rest is in (openpi models_pytorch/gemma_pytorch.py, and its heads).
-_PRECISE = ('vision_tower.patch_embedding', 'vision_tower.position_embedding', 'layernorm.', 'expert_norm',
-            'language_norm', 'state_proj', 'action_')
+_PRECISE = ('vision_tower.patch_embedding', 'vision_tower.position_embedding', 'input_layernorm',
+            'post_attention_layernorm', 'expert_norm', 'language_norm', 'state_proj', 'action_')
 _INDEX = 'model.safetensors.index.json'
 
 
