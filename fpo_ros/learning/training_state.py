@@ -72,6 +72,13 @@ def _kept(learner: FPO) -> dict[str, list[dict[str, Tensor]]]:
     return kept
 
 
+def _weighted(path: Path) -> tuple[Decisions, Tensor]:
+    """Return the decisions of a file and their weights."""
+    part = load_file(path)
+    weight = part.pop('weight')
+    return Decisions(**part), weight
+
+
 def _link(old: Path, new: Path) -> bool:
     """Give a file a second name; returns False where there is none or the file system has no links."""
     try:
@@ -109,14 +116,10 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         learner.least_failing, learner.spreads = document['least_failing'], document['spreads']
         for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):
             path = directory / _file('successes', iteration + 1)
-            part = load_file(path)
-            weight = part.pop('weight')
-            learner.imitation.own.append(Weighted(Decisions(**part), weight))
+            learner.imitation.own.append(Weighted(*_weighted(path)))
         if isinstance(learner.update, AdvantageWeightedRegression):
             for path in sorted(directory.glob('decisions-*')):
-                part = load_file(path)
-                weight = part.pop('weight')
-                learner.update.kept.append((Decisions(**part), weight))
+                learner.update.kept.append(_weighted(path))
         return document['history']
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = ' '.join(str(error).split())
