@@ -162,15 +162,18 @@ def _has_fallen(history: list[dict], config: FPOConfig) -> bool:
 
 
 def _gate(first: dict, config: FPOConfig, run: Path, force: bool) -> None:
-    """Refuse to go on from a start policy that hardly succeeds.
+    """Refuse to go on from a start policy that hardly succeeds, or is never rewarded.
+
+    The stricter rule does not decide: chances that it rewards grow from few, where the plain task is done at all.
 
     :param first: metrics of the first iteration, whose episodes are the start policy's.
     :raises RunError: saying what to do.
     """
-    low = first['rewarded_rate'] < LOW_SUCCESS and config.episodes >= GATE_EPISODES
-    if low and not force:
-        raise RunError(f'the start policy succeeded in {first["rewarded_rate"]:.1%} of {config.episodes} episodes, '
-                       f'rewarded by the rule "{config.reward}": below {LOW_SUCCESS:.0%} fine-tuning rarely takes off. '
+    low = first['success_rate'] < LOW_SUCCESS or not first['rewarded_rate']
+    if low and config.episodes >= GATE_EPISODES and not force:
+        raise RunError(f'the start policy succeeded in {first["success_rate"]:.1%} of {config.episodes} episodes and '
+                       f'was rewarded, by the rule "{config.reward}", in {first["rewarded_rate"]:.1%}: below '
+                       f'{LOW_SUCCESS:.0%} of success, or never rewarded, fine-tuning rarely takes off. '
                        f'Train it longer or on more demonstrations, or go on with --run {run} --resume --force')
 
 

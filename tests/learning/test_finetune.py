@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from runs import files, newest, progress, train, without_clock
 from safetensors.torch import load_file
 
 from fpo_ros.learning import finetune as finetuning
+from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.finetune import RunError, finetune
 from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.learning.update import Epochs, RatioError
@@ -144,6 +146,14 @@ def test_a_start_policy_that_hardly_succeeds_is_refused_unless_forced(tmp_path, 
     monkeypatch.setattr(finetuning, 'GATE_EPISODES', 4)
     with tiny_task.short_episodes(), tiny_task.waist_reward(-9.0):
         assert len(train(tmp_path / 'good', 2)[1]) == 2
+
+
+@pytest.mark.parametrize(('success', 'rewarded', 'refused'), [
+    (0.3, 0.02, False), (0.1, 0.1, False), (0.09, 0.09, True), (0.3, 0.0, True)])
+def test_the_start_gate_judges_by_plain_success_unless_nothing_is_rewarded(tmp_path, success, rewarded, refused):
+    first = {'success_rate': success, 'rewarded_rate': rewarded}
+    with pytest.raises(RunError, match='never rewarded') if refused else nullcontext():
+        finetuning._gate(first, FPOConfig(reward='strict'), tmp_path, force=False)
 
 
 def test_a_seed_out_of_bounds_begins_no_run(tmp_path):
