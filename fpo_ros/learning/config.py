@@ -80,6 +80,8 @@ class FPOConfig:
     :param learning_rate: of what is trained, decayed linearly to zero within every iteration.
     :param settling: share of failing episodes, averaged over three iterations, below which the learning rate falls in
         proportion to it; 0 for never.
+    :param patience: iterations after which the learning rate is halved unless fewer episodes, averaged over three
+        iterations, fail than ever; never if None.
     :param gamma: discount per decision.
     :param advantage_floor: least deviation that advantages are divided by.
     :param lam: lambda of GAE.
@@ -119,6 +121,7 @@ class FPOConfig:
     microbatch: int = 64
     learning_rate: float = 2e-4
     settling: float = 0.08
+    patience: int | None = 12
     gamma: float = 0.99
     lam: float = 0.95
     advantage_floor: float = 0.1
@@ -165,7 +168,8 @@ class FPOConfig:
                 (('temperature', 'max_grad_norm'), lambda value: value > 0, 'be positive'),
                 (('gamma', 'lam'), lambda value: 0 <= value <= 1, 'lie in [0, 1]'),
                 (('replay',), lambda value: 0 <= value <= 0.5, 'lie in [0, 0.5]'),
-                (('drift_stop', 'restore_drop'), lambda value: value is None or value > 0, 'be positive or null'),
+                (('drift_stop', 'restore_drop', 'patience'), lambda value: value is None or value > 0,
+                 'be positive or null'),
                 (('average',), lambda value: 0 <= value < 1, 'lie in [0, 1)')):
             for name in names:
                 if not fits(getattr(self, name)):

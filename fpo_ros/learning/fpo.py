@@ -60,12 +60,14 @@ class FPO:
         recorded = None if demonstrations is None else recorded_decisions(demonstrations, policy)
         self.imitation = Imitation(TrainedFlow(policy, config, self.generator), config, recorded, self._group)
         self.update = update_of(self.flow, config, self.imitation, self.actor_optimizer, seed, self._group)
-        #: Factor of the learning rate; halved whenever the best policy is restored.
+        #: Factor of the learning rate; halved whenever the best policy is restored, or success no longer grows.
         self.rate_factor = 1.0
         #: Rewarded share of the newest iterations' new scenes.
         self.recent: deque[float] = deque(maxlen=SETTLING_ITERATIONS)
         #: Least share of failures among them so far.
         self.least_failing = 1.0
+        #: Iterations since it last fell, or the rate was halved.
+        self.waiting = 0
         self.failed = FailedScenes()
         #: Spread of the chunks of the first policy, and of the newest one that made a rollout.
         self.spreads: list[float] = []
@@ -166,11 +168,16 @@ class FPO:
         """Return the learning rate at the start of an update: the fewer episodes fail, the less there is to learn.
 
         Adam takes steps of one size however small the gradient is; where little is left to gain, they would wander.
-        What once was learned is not unlearned by larger steps: the rate does not rise again when success falls.
+        What once was learned is not unlearned by larger steps: the rate does not rise again when success falls. On a
+        plateau it is halved again and again, so that the policy moves by a bounded way in however long a run.
         """
         config = self.config
         if len(self.recent) == SETTLING_ITERATIONS:
-            self.least_failing = min(self.least_failing, 1 - float(np.mean(self.recent)))
+            failing = 1 - float(np.mean(self.recent))
+            self.waiting = 0 if failing < self.least_failing else self.waiting + 1
+            self.least_failing = min(self.least_failing, failing)
+            if config.patience and self.waiting >= config.patience:
+                self.rate_factor, self.waiting = self.rate_factor / 2, 0
         settled = min(1.0, max(self.least_failing, LEAST_FAILING) / config.settling) if config.settling else 1.0
         return config.learning_rate * self.rate_factor * settled
 
@@ -183,7 +190,7 @@ class FPO:
         if self.average is not None:
             self.average.model.load_state_dict(policy.model.state_dict())
         self.actor_optimizer.state.clear()
-        self.rate_factor /= 2
+        self.rate_factor, self.waiting = self.rate_factor / 2, 0
 
     def _trained(self) -> list[Tensor]:
         """Return all that must be equal in processes that train together."""

@@ -254,3 +254,20 @@ def test_the_learning_rate_falls_with_the_failures_that_are_left(rates, factor):
     constant = FPO(tiny_task.policy(), tiny_task.config(settling=0.0, learning_rate=0.1))
     constant.recent.extend(rates)
     assert constant._rate() == pytest.approx(0.1)
+
+
+def test_the_learning_rate_is_halved_while_success_no_longer_grows():
+    learner = FPO(tiny_task.policy(), tiny_task.config(patience=2, learning_rate=0.1))
+
+    def rates(*successes):
+        found = []
+        for success in successes:
+            learner.recent.extend([success] * 3)
+            found.append(learner._rate())
+        return found
+
+    assert rates(0.5, 0.5, 0.6) == [0.1] * 3, 'growth is waited for, and resets the waiting'
+    assert rates(0.6, 0.55, 0.6, 0.4, 0.6) == [0.1, 0.05, 0.05, 0.025, 0.025]
+    assert rates(0.7, 0.7) == [0.025] * 2, 'what was halved stays halved'
+    learner.restore(tiny_task.policy())
+    assert rates(0.7, 0.7) == [0.0125, 0.00625], 'restoring halves too, and begins to wait anew'

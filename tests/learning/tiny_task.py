@@ -55,6 +55,7 @@ CONFIG = FPOConfig(
     learning_rate=3e-3,
     sampling=Sampling(),
     settling=0.0,
+    patience=None,
     advantage_floor=0.0,
     restore_drop=0.15,
     bc_coefficient=0.3,
