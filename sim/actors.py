@@ -81,7 +81,7 @@ def policy_of(directory: Path, task: str, seed: int = 0) -> Actor:
                 noise = torch.randn(1, contract.horizon, contract.action_dim, generator=generator)
                 chunk = policy.act(policy.states(joints, pose), prefix, noise)
                 check_finite({'actions': chunk}, str(directory), 'the policy is damaged, use another one')
-                yield from limits.apply(world.targets, policy.to_raw(chunk)[0, :contract.execute],
+                yield from limits.apply(world.targets, policy.to_raw(chunk, joints)[0, :contract.execute],
                                         1 / contract.control_rate_hz)
 
     return play

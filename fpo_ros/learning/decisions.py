@@ -56,13 +56,12 @@ def flatten(rollout: Rollout, where: np.ndarray) -> Decisions:
 
 def recorded_decisions(demonstrations: Demonstrations, policy: FlowPolicy) -> Decisions:
     """Return recorded pairs as decisions, their prefix computed once."""
-    stats, images = policy.stats, demonstrations.images
+    images = demonstrations.images
     with torch.no_grad():
         prefix = policy.prefix(None if images is None else images[demonstrations.frame])
-    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks, policy.contract.action_dim),
-                             dtype=torch.float32)
-    return Decisions(torch.as_tensor(stats.normalise_state(demonstrations.states), dtype=torch.float32), prefix,
-                     chunks, chunks.new_zeros(len(chunks), 0, *chunks.shape[1:]))
+    chunks = policy.known_chunks(demonstrations.chunks, demonstrations.joints)
+    return Decisions(policy.known_states(demonstrations.states), prefix, chunks,
+                     chunks.new_zeros(len(chunks), 0, *chunks.shape[1:]))
 
 
 def joined(parts: list[Decisions], pictures: bool) -> Decisions | None:

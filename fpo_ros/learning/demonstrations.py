@@ -10,9 +10,9 @@ import numpy as np
 from fpo_ros.episodes.errors import EpisodeStoreError
 from fpo_ros.episodes.layout import REQUIRED
 from fpo_ros.episodes.store import Episode, EpisodeStore
-from fpo_ros.policy.contract import TASKS, ContractError, PolicyContract
+from fpo_ros.policy.contract import ACTION_DIM, TASKS, ContractError, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
-from fpo_ros.policy.transforms import resize_with_pad, state_vector
+from fpo_ros.policy.transforms import known_actions, known_state, resize_with_pad, state_vector
 from fpo_ros.sim.scenes import is_held_out
 
 NOT_SUCCESSFUL = 'not successful'
@@ -52,9 +52,15 @@ class Demonstrations:
     origin: str = ''
     left_out: str = ''
 
-    def stats(self) -> NormStats:
-        """Return the normalisation statistics of these pairs."""
-        return NormStats.of(self.states, self.chunks.reshape(-1, self.chunks.shape[-1]))
+    def stats(self, contract: PolicyContract) -> NormStats:
+        """Return the normalisation statistics of these pairs in the units of a contract's network."""
+        actions = known_actions(self.chunks, self.joints, contract)
+        return NormStats.of(known_state(self.states, contract), actions.reshape(-1, actions.shape[-1]))
+
+    @property
+    def joints(self) -> np.ndarray:
+        """(M, 14) joints of the states."""
+        return self.states[:, :ACTION_DIM]
 
 
 def task_of(store: EpisodeStore, task: str | None = None) -> str:

@@ -172,7 +172,8 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         chunks[running, decision] = drawn
         valid[running, decision] = fresh
         length = min(contract.execute, cap - REST_STEPS - decision * contract.execute)
-        targets = limits.apply(worlds.last_target[running], policy.to_raw(drawn)[:, :length],
+        raw = policy.to_raw(drawn, worlds.observed_joints(running))
+        targets = limits.apply(worlds.last_target[running], raw[:, :length],
                                1 / contract.control_rate_hz)
         outcome = worlds.step(targets, running)
         hit, held_enough = outcome.stage == SUCCESS_STAGE, np.zeros((len(running), length), bool)

@@ -53,10 +53,9 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    policy = FlowPolicy(Pi0(model_config, contract), demonstrations.stats())
-    stats = policy.stats
-    states = torch.as_tensor(stats.normalise_state(demonstrations.states), dtype=torch.float32)
-    chunks = torch.as_tensor(stats.normalise_action(demonstrations.chunks, contract.action_dim), dtype=torch.float32)
+    policy = FlowPolicy(Pi0(model_config, contract), demonstrations.stats(contract))
+    states = policy.known_states(demonstrations.states)
+    chunks = policy.known_chunks(demonstrations.chunks, demonstrations.joints)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95),
                                   weight_decay=config.weight_decay)
     report_every, recent = max(1, config.steps // 50), []

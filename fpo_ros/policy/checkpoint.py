@@ -24,8 +24,8 @@ from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.saving import saving, write_tensors
-from fpo_ros.policy.tokenizer import tokenize
-from fpo_ros.policy.transforms import image_tensor, state_vector
+from fpo_ros.policy.tokenizer import tokens_of
+from fpo_ros.policy.transforms import image_tensor, known_actions, known_state, state_vector, targets_of
 
 #: What the contract of a policy says.
 DEFAULT_SAMPLING = Sampling()
@@ -54,12 +54,24 @@ class FlowPolicy:
     def __init__(self, model: Pi0, stats: NormStats) -> None:
         stats.check(model.contract)
         self.model, self.stats, self.contract = model, stats, model.contract
-        self.tokens = torch.as_tensor(tokenize(self.contract.prompt))[None]
+        self.tokens = torch.as_tensor(tokens_of(self.contract))[None]
 
     def states(self, joints: np.ndarray, object_pose: np.ndarray | None) -> Tensor:
         """Return (N, state_dim) normalised states of (N, 14) joints and (N, 7) poses."""
         raw = state_vector(joints, object_pose, self.contract)
-        return torch.as_tensor(self.stats.normalise_state(raw), dtype=torch.float32)
+        return self.known_states(raw)
+
+    def known_states(self, raw: np.ndarray) -> Tensor:
+        """Return (N, state_dim) raw states, normalised."""
+        return torch.as_tensor(self.stats.normalise_state(known_state(raw, self.contract)), dtype=torch.float32)
+
+    def known_chunks(self, targets: np.ndarray, joints: np.ndarray) -> Tensor:
+        """Return (N, H, 14) targets as normalised (N, H, action_dim) chunks.
+
+        :param joints: (N, 14) of the observation that each chunk answers.
+        """
+        actions = known_actions(targets, joints, self.contract)
+        return torch.as_tensor(self.stats.normalise_action(actions, self.contract.action_dim), dtype=torch.float32)
 
     def prefix(self, images: np.ndarray | None, batch: int = 64) -> Tensor:
         """Return the prefix cache of (N, cameras, H, W, 3) uint8 images, or of the prompt alone (batch axis 1)."""
@@ -104,9 +116,13 @@ class FlowPolicy:
         cache = self.model.with_state(states, prefix_kv)
         return sample(lambda x, time: self.model.denoise(x, time, cache), latent, self.contract.flow_steps)
 
-    def to_raw(self, chunks: Tensor) -> np.ndarray:
-        """Return normalised chunks in rad and gripper units, float32."""
-        return self.stats.unnormalise_action(chunks.detach().numpy()).astype(np.float32)
+    def to_raw(self, chunks: Tensor, joints: np.ndarray | None = None) -> np.ndarray:
+        """Return normalised chunks in rad and gripper units, float32.
+
+        :param joints: (N, 14) of the observations they answer, which relative actions count from.
+        """
+        actions = self.stats.unnormalise_action(chunks.detach().numpy())
+        return targets_of(actions, joints, self.contract).astype(np.float32)
 
     def save(self, directory: Path) -> None:
         """Write ``policy.safetensors`` and ``policy.json`` into an existing directory.
@@ -142,11 +158,13 @@ class FlowPolicy:
         try:
             text = path.read_text()
             document = json.loads(text)
-            model = Pi0(Pi0Config.from_dict(document['model']), PolicyContract.from_dict(document['contract']))
+            with torch.device('meta'):
+                model = Pi0(Pi0Config.from_dict(document['model']), PolicyContract.from_dict(document['contract']))
             stats = NormStats.from_json(text)
             stats.check(model.contract)
             path = path.with_name('policy.safetensors')
-            model.load_state_dict(load_file(path))
+            # Of the types in the file, and without a second copy in memory.
+            model.load_state_dict(load_file(path), assign=True)
             check_finite(model.state_dict(), 'weights', 'use another policy or an earlier checkpoint')
         except FileNotFoundError as error:
             raise ContractError(f'{path} does not exist: is this the directory of a policy? Those of the package are '

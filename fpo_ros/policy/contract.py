@@ -30,10 +30,14 @@ START_JOINTS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, (0.02239 - 0.01844) /
 START_JOINTS.setflags(write=False)
 
 OBSERVATION_KINDS = ('state', 'pixels')
+#: Units of joints and actions inside the network: the cell's, or those of pi0's base weights (aloha.py).
+UNITS = ('cell', 'pi')
 #: Known tasks and the language instruction of each.
 TASKS = {'transfer_cube': 'Transfer cube', 'insertion': 'Insert the peg into the socket'}
 #: Tracked objects of each task, in the order of their poses.
 OBJECTS = {'transfer_cube': ('cube',), 'insertion': ('peg', 'socket')}
+#: Entries of a contract that are lists in JSON → type of what they hold.
+_TUPLES = {'cameras': str, 'prompt_tokens': int}
 
 
 class ContractError(ValueError):
@@ -46,6 +50,7 @@ class PolicyContract:
 
     :param task: key of :data:`TASKS`.
     :param prompt: the language instruction given to the model; that of :data:`TASKS` if empty.
+    :param prompt_tokens: ids of the prompt as the network's tokenizer splits it; empty: its bytes (tokenizer.py).
     :param observation: ``'pixels'`` (camera images and joints) or ``'state'`` (joints and object pose).
     :param cameras: camera names, in the order the model sees them; empty for ``'state'``.
     :param image_height: rows of every image [pixels].
@@ -56,6 +61,9 @@ class PolicyContract:
     :param flow_steps: Euler steps from noise to a chunk.
     :param action_width: entries of an action as the network draws it: behind the joints they pad, and nothing reads
         them (pi0 has 32). 0: the joints alone.
+    :param units: one of :data:`UNITS`.
+    :param relative: arm joints of all rows of a chunk count from the joints of its observation, grippers do not
+        (openpi training/config.py, ``use_delta_joint_actions``).
     """
 
     task: str = 'transfer_cube'
@@ -69,16 +77,22 @@ class PolicyContract:
     control_rate_hz: float = CONTROL_RATE_HZ
     flow_steps: int = 10
     action_width: int = 0
+    units: str = 'cell'
+    relative: bool = False
+    prompt_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_types()
-        object.__setattr__(self, 'cameras', tuple(self.cameras))
+        for name in _TUPLES:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.task not in TASKS:
             raise ContractError(f"unknown task '{self.task}': known tasks are {', '.join(TASKS)}")
         object.__setattr__(self, 'prompt', self.prompt or TASKS[self.task])
         if self.observation not in OBSERVATION_KINDS:
             raise ContractError(
                 f"unknown observation '{self.observation}': use {' or '.join(OBSERVATION_KINDS)}")
+        if self.units not in UNITS:
+            raise ContractError(f"unknown units '{self.units}': use {' or '.join(UNITS)}")
         if (self.observation == 'pixels') != bool(self.cameras):
             raise ContractError("observation 'pixels' needs cameras, and 'state' has none: "
                                 f'got {self.observation} with cameras {list(self.cameras)}')
@@ -95,11 +109,12 @@ class PolicyContract:
     def _check_types(self) -> None:
         """Refuse what a hand-written or damaged JSON file may hold."""
         for name, value in vars(self).items():
-            if name == 'cameras':
-                fits = isinstance(value, (tuple, list)) and all(isinstance(camera, str) for camera in value)
+            if name in _TUPLES:
+                fits = isinstance(value, (tuple, list)) and all(type(entry) is _TUPLES[name] for entry in value)
             else:
-                kinds = {'control_rate_hz': (int, float), **dict.fromkeys(('task', 'prompt', 'observation'), str)}
-                fits = isinstance(value, kinds.get(name, int)) and not isinstance(value, bool)
+                kinds = {'control_rate_hz': (int, float), 'relative': bool,
+                         **dict.fromkeys(('task', 'prompt', 'observation', 'units'), str)}
+                fits = isinstance(value, kinds.get(name, int)) and isinstance(value, bool) == (name == 'relative')
             if not fits:
                 raise ContractError(f'{name} cannot be {value!r}')
 
@@ -120,7 +135,7 @@ class PolicyContract:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; :meth:`from_dict` reads them back."""
-        return dataclasses.asdict(self) | {'cameras': list(self.cameras)}
+        return dataclasses.asdict(self) | {name: list(getattr(self, name)) for name in _TUPLES}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PolicyContract:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from fpo_ros.policy.aloha import ARM_COLUMNS, action_from_pi, action_to_pi, state_to_pi
 from fpo_ros.policy.contract import ACTION_DIM, ContractError, Observation, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 
@@ -50,6 +51,44 @@ def state_vector(joints: np.ndarray, object_pose: np.ndarray | None, contract: P
     return np.concatenate(parts, -1)
 
 
+def known_state(state: np.ndarray, contract: PolicyContract) -> np.ndarray:
+    """Return raw (..., state_dim) states in the units of the network."""
+    if contract.units == 'cell':
+        return state
+    return np.concatenate([state_to_pi(state[..., :ACTION_DIM]), state[..., ACTION_DIM:]], -1)
+
+
+def known_actions(targets: np.ndarray, joints: np.ndarray, contract: PolicyContract) -> np.ndarray:
+    """Return (..., H, 14) targets in the units of the network.
+
+    :param joints: (..., 14) of the observation that each chunk answers.
+    """
+    actions = targets if contract.units == 'cell' else action_to_pi(targets)
+    if not contract.relative:
+        return actions
+    actions = np.array(actions, np.float32)
+    actions[..., ARM_COLUMNS] -= _arms(joints, contract)
+    return actions
+
+
+def targets_of(actions: np.ndarray, joints: np.ndarray | None, contract: PolicyContract) -> np.ndarray:
+    """Return what the network's (..., H, 14) actions mean: the inverse of :func:`known_actions`.
+
+    :raises ContractError: for a relative contract and no joints.
+    """
+    if contract.relative:
+        if joints is None:
+            raise ContractError('actions of this policy count from the joints of its observation, and there are none')
+        actions = np.array(actions, np.float32)
+        actions[..., ARM_COLUMNS] += _arms(joints, contract)
+    return actions if contract.units == 'cell' else action_from_pi(actions)
+
+
+def _arms(joints: np.ndarray, contract: PolicyContract) -> np.ndarray:
+    """Return (..., 1, 12) arm joints in the units of the network."""
+    return known_state(np.asarray(joints, np.float32), contract)[..., None, ARM_COLUMNS]
+
+
 def image_tensor(images: np.ndarray) -> np.ndarray:
     """Map (..., H, W, 3) uint8 to (..., 3, H, W) float32 in [-1, 1], as openpi does."""
     return np.moveaxis(images, -1, -3).astype(np.float32) * np.float32(2 / 255) - np.float32(1)
@@ -64,7 +103,7 @@ def model_inputs(observation: Observation, contract: PolicyContract, stats: Norm
     :raises ContractError: naming the missing or misshapen part.
     """
     raw = state_vector(observation.joint_positions, observation.object_pose, contract)
-    inputs = {'state': stats.normalise_state(raw)[None].astype(np.float32)}
+    inputs = {'state': stats.normalise_state(known_state(raw, contract))[None].astype(np.float32)}
     if contract.cameras:
         missing = [name for name in contract.cameras if name not in observation.images]
         if missing:

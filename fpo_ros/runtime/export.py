@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.contract import ACTION_DIM, Observation
+from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, START_JOINTS, Observation
 from fpo_ros.policy.expert import Expert
 from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.transforms import image_tensor, model_inputs
@@ -89,10 +89,12 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
                             generator=torch.Generator().manual_seed(seed))
         _export_step(model, noise[:2], states[:2], prefix, directory / DENOISE_FILE)
         _export_latent(policy, noise[:2], states[:2], prefix, directory / LATENT_FILE)
-        chunk = policy.to_raw(policy.act(states, policy.prefix(images), noise))
+        joints = np.stack([observation.joint_positions for observation in observations])
+        chunk = policy.to_raw(policy.act(states, policy.prefix(images), noise), joints)
     arrays = {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
               'chunk': chunk, 'atol': np.float32(VECTOR_ATOL)}
-    np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}))
+    np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}),
+             **({'joints': joints} if contract.relative else {}))
     return PolicySession.load(directory).verify_vectors()
 
 
@@ -133,9 +135,12 @@ def _export(module: nn.Module, arguments: tuple[Tensor, ...], names: list[str], 
 
 
 def _observation(policy: FlowPolicy, rng: np.random.Generator) -> Observation:
-    """Draw an observation within two deviations of the training data."""
+    """Draw an observation within two deviations of the training data; joints of other units about the start."""
     contract, stats = policy.contract, policy.stats
     state = stats.state_mean + stats.state_std * rng.uniform(-2, 2, contract.state_dim)
+    if contract.units != 'cell':
+        state[:ACTION_DIM] = np.where(np.isin(range(ACTION_DIM), GRIPPER_COLUMNS), rng.uniform(0, 1, ACTION_DIM),
+                                      START_JOINTS + rng.uniform(-0.3, 0.3, ACTION_DIM))
     images = {name: rng.integers(0, 256, (contract.image_height, contract.image_width, 3), np.uint8)
               for name in contract.cameras}
     pose = state[ACTION_DIM:] if contract.observation == 'state' else None

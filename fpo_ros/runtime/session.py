@@ -17,8 +17,8 @@ import onnxruntime
 
 from fpo_ros.policy.contract import ACTION_DIM, ContractError, Observation, PolicyContract, check_chunk
 from fpo_ros.policy.normalisation import NormStats
-from fpo_ros.policy.tokenizer import tokenize
-from fpo_ros.policy.transforms import image_tensor, model_inputs
+from fpo_ros.policy.tokenizer import tokens_of
+from fpo_ros.policy.transforms import image_tensor, model_inputs, targets_of
 from fpo_ros.releases import Release
 from fpo_ros.runtime.providers import PolicyError, open_graph
 from fpo_ros.runtime.release_files import DENOISE_FILE, LATENT_FILE, PREFIX_FILE, VECTORS_FILE, ReleaseFiles
@@ -47,7 +47,7 @@ class PolicySession:
         self.provider = provider
         self._graphs = graphs
         self._interfaces = {name: self._interface(name) for name in graphs}
-        self._tokens = tokenize(contract.prompt)[None]
+        self._tokens = tokens_of(contract)[None]
         self._text_prefix: onnxruntime.OrtValue | None = None
         self._device = 'cpu' if provider == 'cpu' else 'cuda'
         self._check_graphs()
@@ -92,7 +92,8 @@ class PolicySession:
         if noise.shape != shape:
             raise PolicyError(f'noise has shape {noise.shape}, the contract wants {shape}')
         inputs = model_inputs(observation, self.contract, self.stats)
-        chunk = self._sample(self._prefix_of(inputs.get('images')), inputs['state'], noise[None])[0]
+        chunk = self._sample(self._prefix_of(inputs.get('images')), inputs['state'], noise[None],
+                             np.asarray(observation.joint_positions)[None])[0]
         try:
             check_chunk(chunk, self.contract)
         except ContractError as error:
@@ -111,7 +112,8 @@ class PolicySession:
         for index in range(len(expected)):
             one = slice(index, index + 1)
             prefix = self._run_prefix(tokens[one], None if images is None else image_tensor(images[one]))
-            chunk = self._sample(prefix, vectors['state'][one], vectors['noise'][one])[0]
+            chunk = self._sample(prefix, vectors['state'][one], vectors['noise'][one],
+                                 vectors['joints'][one] if self.contract.relative else None)[0]
             difference = np.abs(chunk - expected[index])
             if not difference.max() <= vectors['atol']:
                 worst_place = np.argmax(np.where(np.isfinite(difference), difference, np.inf))
@@ -140,12 +142,14 @@ class PolicySession:
         self._run(PREFIX_FILE, binding)
         return binding.get_outputs()[0]
 
-    def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray,
+                joints: np.ndarray | None) -> np.ndarray:
         """Integrate the flow; (1, ...) inputs, returns (1, horizon, 14) float32 in raw units."""
         x, state = np.array(noise, np.float32), np.array(state, np.float32)
         if LATENT_FILE in self._graphs:
             x = self._latent(prefix, state, x)
-        return self.stats.unnormalise_action(self._integrate(DENOISE_FILE, prefix, state, x))
+        actions = self.stats.unnormalise_action(self._integrate(DENOISE_FILE, prefix, state, x))
+        return targets_of(actions, joints, self.contract).astype(np.float32, copy=False)
 
     def _latent(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Return the start noise that the actor makes of (1, horizon, action_dim) noise."""
@@ -225,6 +229,8 @@ class PolicySession:
         shapes = {'state': (contract.state_dim,), 'noise': chunk, 'chunk': (contract.horizon, ACTION_DIM)}
         if contract.cameras:
             shapes['images'] = (len(contract.cameras), contract.image_height, contract.image_width, 3)
+        if contract.relative:
+            shapes['joints'] = (ACTION_DIM,)
         missing = {*shapes, 'tokens', 'atol'} - set(vectors)
         if missing:
             raise PolicyError(f'{path}: lacks {sorted(missing)}')

@@ -19,8 +19,8 @@ from fpo_ros.runtime.admission import PromotedOnly
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 
-#: Entries of the contract a release must share with the cell. Prompt, flow steps and what pads an action are
-#: the policy's own.
+#: Entries of the contract a release must share with the cell. Prompt, flow steps, the network's units and what
+#: pads an action are the policy's own.
 CELL_ENTRIES = ('task', 'observation', 'cameras', 'image_height', 'image_width', 'state_dim',
                 'horizon', 'execute', 'control_rate_hz')
 
