@@ -1,0 +1,192 @@
+"""Success and smoothness of a policy in simulation when its chunks come late, by the rule that joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fpo_ros.learning.rollout import STRICT_STEPS, renderer_of
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, ContractError
+from fpo_ros.policy.guided import entry_mask, sample_guided
+from fpo_ros.policy.limits import JointLimits
+from fpo_ros.policy.realtime import padded, soft_mask
+from fpo_ros.releases.wilson import wilson_interval
+from fpo_ros.runtime.timeline import Timeline
+from fpo_ros.sim.batch import BatchedWorlds
+from fpo_ros.sim.render import BatchRenderer
+from fpo_ros.sim.scenes import Scenes, scene_seeds
+from fpo_ros.sim.task import MAX_STEPS, REST_STEPS, SUCCESS_STAGE
+
+#: What is compared: the rules of a timeline, and the newest chunk without guidance towards the one before.
+METHODS = ('synchronous', 'ensemble', 'newest', 'realtime')
+#: Delays from an observation to the chunk that answers it [ms].
+DELAYS_MS = (0, 60, 120, 200, 300)
+_TIMELINE = {'newest': 'realtime'}
+_ARMS = [column for column in range(ACTION_DIM) if column not in GRIPPER_COLUMNS]
+#: Control periods behind a seam whose jerk is counted.
+_BEHIND = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method at a delay.
+
+    :param method: one of :data:`METHODS`.
+    :param delay: from an observation to its chunk [control periods].
+    :param executed: rows executed between two observations; 0 where the chunk is too short to bridge the delay.
+    """
+
+    method: str
+    delay: int
+    executed: int
+
+
+def cell_of(method: str, delay: int, horizon: int, execute: int) -> Cell:
+    """Return how often a method observes at a delay.
+
+    Synchronous execution plays ``execute`` rows; ensembling observes in every period; what goes on from an old chunk
+    observes after max(d, execute / 2) rows, where that leaves d of them (arXiv 2506.07339, section IV: d <= s <= H-d).
+
+    :raises ValueError: for an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method '{method}': use {', '.join(METHODS)}")
+    if method == 'synchronous':
+        return Cell(method, delay, execute)
+    if method == 'ensemble':
+        return Cell(method, delay, 1 if delay < horizon else 0)
+    executed = max(delay, min(execute, horizon) // 2, 1)
+    return Cell(method, delay, executed if executed <= horizon - delay else 0)
+
+
+def run(policy: FlowPolicy, cell: Cell, episodes: int, seed: int = 0, batch: int = 100, threads: int | None = None,
+        progress: Callable[[int], None] | None = None) -> dict:
+    """Return success and jerk of one cell on held-out scenes.
+
+    :param progress: called with the episodes done.
+    :raises ContractError: for a policy whose start noise an actor steers: guidance knows no actor.
+    """
+    if policy.model.latent_actor is not None:
+        raise ContractError('the policy has an actor over its start noise, which guidance does not know: use another')
+    found = {'method': cell.method, 'delay_ms': round(1e3 * cell.delay / policy.contract.control_rate_hz),
+             'executed': cell.executed, 'episodes': episodes}
+    if not cell.executed:
+        return found | {'bridged': False}
+    scenes, parts = scene_seeds(Scenes.EVALUATION, seed, episodes), []
+    with renderer_of(policy.contract) as renderer:
+        for start in range(0, episodes, batch):
+            some = scenes[start:start + batch]
+            with BatchedWorlds(policy.contract.task, len(some), threads=threads) as worlds:
+                parts.append(_Episodes(policy, cell, worlds, renderer, some).play())
+            if progress:
+                progress(start + len(some))
+    success, strict, jerks, seams = (np.concatenate(part) for part in zip(*parts, strict=True))
+    low, high = wilson_interval(int(success.sum()), episodes)
+    return found | {
+        'bridged': True, 'successes': int(success.sum()), 'success_rate': float(success.mean()), 'wilson_low': low,
+        'wilson_high': high, 'success_strict_rate': float(strict.mean()),
+        'jerk_rms': float(np.sqrt(np.mean(jerks))), 'seam_jerk_rms': float(np.sqrt(np.mean(seams)))}
+
+
+class _Episodes:
+    """Episodes side by side; all observe in the same periods, for the delay is the same."""
+
+    def __init__(self, policy: FlowPolicy, cell: Cell, worlds: BatchedWorlds, renderer: BatchRenderer | None,
+                 scenes: np.ndarray) -> None:
+        self.policy, self.cell, self.worlds, self.renderer = policy, cell, worlds, renderer
+        self.where = np.arange(len(scenes))
+        worlds.reset(np.array(scenes), self.where)
+        self.diverged = worlds.rest(self.where).diverged.copy()
+        execute = policy.contract.execute if cell.method == 'synchronous' else policy.contract.horizon
+        self.timeline = Timeline(_TIMELINE.get(cell.method, cell.method), execute)
+        self.noise = torch.Generator().manual_seed(int(scenes[0]))
+        self.limits, self.period = JointLimits(), 1 / policy.contract.control_rate_hz
+        self.commands, self.seams = [worlds.last_target[self.where].copy()], []
+        self.held = np.zeros(len(scenes), np.int64)
+        self.success, self.strict = np.zeros(len(scenes), bool), np.zeros(len(scenes), bool)
+
+    def play(self) -> tuple[np.ndarray, ...]:
+        """Return (N,) successes, (N,) strict ones, and squared jerks [(rad/s^3)^2], all and behind seams."""
+        now, end, cell = 0, MAX_STEPS - REST_STEPS, self.cell
+        coming: list[tuple[int, int, np.ndarray]] = []
+        observe = 0
+
+        def arrive() -> None:
+            while coming and coming[0][0] == now:
+                _, observed, chunk = coming.pop(0)
+                if self.timeline.offer(chunk, observed, now):
+                    self.seams.append(now)
+
+        while now < end:
+            arrive()  # what is here is what the next chunk goes on from
+            if now == observe:
+                coming.append((now + cell.delay, now, self._chunk(now)))
+                # The next one is asked for when this one was played, or after so many periods.
+                observe = now + cell.executed + (cell.delay if cell.method == 'synchronous' else 0)
+                arrive()  # without a delay, at once
+            until = min([end, observe, *(arrival for arrival, _, _ in coming)])
+            self._move(now, until)
+            now = until
+        path = np.stack(self.commands, 1)[..., _ARMS]
+        squared = (np.diff(path, 3, axis=1) / self.period ** 3) ** 2
+        # Command k is that of period k - 1, and its jerk is entry k - 3.
+        behind = np.unique([seam + 1 - 3 + step for seam in self.seams[1:] for step in range(_BEHIND)])
+        behind = behind[(behind >= 0) & (behind < squared.shape[1])]
+        return self.success, self.strict, squared.mean((1, 2)), squared[:, behind].mean((1, 2))
+
+    def _chunk(self, now: int) -> np.ndarray:
+        """Return the (N, H, 14) chunk that answers what is seen now."""
+        policy, contract, worlds = self.policy, self.policy.contract, self.worlds
+        joints = worlds.observed_joints(self.where)
+        pose = worlds.object_pose()[self.where] if contract.observation == 'state' else None
+        pictures = None if self.renderer is None else self.renderer.render_all(worlds.qpos[self.where])
+        with torch.no_grad():
+            states, prefix = policy.states(joints, pose), policy.prefix(pictures)
+        noise = torch.randn(len(joints), contract.horizon, contract.action_dim, generator=self.noise)
+        old = self.timeline.leftover(now) if self.cell.method == 'realtime' else None
+        if old is None:
+            return policy.to_raw(policy.act(states, prefix, noise), joints)
+        with torch.no_grad():
+            cache = policy.model.with_state(states, prefix)
+        decided = policy.known_chunks(padded(old, contract.horizon).astype(np.float32), joints)
+        mask = entry_mask(soft_mask(contract.horizon, contract.horizon - old.shape[-2], self.cell.delay), ACTION_DIM,
+                          contract.action_dim)
+        drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), noise, contract.flow_steps, decided,
+                              torch.as_tensor(mask).expand_as(noise))
+        return policy.to_raw(drawn, joints)
+
+    def _move(self, now: int, until: int) -> None:
+        """Command the periods from ``now`` to ``until``; what has no target repeats the last one."""
+        last, rows = self.commands[-1], []
+        for period in range(now, until):
+            target = self.timeline.target(period)
+            rows.append(last if target is None else target)
+            last = rows[-1]
+        commanded = self.limits.apply(self.commands[-1], np.stack(rows, 1), self.period)
+        self.commands += list(np.moveaxis(commanded, 1, 0))
+        outcome = self.worlds.step(commanded, self.where)
+        self.diverged |= outcome.diverged
+        for step in range(until - now):
+            self.held = np.where(outcome.strict[:, step], self.held + 1, 0)
+            self.strict |= (self.held >= STRICT_STEPS) & ~self.diverged
+        self.success |= (outcome.stage == SUCCESS_STAGE).any(1) & ~self.diverged
+
+
+def measure(policy: FlowPolicy, episodes: int, delays_ms: Iterable[float] = DELAYS_MS,
+            methods: Iterable[str] = METHODS, seed: int = 0, threads: int | None = None,
+            report: Callable[[dict], None] | None = None) -> list[dict]:
+    """Return the figures of all methods at all delays."""
+    contract, found = policy.contract, []
+    for delay_ms in delays_ms:
+        delay = round(delay_ms * 1e-3 * contract.control_rate_hz)
+        for method in methods:
+            one = run(policy, cell_of(method, delay, contract.horizon, contract.execute), episodes, seed,
+                      threads=threads)
+            found.append(one)
+            if report:
+                report(one)
+    return found
