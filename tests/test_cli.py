@@ -344,7 +344,7 @@ def test_record_train_fine_tune_export_and_evaluate(fpo_ros, tmp_path, short):
     assert code == 0, err
     code, out, err = fpo_ros('export', '--policy', work / 'fpo' / 'best', '--out', work / 'onnx')
     assert code == 0 and 'ONNX differs from torch' in ' '.join(out.split())
-    assert {'prefix.onnx', 'denoise.onnx', 'vectors.npz', 'contract.json', 'norm_stats.json'} == {
+    assert {'prefix.onnx', 'denoise.onnx', 'guided.onnx', 'vectors.npz', 'contract.json', 'norm_stats.json'} == {
         entry.name for entry in (work / 'onnx').iterdir()
     }
     code, out, err = fpo_ros(

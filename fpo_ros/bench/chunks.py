@@ -11,9 +11,9 @@ import torch
 from fpo_ros.learning.rollout import STRICT_STEPS, renderer_of
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, ContractError
-from fpo_ros.policy.guided import entry_mask, sample_guided
+from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.limits import JointLimits
-from fpo_ros.policy.realtime import padded, soft_mask
+from fpo_ros.policy.realtime import entry_mask, padded
 from fpo_ros.releases.wilson import wilson_interval
 from fpo_ros.runtime.timeline import Timeline
 from fpo_ros.sim.batch import BatchedWorlds
@@ -153,8 +153,7 @@ class _Episodes:
         with torch.no_grad():
             cache = policy.model.with_state(states, prefix)
         decided = policy.known_chunks(padded(old, contract.horizon).astype(np.float32), joints)
-        mask = entry_mask(soft_mask(contract.horizon, contract.horizon - old.shape[-2], self.cell.delay), ACTION_DIM,
-                          contract.action_dim)
+        mask = entry_mask(old.shape[-2], self.cell.delay, contract.horizon, contract.action_dim)
         drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), noise, contract.flow_steps, decided,
                               torch.as_tensor(mask).expand_as(noise))
         return policy.to_raw(drawn, joints)

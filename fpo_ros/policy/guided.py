@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,8 +41,3 @@ def sample_guided(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, st
         time, weight = (torch.full((len(x),), value) for value in (now, guidance_weight(now, cap)))
         x = (x - guided_velocity(denoise, x, time, decided, mask, weight) / steps).detach()
     return x
-
-
-def entry_mask(rows: np.ndarray, actions: int, width: int) -> np.ndarray:
-    """Return (..., H, width) weights of entries from (..., H) of rows: what pads beyond ``actions`` has none."""
-    return np.asarray(rows, np.float32)[..., None] * (np.arange(width) < actions).astype(np.float32)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fpo_ros.policy.contract import ACTION_DIM
+
 #: Largest weight of the guidance (arXiv 2506.07339, section IV: beta).
 GUIDANCE_CAP = 5.0
 
@@ -23,12 +25,10 @@ class Leftover:
 
     :param rows: (n, 14) targets from the observation's control period on [rad, grippers 0..1].
     :param delay: control periods until the new chunk will be there: as many rows are executed meanwhile.
-    :param executed: rows of the new chunk that will be executed before the one after it is asked for.
     """
 
     rows: np.ndarray
     delay: int
-    executed: int
 
 
 def soft_mask(horizon: int, executed: int, delay: int) -> np.ndarray:
@@ -63,6 +63,16 @@ def guidance_weight(time: float, cap: float = GUIDANCE_CAP) -> float:
     if time <= 0:
         return 0.0 if tau == 0 else cap
     return min(cap, (tau ** 2 + time ** 2) / (tau * time))
+
+
+def entry_mask(left: int, delay: int, horizon: int, width: int) -> np.ndarray:
+    """Return the (horizon, width) weights of a leftover's entries: :func:`soft_mask`, and 0 for what pads an action.
+
+    :param left: rows that are left.
+    :param delay: see :class:`Leftover`; more than is left counts as what is left.
+    """
+    rows = soft_mask(horizon, horizon - left, min(delay, left))
+    return rows[:, None] * (np.arange(width) < ACTION_DIM).astype(np.float32)
 
 
 def padded(rows: np.ndarray, horizon: int) -> np.ndarray:

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, START_JOINTS, Observation
 from fpo_ros.policy.expert import Expert
+from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.latent import GaussianLatent
+from fpo_ros.policy.realtime import entry_mask, padded
 from fpo_ros.policy.transforms import image_tensor, model_inputs
-from fpo_ros.runtime.release_files import DENOISE_FILE, LATENT_FILE, PREFIX_FILE
+from fpo_ros.runtime.export_guided import INPUTS, guided_graph
+from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE
 from fpo_ros.runtime.session import PolicySession
 
 #: ONNX operator set of the graphs.
@@ -60,7 +63,8 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
 
     A policy with a latent actor has ``latent.onnx``, too: a step of the actor's flow, with the inputs and the output
     of ``denoise.onnx``; or for a Gaussian actor what makes start noise of noise, of a name of its own each. The
-    exported graphs are run on the test vectors and compared with torch.
+    exported graphs are run on the test vectors and compared with torch. ``guided.onnx`` is a step that goes on from a
+    leftover.
 
     :param directory: an existing directory; what an earlier export wrote there is replaced.
     :param vectors: number of test vectors.
@@ -90,8 +94,10 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
         _export_step(model, noise[:2], states[:2], prefix, directory / DENOISE_FILE)
         _export_latent(policy, noise[:2], states[:2], prefix, directory / LATENT_FILE)
         joints = np.stack([observation.joint_positions for observation in observations])
-        chunk = policy.to_raw(policy.act(states, policy.prefix(images), noise), joints)
-    arrays = {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
+        prefixes = policy.prefix(images)
+        chunk = policy.to_raw(policy.act(states, prefixes, noise), joints)
+    arrays = _guided_vectors(policy, states, prefixes, noise, chunk, joints, directory / GUIDED_FILE)
+    arrays |= {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
               'chunk': chunk, 'atol': np.float32(VECTOR_ATOL)}
     np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}),
              **({'joints': joints} if contract.relative else {}))
@@ -103,6 +109,31 @@ def _export_step(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, 
     _export(_Denoise(expert), (noise, torch.tensor([1.0, 0.5]), states, prefix),
             ['x_t', 'time', 'state', 'prefix_kv'], 'velocity',
             {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
+
+
+def _guided_vectors(policy: FlowPolicy, states: Tensor, prefixes: Tensor, noise: Tensor, chunk: np.ndarray,
+                    joints: np.ndarray, path: Path) -> dict[str, np.ndarray]:
+    """Write the graph of a guided step; return chunks that go on from leftovers, a third of the horizon late.
+
+    A policy with an actor over its start noise has no such graph: guidance knows no actor.
+    """
+    if policy.model.latent_actor is not None:
+        path.unlink(missing_ok=True)
+        return {}
+    contract, delay = policy.contract, policy.contract.horizon // 3
+    left = contract.horizon - delay
+    rows = np.roll(chunk, 1, 0)[:, delay:]  # what was left of some other chunk
+    decided = policy.known_chunks(padded(rows, contract.horizon), joints)
+    mask = torch.as_tensor(entry_mask(left, delay, contract.horizon, contract.action_dim)).expand_as(decided)
+    shared = prefixes.shape[2] == 1
+    one = prefixes if shared else prefixes[:, :, :1]
+    arguments = (noise[:1], torch.tensor([0.5]), states[:1], one, decided[:1], mask[:1], torch.tensor([2.0]))
+    _export(guided_graph(policy.model, arguments), arguments, INPUTS, 'velocity', {}, path)
+    with torch.no_grad():
+        cache = policy.model.with_state(states, prefixes)
+    drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), noise, contract.flow_steps, decided,
+                          mask)
+    return {'leftover': rows, 'delay': np.array(delay), 'guided': policy.to_raw(drawn, joints)}
 
 
 def _export_latent(policy: FlowPolicy, noise: Tensor, states: Tensor, prefix: Tensor, path: Path) -> None:

@@ -20,6 +20,8 @@ CONTRACT_FILE, STATS_FILE = 'contract.json', 'norm_stats.json'
 PREFIX_FILE, DENOISE_FILE, VECTORS_FILE = 'prefix.onnx', 'denoise.onnx', 'vectors.npz'
 #: The graph of an actor over the start noise, of policies that have one.
 LATENT_FILE = 'latent.onnx'
+#: The graph of a step that is guided towards the rows of the chunk before, of policies that are executed in real time.
+GUIDED_FILE = 'guided.onnx'
 #: An entry ``location`` of an initialiser's external data: message StringStringEntryProto of onnx.proto, with key
 #: as field 1 and value as field 2, which begins with its length in groups of 7 bits, low ones first.
 _LOCATION = re.compile(rb'\x0a\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])')

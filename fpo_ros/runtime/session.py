@@ -7,27 +7,26 @@ its start noise has a third graph, which runs first; see :mod:`fpo_ros.policy.la
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from fpo_ros.policy.contract import ACTION_DIM, ContractError, Observation, PolicyContract, check_chunk
+from fpo_ros.policy.contract import ContractError, Observation, PolicyContract, check_chunk
 from fpo_ros.policy.normalisation import NormStats
+from fpo_ros.policy.realtime import Leftover, entry_mask, guidance_weight, padded
 from fpo_ros.policy.tokenizer import tokens_of
-from fpo_ros.policy.transforms import image_tensor, model_inputs, targets_of
+from fpo_ros.policy.transforms import image_tensor, known_actions, model_inputs, targets_of
 from fpo_ros.releases import Release
 from fpo_ros.runtime.providers import PolicyError, open_graph
-from fpo_ros.runtime.release_files import DENOISE_FILE, LATENT_FILE, PREFIX_FILE, VECTORS_FILE, ReleaseFiles
+from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE, ReleaseFiles
+from fpo_ros.runtime.vectors import read_vectors
 
-#: A larger tolerance in a release's own test vectors would prove nothing [rad, grippers 0..1].
-LARGEST_ATOL = 0.01
 #: Inputs and output of one step of a flow, and of an actor that makes start noise at once. The latter's graph is told
 #: from that of a flow over latents by its inputs.
 _STEP = ({'x_t', 'time', 'state', 'prefix_kv'}, 'velocity')
+_GUIDED = (_STEP[0] | {'decided', 'mask', 'weight'}, 'velocity')
 _AT_ONCE = ({'noise', 'state', 'prefix_kv'}, 'latent')
 
 
@@ -68,20 +67,21 @@ class PolicySession:
         contract = files.contract()
         stats = files.stats(contract)
         graphs, used = {}, provider
-        for name in (PREFIX_FILE, DENOISE_FILE, *([LATENT_FILE] if files.has(LATENT_FILE) else [])):
+        for name in (PREFIX_FILE, DENOISE_FILE, *(name for name in (LATENT_FILE, GUIDED_FILE) if files.has(name))):
             model = files.read(name)
             with files.weights(name, model) as weights:
                 graphs[name], used = open_graph(model, files.path / name, weights, used, threads)
         return cls(files, contract, stats, graphs, used)
 
     def infer(self, observation: Observation, noise: np.ndarray | None = None,
-              rng: np.random.Generator | None = None) -> np.ndarray:
+              rng: np.random.Generator | None = None, leftover: Leftover | None = None) -> np.ndarray:
         """Sample one action chunk.
 
         :param observation: what the policy sees, in units of the cell.
         :param noise: (horizon, action_dim) start of the flow, standard normal; None: drawn from ``rng``, or
             zeros (the flow's mode-like, repeatable sample) when that is None, too.
         :param rng: generator of the noise.
+        :param leftover: rows that are executed while the chunk is made, which it shall go on from.
         :returns: (horizon, 14) float32 joint targets [rad, grippers 0..1].
         :raises ContractError: when the observation lacks something.
         :raises PolicyError: when the policy's output is not finite.
@@ -92,8 +92,8 @@ class PolicySession:
         if noise.shape != shape:
             raise PolicyError(f'noise has shape {noise.shape}, the contract wants {shape}')
         inputs = model_inputs(observation, self.contract, self.stats)
-        chunk = self._sample(self._prefix_of(inputs.get('images')), inputs['state'], noise[None],
-                             np.asarray(observation.joint_positions)[None])[0]
+        joints = np.asarray(observation.joint_positions)[None]
+        chunk = self._sample(self._prefix_of(inputs.get('images')), inputs['state'], noise[None], joints, leftover)[0]
         try:
             check_chunk(chunk, self.contract)
         except ContractError as error:
@@ -106,24 +106,35 @@ class PolicySession:
         :returns: largest absolute difference from the stored chunks [rad, grippers 0..1].
         :raises PolicyError: when the vectors are missing or unfit, or a difference exceeds their tolerance.
         """
-        vectors = self._read_vectors()
+        vectors = read_vectors(self._files, self.contract, self._tokens, self.goes_on)
         expected, tokens, images = vectors['chunk'], vectors['tokens'], vectors.get('images')
         worst = 0.0
         for index in range(len(expected)):
             one = slice(index, index + 1)
             prefix = self._run_prefix(tokens[one], None if images is None else image_tensor(images[one]))
-            chunk = self._sample(prefix, vectors['state'][one], vectors['noise'][one],
-                                 vectors['joints'][one] if self.contract.relative else None)[0]
-            difference = np.abs(chunk - expected[index])
-            if not difference.max() <= vectors['atol']:
-                worst_place = np.argmax(np.where(np.isfinite(difference), difference, np.inf))
-                row, column = np.unravel_index(worst_place, difference.shape)
-                raise PolicyError(
-                    f'policy {self.version}: test vector {index} of {len(expected)} does not reproduce on '
-                    f'{self.provider}: row {row}, column {column} is {chunk[row, column]:.6f} instead of '
-                    f"{expected[index][row, column]:.6f} (tolerance {float(vectors['atol'])})")
-            worst = max(worst, float(difference.max()))
+            wanted = [(expected[index], None)]
+            if self.goes_on:
+                wanted.append((vectors['guided'][index], Leftover(vectors['leftover'][index], int(vectors['delay']))))
+            for chunk, leftover in wanted:
+                found = self._sample(prefix, vectors['state'][one], vectors['noise'][one], vectors['joints'][one],
+                                     leftover)[0]
+                worst = max(worst, self._difference(found, chunk, float(vectors['atol']),
+                                                    f'{index} of {len(expected)}{" (guided)" if leftover else ""}'))
         return worst
+
+    def _difference(self, found: np.ndarray, expected: np.ndarray, atol: float, which: str) -> float:
+        """Return the largest difference between two chunks.
+
+        :raises PolicyError: where it exceeds the tolerance.
+        """
+        difference = np.abs(found - expected)
+        if not difference.max() <= atol:
+            worst_place = np.argmax(np.where(np.isfinite(difference), difference, np.inf))
+            row, column = np.unravel_index(worst_place, difference.shape)
+            raise PolicyError(
+                f'policy {self.version}: test vector {which} does not reproduce on {self.provider}: row {row}, column '
+                f'{column} is {found[row, column]:.6f} instead of {expected[row, column]:.6f} (tolerance {atol})')
+        return float(difference.max())
 
     def _prefix_of(self, images: np.ndarray | None) -> onnxruntime.OrtValue:
         """Run the prefix graph for the contract's prompt; once only for a policy that sees no images."""
@@ -142,13 +153,22 @@ class PolicySession:
         self._run(PREFIX_FILE, binding)
         return binding.get_outputs()[0]
 
-    def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray,
-                joints: np.ndarray | None) -> np.ndarray:
+    @property
+    def goes_on(self) -> bool:
+        """Whether chunks can go on from a leftover."""
+        return GUIDED_FILE in self._graphs
+
+    def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray, joints: np.ndarray | None,
+                leftover: Leftover | None = None) -> np.ndarray:
         """Integrate the flow; (1, ...) inputs, returns (1, horizon, 14) float32 in raw units."""
         x, state = np.array(noise, np.float32), np.array(state, np.float32)
         if LATENT_FILE in self._graphs:
             x = self._latent(prefix, state, x)
-        actions = self.stats.unnormalise_action(self._integrate(DENOISE_FILE, prefix, state, x))
+        if leftover is None or not len(leftover.rows):
+            x = self._integrate(DENOISE_FILE, prefix, state, x)
+        else:
+            x = self._integrate(GUIDED_FILE, prefix, state, x, self._decided(leftover, joints))
+        actions = self.stats.unnormalise_action(x)
         return targets_of(actions, joints, self.contract).astype(np.float32, copy=False)
 
     def _latent(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -160,14 +180,31 @@ class PolicySession:
         self._run(LATENT_FILE, binding)
         return np.array(binding.get_outputs()[0].numpy())
 
-    def _integrate(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _decided(self, leftover: Leftover, joints: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Return what guides a step, as the network knows it."""
+        if not self.goes_on:
+            raise PolicyError(f'policy {self.version} has no {GUIDED_FILE}: chunks cannot go on from the one before; '
+                              'export the policy again, or execute its chunks synchronously')
+        contract = self.contract
+        rows = known_actions(padded(np.asarray(leftover.rows, np.float32), contract.horizon)[None], joints, contract)
+        mask = entry_mask(min(len(leftover.rows), contract.horizon), leftover.delay, contract.horizon,
+                          contract.action_dim)
+        decided = self.stats.normalise_action(rows, contract.action_dim)
+        return {'decided': decided.astype(np.float32), 'mask': mask[None]}
+
+    def _integrate(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, x: np.ndarray,
+                   decided: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Take the Euler steps of a flow from (1, horizon, action_dim) noise, which changes.
 
         The prefix stays on the device that computed it over all steps.
         """
         step = np.float32(1 / self.contract.flow_steps)
         binding = self._binding(name, prefix, state)
+        for part, value in (decided or {}).items():
+            binding.bind_cpu_input(part, value)
         for time in self._times:
+            if decided:
+                binding.bind_cpu_input('weight', np.array([guidance_weight(float(time[0]))], np.float32))
             binding.bind_cpu_input('x_t', x)
             binding.bind_cpu_input('time', time)
             self._run(name, binding)
@@ -191,13 +228,16 @@ class PolicySession:
         """Return the inputs and the output that a graph must have."""
         if name == PREFIX_FILE:
             return {'tokens', 'images'} if self.contract.cameras else {'tokens'}, 'prefix_kv'
+        if name == GUIDED_FILE:
+            return _GUIDED
         at_once = name == LATENT_FILE and 'noise' in {value.name for value in self._graphs[name].get_inputs()}
         return _AT_ONCE if at_once else _STEP
 
     def _check_graphs(self) -> None:
         contract = self.contract
         chunk = (contract.horizon, contract.action_dim)
-        shapes = {'tokens': (self._tokens.shape[1],), 'x_t': chunk, 'noise': chunk, 'state': (contract.state_dim,),
+        shapes = {'tokens': (self._tokens.shape[1],), **dict.fromkeys(('x_t', 'noise', 'decided', 'mask'), chunk),
+                  'state': (contract.state_dim,),
                   'images': (len(contract.cameras), 3, contract.image_height, contract.image_width)}
         for name, graph in self._graphs.items():
             inputs, output = self._interfaces[name]
@@ -214,42 +254,3 @@ class PolicySession:
                 if not fits:
                     raise PolicyError(f'{self.path / name}: {value} has shape {have} per sample, '
                                       f'the contract wants {list(want)}')
-
-    def _read_vectors(self) -> dict[str, np.ndarray]:
-        path = self.path / VECTORS_FILE
-        try:
-            with np.load(io.BytesIO(self._files.read(VECTORS_FILE)), allow_pickle=False) as archive:
-                vectors = {name: archive[name] for name in archive.files}
-        except PolicyError:
-            raise
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise PolicyError(f'{path}: cannot read the test vectors: {error}') from error
-        contract = self.contract
-        chunk = (contract.horizon, contract.action_dim)
-        shapes = {'state': (contract.state_dim,), 'noise': chunk, 'chunk': (contract.horizon, ACTION_DIM)}
-        if contract.cameras:
-            shapes['images'] = (len(contract.cameras), contract.image_height, contract.image_width, 3)
-        if contract.relative:
-            shapes['joints'] = (ACTION_DIM,)
-        missing = {*shapes, 'tokens', 'atol'} - set(vectors)
-        if missing:
-            raise PolicyError(f'{path}: lacks {sorted(missing)}')
-        count = len(vectors['chunk']) if vectors['chunk'].ndim else 0
-        if not count:
-            raise PolicyError(f'{path}: holds no test vector')
-        for name, shape in shapes.items():
-            if vectors[name].shape != (count, *shape):
-                raise PolicyError(f'{path}: {name} has shape {vectors[name].shape}, '
-                                  f'the contract wants {(count, *shape)}')
-        tokens = np.atleast_2d(vectors['tokens']).astype(np.int64)
-        if tokens.shape[0] not in (1, count):
-            raise PolicyError(f'{path}: tokens has shape {tokens.shape}, wanted one row or {count}')
-        if not np.array_equal(tokens, np.broadcast_to(self._tokens, (len(tokens), self._tokens.shape[1]))):
-            raise PolicyError(f'{path}: its tokens are not those of the prompt {contract.prompt!r}: '
-                              'export the policy again')
-        vectors['tokens'] = np.ascontiguousarray(np.broadcast_to(tokens, (count, tokens.shape[1])))
-        if not np.isfinite(vectors['chunk']).all():
-            raise PolicyError(f'{path}: a stored chunk is not finite')
-        if vectors['atol'].ndim or not 0 < vectors['atol'] <= LARGEST_ATOL:
-            raise PolicyError(f"{path}: atol must lie in 0..{LARGEST_ATOL}, got {vectors['atol']}")
-        return vectors

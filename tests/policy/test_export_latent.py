@@ -127,8 +127,9 @@ def test_an_actor_is_a_file_beside_the_graphs_of_the_frozen_policy(make_policy, 
         (tmp_path / name).mkdir()
         export(policy, tmp_path / name)
         names.append({path.name for path in (tmp_path / name).iterdir()})
-    assert names[0] == {'prefix.onnx', 'denoise.onnx', 'vectors.npz', 'contract.json', 'norm_stats.json'}
-    assert names[1] - names[0] == {'latent.onnx'}
+    assert names[0] == {'prefix.onnx', 'denoise.onnx', 'guided.onnx', 'vectors.npz', 'contract.json',
+                        'norm_stats.json'}
+    assert names[1] - names[0] == {'latent.onnx'} and names[0] - names[1] == {'guided.onnx'}
     for name in ('prefix.onnx', 'denoise.onnx'):
         ours, theirs = (onnx.load(tmp_path / kind / name).graph.initializer for kind in ('plain', 'actor'))
         ours, theirs = ([numpy_helper.to_array(tensor) for tensor in held] for held in (ours, theirs))

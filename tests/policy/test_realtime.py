@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpo_ros.policy.guided import entry_mask, guided_velocity, sample_guided
-from fpo_ros.policy.realtime import guidance_weight, padded, soft_mask
+from fpo_ros.policy.guided import guided_velocity, sample_guided
+from fpo_ros.policy.realtime import entry_mask, guidance_weight, padded, soft_mask
 
 
 def test_the_mask_is_that_of_the_paper():
@@ -81,13 +81,18 @@ def test_without_a_mask_nothing_is_guided():
 
 
 def test_what_is_decided_is_kept_and_the_rest_follows_the_flow():
-    decided, rows = torch.full((1, 4, 3), -2.0), soft_mask(4, 1, 2)
-    mask = torch.as_tensor(entry_mask(rows, 2, 3))[None]
-    drawn = sample_guided(linear, torch.zeros(1, 4, 3), 10, decided, mask)
-    free = sample_guided(linear, torch.zeros(1, 4, 3), 10, decided, torch.zeros(1, 4, 3))
-    missed = [(chunk - decided)[0, :2, :2].abs().max() for chunk in (drawn, free)]
+    decided = torch.full((1, 4, 16), -2.0)
+    mask = torch.as_tensor(entry_mask(3, 2, 4, 16))[None]
+    drawn = sample_guided(linear, torch.zeros(1, 4, 16), 10, decided, mask)
+    free = sample_guided(linear, torch.zeros(1, 4, 16), 10, decided, torch.zeros(1, 4, 16))
+    missed = [(chunk - decided)[0, :2, :14].abs().max() for chunk in (drawn, free)]
     assert missed[0] < 0.6 * missed[1]
-    assert torch.equal(drawn[0, 3], free[0, 3]) and torch.equal(drawn[..., 2], free[..., 2]), 'padding is left alone'
+    assert torch.equal(drawn[0, 3], free[0, 3]), 'behind the leftover the flow is free'
+    assert torch.equal(drawn[..., 14:], free[..., 14:]), 'padding is left alone'
+
+
+def test_a_delay_beyond_what_is_left_decides_all_that_is_left():
+    assert (entry_mask(2, 9, 4, 14)[:2] == 1).all() and (entry_mask(2, 9, 4, 14)[2:] == 0).all()
 
 
 def test_short_leftovers_are_filled_with_their_last_row():
