@@ -85,11 +85,13 @@ def run(policy: FlowPolicy, cell: Cell, episodes: int, seed: int = 0, batch: int
             if progress:
                 progress(start + len(some))
     success, strict, jerks, seams = (np.concatenate(part) for part in zip(*parts, strict=True))
+    # Where no chunk followed another there is no seam.
     low, high = wilson_interval(int(success.sum()), episodes)
     return found | {
         'bridged': True, 'successes': int(success.sum()), 'success_rate': float(success.mean()), 'wilson_low': low,
         'wilson_high': high, 'success_strict_rate': float(strict.mean()),
-        'jerk_rms': float(np.sqrt(np.mean(jerks))), 'seam_jerk_rms': float(np.sqrt(np.mean(seams)))}
+        'jerk_rms': float(np.sqrt(np.mean(jerks))),
+        'seam_jerk_rms': float(np.sqrt(np.mean(seams))) if len(seams) else None}
 
 
 class _Episodes:
@@ -110,7 +112,7 @@ class _Episodes:
         self.success, self.strict = np.zeros(len(scenes), bool), np.zeros(len(scenes), bool)
 
     def play(self) -> tuple[np.ndarray, ...]:
-        """Return (N,) successes, (N,) strict ones, and squared jerks [(rad/s^3)^2], all and behind seams."""
+        """Return (N,) successes, (N,) strict ones, and squared jerks [(rad/s^3)^2] of episodes, and behind seams."""
         now, end, cell = 0, MAX_STEPS - REST_STEPS, self.cell
         coming: list[tuple[int, int, np.ndarray]] = []
         observe = 0
@@ -134,9 +136,9 @@ class _Episodes:
         path = np.stack(self.commands, 1)[..., _ARMS]
         squared = (np.diff(path, 3, axis=1) / self.period ** 3) ** 2
         # Command k is that of period k - 1, and its jerk is entry k - 3.
-        behind = np.unique([seam + 1 - 3 + step for seam in self.seams[1:] for step in range(_BEHIND)])
+        behind = np.unique(np.array([seam + 1 - 3 + step for seam in self.seams[1:] for step in range(_BEHIND)], int))
         behind = behind[(behind >= 0) & (behind < squared.shape[1])]
-        return self.success, self.strict, squared.mean((1, 2)), squared[:, behind].mean((1, 2))
+        return self.success, self.strict, squared.mean((1, 2)), squared[:, behind].reshape(-1)
 
     def _chunk(self, now: int) -> np.ndarray:
         """Return the (N, H, 14) chunk that answers what is seen now."""
@@ -178,9 +180,14 @@ class _Episodes:
 def measure(policy: FlowPolicy, episodes: int, delays_ms: Iterable[float] = DELAYS_MS,
             methods: Iterable[str] = METHODS, seed: int = 0, threads: int | None = None,
             report: Callable[[dict], None] | None = None) -> list[dict]:
-    """Return the figures of all methods at all delays."""
-    contract, found = policy.contract, []
+    """Return the figures of all methods at all delays.
+
+    :raises ValueError: for a negative delay or an unknown method.
+    """
+    contract, found, methods = policy.contract, [], tuple(methods)
     for delay_ms in delays_ms:
+        if delay_ms < 0:
+            raise ValueError(f'a delay of {delay_ms:g} ms cannot be: use 0 or more')
         delay = round(delay_ms * 1e-3 * contract.control_rate_hz)
         for method in methods:
             one = run(policy, cell_of(method, delay, contract.horizon, contract.execute), episodes, seed,
@@ -189,3 +196,13 @@ def measure(policy: FlowPolicy, episodes: int, delays_ms: Iterable[float] = DELA
             if report:
                 report(one)
     return found
+
+
+def in_words(one: dict) -> str:
+    """Return the figures of a method at a delay as a line."""
+    name = f'{one["delay_ms"]} ms, {one["method"]}'
+    if not one['bridged']:
+        return f'{name}: its chunks are too short to bridge the delay'
+    return (f'{name}: {one["success_rate"]:.1%} ({one["wilson_low"]:.1%} to {one["wilson_high"]:.1%}) of '
+            f'{one["episodes"]} scenes, {one["success_strict_rate"]:.1%} by the strict rule; jerk '
+            f'{one["jerk_rms"]:,.0f} rad/s^3, {one["seam_jerk_rms"] or float("nan"):,.0f} behind a seam')

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fpo_ros.options import AsJson, Observation, display_of
+from fpo_ros.options import AsJson, Observation, Seed, display_of
 
 app = typer.Typer(no_args_is_help=True, help='Measure speed and memory, each beside a named baseline of the same run.')
 
@@ -79,6 +79,32 @@ def policy(calls: Annotated[int, typer.Option(min=1, help='Chunks of each.')] = 
         f'{found["speed_up_over_torch"]:.2f} times as fast')
     if as_json:
         print(json.dumps(found), flush=True)
+
+
+@app.command()
+def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, or the name of a shipped one.')] = Path(
+               'fpo_state'),
+           episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes of each.')] = 200,
+           delays: Annotated[str, typer.Option(help='From an observation to its chunk [ms], '
+                                               'comma-separated.')] = '0,60,120,200,300',
+           methods: Annotated[str, typer.Option(help='How chunks are joined, comma-separated: synchronous, ensemble, '
+                                                'newest, realtime.')] = 'synchronous,ensemble,newest,realtime',
+           seed: Seed = 0, as_json: AsJson = False) -> None:
+    """Success and jerk in simulation when chunks come late, by the rule that joins them.
+
+    Chunks must be longer than twice the delay to be bridged; takes about half a minute for each.
+    """
+    from fpo_ros.bench import chunks as bench
+    from fpo_ros.policy.checkpoint import FlowPolicy
+
+    try:
+        late = [float(word) for word in delays.split(',')]
+    except ValueError as error:
+        raise ValueError(f'--delays {delays}: use milliseconds, comma-separated, such as 0,60,120') from error
+    display, chosen = display_of(as_json), [word.strip() for word in methods.split(',')]
+    found = bench.measure(FlowPolicy.load(policy), episodes, late, chosen, seed,
+                          report=lambda one: display.line(bench.in_words(one)))
+    _end({'policy': str(policy), 'chunks': found}, as_json, [])
 
 
 @app.command()

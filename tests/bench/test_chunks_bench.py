@@ -1,0 +1,80 @@
+"""The study of late chunks: when a method observes, what it executes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fpo_ros import cli
+from fpo_ros.bench.chunks import METHODS, Cell, cell_of, measure, run
+from fpo_ros.learning.latent import with_latent_actor
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.config import preset
+from fpo_ros.policy.contract import START_JOINTS, PolicyContract
+from fpo_ros.policy.normalisation import NormStats
+from fpo_ros.policy.pi0 import Pi0
+
+
+@pytest.fixture
+def policy():
+    contract = PolicyContract(horizon=10, execute=10, flow_steps=2)
+    stats = NormStats(np.zeros(21), np.ones(21), START_JOINTS, np.full(14, 0.1))
+    return FlowPolicy(Pi0(preset('pi0_tiny'), contract), stats)
+
+
+@pytest.mark.parametrize(('method', 'delay', 'executed'), [
+    ('synchronous', 15, 20), ('ensemble', 3, 1), ('ensemble', 20, 0), ('newest', 0, 10), ('realtime', 6, 10),
+    ('realtime', 10, 10), ('realtime', 11, 0)])
+def test_a_method_observes_as_often_as_its_chunks_allow(method, delay, executed):
+    assert cell_of(method, delay, 20, 20) == Cell(method, delay, executed)
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('delay', [0, 2, 5])
+def test_every_method_plays_whole_episodes_at_every_delay(policy, monkeypatch, method, delay):
+    monkeypatch.setattr('fpo_ros.bench.chunks.MAX_STEPS', 40)
+    found = run(policy, cell_of(method, delay, 10, 10), 3, batch=2, threads=1)
+    assert found['episodes'] == 3 and found['bridged'] and 0 <= found['success_rate'] <= 1
+    assert found['jerk_rms'] > 0 and np.isfinite(found['seam_jerk_rms'])
+
+
+def test_synchronous_execution_without_delay_succeeds_as_an_evaluation_does(monkeypatch):
+    trained = FlowPolicy.load('fpo_state')
+    found = run(trained, cell_of('synchronous', 0, 20, 20), 10, threads=1)
+    assert found['successes'] >= 8, 'the shipped policy succeeds in 99 %'
+
+
+def test_chunks_that_are_too_short_are_said_to_be(policy):
+    found = run(policy, cell_of('realtime', 6, 10, 10), 3)
+    assert found == {'method': 'realtime', 'delay_ms': 120, 'executed': 0, 'episodes': 3, 'bridged': False}
+
+
+@pytest.mark.parametrize(('delays', 'methods', 'match'), [
+    ([-1], METHODS, 'a delay of -1 ms'), ([0], ['fast'], "unknown method 'fast': use synchronous")])
+def test_unknown_cells_are_refused(policy, delays, methods, match):
+    with pytest.raises(ValueError, match=match):
+        measure(policy, 1, delays, methods)
+
+
+def test_an_actor_over_start_noise_is_refused(policy):
+    with pytest.raises(ValueError, match='which guidance does not know'):
+        run(with_latent_actor(policy), cell_of('realtime', 0, 10, 10), 1)
+
+
+def test_the_command_line_prints_a_row_for_each(policy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('fpo_ros.bench.chunks.MAX_STEPS', 30)
+    policy.save(tmp_path)
+    words = ['bench', 'chunks', '--policy', str(tmp_path), '--episodes', '2', '--methods',
+             'synchronous,realtime', '--json']
+    with pytest.raises(SystemExit) as end:
+        cli.main([*words, '--delays', '0,120'])
+    out = capsys.readouterr().out
+    assert end.value.code == 0
+    rows = json.loads(out.splitlines()[-1])['chunks']
+    assert [(row['method'], row['delay_ms'], row['bridged']) for row in rows] == [
+        ('synchronous', 0, True), ('realtime', 0, True), ('synchronous', 120, True), ('realtime', 120, False)]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*words, '--delays', 'soon'])
+    assert end.value.code == 1 and 'use milliseconds' in capsys.readouterr().err
