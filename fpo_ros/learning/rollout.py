@@ -135,17 +135,18 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
     prefixes: Tensor | None = None
     running = np.arange(count)
 
-    def look(decision: int, where: np.ndarray) -> Tensor:
+    def look(decision: int, where: np.ndarray) -> tuple[Tensor, np.ndarray]:
         joints, pose = worlds.joints()[where], worlds.object_pose()[where]
         # The policy is given joints as they are measured, the critic what is true.
-        seen = policy.states(worlds.observed_joints(where), pose if contract.observation == 'state' else None)
+        measured = worlds.observed_joints(where)
+        seen = policy.states(measured, pose if contract.observation == 'state' else None)
         states[where, decision] = seen
         elapsed = np.full((len(where), 1), decision / decisions)
         privileged[where, decision] = np.concatenate([joints, pose, elapsed], 1)
-        return seen
+        return seen, measured
 
     for decision in range(decisions):
-        seen = look(decision, running)
+        seen, measured = look(decision, running)
         if contract.cameras:
             shown = worlds.seen(running)
             pictures = renderer.render_all(worlds.qpos[running]) if shown is None else renderer.render_seen(shown)
@@ -172,8 +173,7 @@ def collect(policy: FlowPolicy, worlds: BatchedWorlds, seeds: np.ndarray,
         chunks[running, decision] = drawn
         valid[running, decision] = fresh
         length = min(contract.execute, cap - REST_STEPS - decision * contract.execute)
-        raw = policy.to_raw(drawn, worlds.observed_joints(running))
-        targets = limits.apply(worlds.last_target[running], raw[:, :length],
+        targets = limits.apply(worlds.last_target[running], policy.to_raw(drawn, measured)[:, :length],
                                1 / contract.control_rate_hz)
         outcome = worlds.step(targets, running)
         hit, held_enough = outcome.stage == SUCCESS_STAGE, np.zeros((len(running), length), bool)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.policy.checkpoint import FlowPolicy
@@ -45,25 +46,32 @@ def learning_rate_at(step: int, config: SFTConfig) -> float:
 
 
 def train(demonstrations: Demonstrations, contract: PolicyContract, model_config: Pi0Config, config: SFTConfig,
-          seed: int, progress: Callable[[int, float], None] | None = None) -> FlowPolicy:
-    """Train a policy from scratch.
+          seed: int, progress: Callable[[int, float], None] | None = None, network: Pi0 | None = None) -> FlowPolicy:
+    """Train a policy from scratch, or the action expert of a network whose prefix stays as it is.
 
+    :param network: of ``model_config`` and ``contract``, such as :func:`fpo_ros.learning.grounding.grounded` makes; it
+        is trained in place, its prefix computed once for every frame.
     :param progress: called with (steps done, mean loss of the newest steps) about fifty times.
     :raises NotFiniteError: when the loss stops being finite.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    policy = FlowPolicy(Pi0(model_config, contract), demonstrations.stats(contract))
+    policy = FlowPolicy(network or Pi0(model_config, contract), demonstrations.stats(contract))
+    trained = list(policy.model.parameters() if network is None else policy.model.expert_parameters())
+    prefixes = None if network is None else _prefixes(policy, demonstrations)
     states = policy.known_states(demonstrations.states)
     chunks = policy.known_chunks(demonstrations.chunks, demonstrations.joints)
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95),
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.95),
                                   weight_decay=config.weight_decay)
     report_every, recent = max(1, config.steps // 50), []
     for step in range(config.steps):
         for group in optimizer.param_groups:
             group['lr'] = learning_rate_at(step, config)
         pick = torch.randint(len(states), (config.batch,), generator=generator)
-        if contract.cameras:
+        if prefixes is not None:
+            rows = torch.as_tensor(demonstrations.frame)[pick] if contract.cameras else torch.zeros(1, dtype=torch.long)
+            prefix = prefixes[:, :, rows]
+        elif contract.cameras:
             images = torch.as_tensor(image_tensor(demonstrations.images[demonstrations.frame[pick.numpy()]]))
             prefix = policy.model.prefix(policy.tokens, images)
         else:
@@ -77,10 +85,16 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
                      f'check the demonstrations, or train with a lower learning rate than {config.learning_rate:g}')
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         recent.append(loss.item())
         if progress and ((step + 1) % report_every == 0 or step + 1 == config.steps):
             progress(step + 1, sum(recent) / len(recent))
             recent.clear()
     return policy
+
+
+@torch.no_grad()
+def _prefixes(policy: FlowPolicy, demonstrations: Demonstrations) -> Tensor:
+    """Return the prefix of every frame, or that of the prompt alone."""
+    return policy.prefix(demonstrations.images)

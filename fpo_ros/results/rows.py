@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fpo_ros.learning.config import FPOConfig
+from fpo_ros.learning.grounding import GroundingConfig
 from fpo_ros.learning.settings import with_settings
 from fpo_ros.learning.sft import SFTConfig
+from fpo_ros.policy.config import Pi0Config, preset
 from fpo_ros.policy.contract import PolicyContract
 
 #: Groups of rows, in the order of the page.
@@ -24,6 +26,9 @@ class Start:
     :param demonstrations: recorded episodes.
     :param noise_m: error of every waypoint coordinate of the demonstrator [m].
     :param sft: supervised fine-tuning.
+    :param grounding: how the prefix learns to tell where objects are before that, where it does.
+    :param frame_every: control steps between recorded pictures.
+    :param model: sizes of the network; those of ``pi0_tiny`` by default.
     """
 
     name: str
@@ -31,6 +36,9 @@ class Start:
     demonstrations: int
     noise_m: float
     sft: SFTConfig
+    grounding: GroundingConfig | None = None
+    frame_every: int = 5
+    model: Pi0Config = field(default_factory=lambda: preset('pi0_tiny'))
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,11 @@ class Row:
 
 
 STATE = Start('transfer_state', PolicyContract(), 100, 0.02, SFTConfig())
-PIXELS = Start('transfer_pixels', PolicyContract(observation='pixels', cameras=('cam_high',)), 200, 0.02,
-               SFTConfig(steps=1500, batch=96))
+#: A cube of 4 cm is 3 pixels wide in 96 columns, and 7 in 256: patches grow with the picture, their number hardly.
+PIXELS = Start('transfer_pixels',
+               PolicyContract(observation='pixels', cameras=('cam_high',), image_height=192, image_width=256),
+               200, 0.02, SFTConfig(steps=1600), GroundingConfig(), 3,
+               replace(preset('pi0_tiny'), vision=replace(preset('pi0_tiny').vision, patch_size=16)))
 INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.010, SFTConfig(steps=2400))
 
 #: The row that others are compared with, at their own budgets.
