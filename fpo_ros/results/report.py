@@ -74,7 +74,8 @@ def main_table(row: Row, seeds: list[dict]) -> list[str]:
                   f'The end lies below the best evaluation by {drops} points (by seed). Training took {minutes} min.']
     alarms = sorted({name for one in seeds for name in one.get('alarms', [])})
     restored = sum(one.get('restored', 0) for one in seeds)
-    lines += ['', f'Alarms: {", ".join(alarms) or "none"}; the best policy was restored {restored} times.']
+    lines += ['', f'Alarms: {", ".join(alarms) or "none"}; the best policy was restored {restored} times in all seeds '
+              'together.']
     return [*lines, '']
 
 
@@ -132,7 +133,6 @@ What was learned from them is in [algorithms.md](algorithms.md).
 Seeds are of training: of its scenes, noise, minibatches and critic. They share one start policy, trained on
 demonstrations with errors. Minutes are of the machine that ran them: two cores at most, often with something else
 running beside.
-
 """
 
 

@@ -83,16 +83,17 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
     if contract.cameras:
         images = np.stack([[observation.images[name] for name in contract.cameras] for observation in observations])
     with torch.no_grad():
+        two = [0, -1]  # a batch to trace with, whatever the number of vectors
         tokens = policy.tokens.expand(2, -1)
-        arguments = (tokens,) if images is None else (tokens, torch.as_tensor(image_tensor(images[:2])))
+        arguments = (tokens,) if images is None else (tokens, torch.as_tensor(image_tensor(images[two])))
         names = ['tokens'] if images is None else ['tokens', 'images']
         prefix = model.prefix(*arguments)
         _export(_Prefix(policy), arguments, names, 'prefix_kv', {name: {0: 'batch'} for name in names},
                 directory / PREFIX_FILE)
         noise = torch.randn(vectors, contract.horizon, contract.action_dim,
                             generator=torch.Generator().manual_seed(seed))
-        _export_step(model, noise[:2], states[:2], prefix, directory / DENOISE_FILE)
-        _export_latent(policy, noise[:2], states[:2], prefix, directory / LATENT_FILE)
+        _export_step(model, noise[two], states[two], prefix, directory / DENOISE_FILE)
+        _export_latent(policy, noise[two], states[two], prefix, directory / LATENT_FILE)
         joints = np.stack([observation.joint_positions for observation in observations])
         prefixes = policy.prefix(images)
         chunk = policy.to_raw(policy.act(states, prefixes, noise), joints)

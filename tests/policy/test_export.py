@@ -127,3 +127,8 @@ def test_graphs_hold_every_weight_that_acts_and_no_sampler_state(exported):
     held = sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
     weights = sum(parameter.numel() for parameter in policy.model.expert_parameters())
     assert held > 0.9 * weights
+
+
+@pytest.mark.parametrize('kind', ['state', 'pixels'])
+def test_one_vector_is_enough(make_policy, tmp_path, kind):
+    assert export(make_policy(kind), tmp_path, vectors=1) <= VECTOR_ATOL
