@@ -147,7 +147,7 @@ def test_no_process_waits_for_ever_for_one_that_does_not_answer(tmp_path):
 
 
 def test_a_run_whose_process_dies_goes_on_where_the_launcher_starts_all_anew(both, tmp_path):
-    done = launch(*script(tmp_path, {**RUNS['fpo'], 'fault': 'dies', 'resume': True}), restarts=1)
+    done = launch(*script(tmp_path, {**RUNS['fpo'], 'fault': 'dies', 'resume': True}), restarts=3)
     assert done.returncode == 0 and 'exitcode: -9' in done.stderr, done.stderr
     assert max(differences(both / 'fpo', tmp_path / 'run').values()) == 0
 
