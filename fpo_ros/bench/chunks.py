@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from fpo_ros.learning.rollout import STRICT_STEPS, renderer_of
+from fpo_ros.policy.aloha import ARM_COLUMNS
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, ContractError
+from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.policy.realtime import entry_mask, padded
@@ -26,7 +27,6 @@ METHODS = ('synchronous', 'ensemble', 'newest', 'realtime')
 #: Delays from an observation to the chunk that answers it [ms].
 DELAYS_MS = (0, 60, 120, 200, 300)
 _TIMELINE = {'newest': 'realtime'}
-_ARMS = [column for column in range(ACTION_DIM) if column not in GRIPPER_COLUMNS]
 #: Control periods behind a seam whose jerk is counted.
 _BEHIND = 3
 
@@ -85,12 +85,12 @@ def run(policy: FlowPolicy, cell: Cell, episodes: int, seed: int = 0, batch: int
             if progress:
                 progress(start + len(some))
     success, strict, jerks, seams = (np.concatenate(part) for part in zip(*parts, strict=True))
-    # Where no chunk followed another there is no seam.
     low, high = wilson_interval(int(success.sum()), episodes)
     return found | {
         'bridged': True, 'successes': int(success.sum()), 'success_rate': float(success.mean()), 'wilson_low': low,
         'wilson_high': high, 'success_strict_rate': float(strict.mean()),
         'jerk_rms': float(np.sqrt(np.mean(jerks))),
+        # Where no chunk followed another there is no seam.
         'seam_jerk_rms': float(np.sqrt(np.mean(seams))) if len(seams) else None}
 
 
@@ -133,7 +133,7 @@ class _Episodes:
             until = min([end, observe, *(arrival for arrival, _, _ in coming)])
             self._move(now, until)
             now = until
-        path = np.stack(self.commands, 1)[..., _ARMS]
+        path = np.stack(self.commands, 1)[..., ARM_COLUMNS]
         squared = (np.diff(path, 3, axis=1) / self.period ** 3) ** 2
         # Command k is that of period k - 1, and its jerk is entry k - 3.
         behind = np.unique(np.array([seam + 1 - 3 + step for seam in self.seams[1:] for step in range(_BEHIND)], int))

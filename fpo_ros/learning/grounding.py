@@ -1,7 +1,8 @@
 """Grounding: before it imitates, a small policy's prefix learns to tell where objects are in pictures.
 
 pi0 begins from PaliGemma, whose vision and language were trained to detect and to point at things (arXiv 2407.07726,
-section 3.2). ``pi0_tiny`` begins from noise, and chunks alone teach it too little about pictures (docs/learning.md).
+section 3.2). ``pi0_tiny`` begins from noise, and chunks alone teach it too little about pictures (docs/benchmarks.md,
+"State or pixels").
 In simulation the positions of objects are known: the values that the last layer keeps of the prompt's last token,
 which the action expert attends to, are trained to tell them. The head that reads them off is thrown away.
 """
@@ -9,24 +10,22 @@ which the action expert attends to, are trained to tell them. The head that read
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fpo_ros.learning.record import plans_for
 from fpo_ros.learning.rollout import renderer_of
-from fpo_ros.learning.sft import SFTConfig, learning_rate_at
+from fpo_ros.learning.sft import SFTConfig, descend
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import ContractError, PolicyContract
-from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.tokenizer import tokens_of
 from fpo_ros.policy.transforms import image_tensor
 from fpo_ros.sim.batch import BatchedWorlds
-from fpo_ros.sim.expert import expert_for
 from fpo_ros.sim.scenes import Scenes, scene_seeds
-from fpo_ros.sim.task import sample_object_pose
 
 #: The share of the episodes that tells how well positions are told, and is not trained on.
 _KEPT_BACK = 0.1
@@ -39,19 +38,13 @@ class GroundingConfig:
     :param episodes: of the scripted expert, whose pictures are drawn.
     :param frame_every: control steps between pictures.
     :param noise_std_m: error of every waypoint coordinate of the expert [m]: the more, the more is seen.
-    :param steps: optimiser steps.
-    :param batch: pictures per step.
-    :param learning_rate: peak of the cosine schedule.
-    :param warmup: steps of linear warm-up.
+    :param training: steps, pictures per step and learning rate.
     """
 
     episodes: int = 640
     frame_every: int = 15
     noise_std_m: float = 0.02
-    steps: int = 2500
-    batch: int = 96
-    learning_rate: float = 1e-3
-    warmup: int = 100
+    training: SFTConfig = field(default_factory=lambda: SFTConfig(2500, 96, 1e-3, 100))
 
 
 @dataclass(frozen=True)
@@ -77,14 +70,13 @@ def labelled_frames(contract: PolicyContract, config: GroundingConfig, seed: int
     if not contract.cameras:
         raise ContractError('a policy without cameras has no pictures to ground: give it cameras, or leave grounding '
                             'out')
-    expert, seeds = expert_for(contract.task), scene_seeds(Scenes.DEMONSTRATIONS, seed, config.episodes)
+    seeds = scene_seeds(Scenes.DEMONSTRATIONS, seed, config.episodes)
     images, positions = [], []
     with BatchedWorlds(contract.task, min(32, config.episodes)) as worlds, renderer_of(contract) as renderer:
         for start in range(0, config.episodes, worlds.worlds):
             some = seeds[start:start + worlds.worlds]
             where = np.arange(len(some))
-            plans = np.stack([expert.plan(sample_object_pose(contract.task, int(scene)),
-                                          np.random.default_rng(int(scene)), config.noise_std_m) for scene in some])
+            plans = plans_for(contract.task, some, config.noise_std_m)
             worlds.reset(np.array(some), where)
             worlds.rest(where)
             outcome = worlds.step(plans, where)
@@ -123,24 +115,12 @@ def grounded(contract: PolicyContract, model_config: Pi0Config, frames: Labelled
 
     parameters = [*model.vision_tower.parameters(), *model.embed_tokens.parameters(),
                   *model.language_layers.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=1e-4)
-    schedule = SFTConfig(config.steps, config.batch, config.learning_rate, config.warmup)
-    report_every, recent = max(1, config.steps // 50), []
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group['lr'] = learning_rate_at(step, schedule)
-        pick = torch.randint(trained, (config.batch,), generator=generator).numpy()
-        loss = torch.nn.functional.mse_loss(told(pick), goal[pick])
-        check_finite({'the loss': loss.detach()}, f'grounding step {step + 1} of {config.steps}',
-                     f'use a lower learning rate than {config.learning_rate:g}')
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        recent.append(loss.item())
-        if progress and ((step + 1) % report_every == 0 or step + 1 == config.steps):
-            progress(step + 1, sum(recent) / len(recent))
-            recent.clear()
+
+    def loss() -> Tensor:
+        pick = torch.randint(trained, (config.training.batch,), generator=generator).numpy()
+        return torch.nn.functional.mse_loss(told(pick), goal[pick])
+
+    descend(parameters, config.training, loss, 'grounding step', 'use', progress)
     with torch.no_grad():
         errors = [(told(pick) * std + mean - positions[pick]).abs() for pick in
                   np.array_split(np.arange(trained, len(images)), max(1, (len(images) - trained) // 64))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -40,6 +40,16 @@ def recorded_scenes(store: EpisodeStore, contract: PolicyContract, noise_std: fl
     return found
 
 
+def plans_for(task: str, scenes: Iterable[int], noise_std: float) -> np.ndarray:
+    """Return the (N, T, 14) targets of the scripted expert in N scenes, a function of each scene and the error alone.
+
+    :param noise_std: error of every waypoint coordinate [m].
+    """
+    expert = expert_for(task)
+    return np.stack([expert.plan(sample_object_pose(task, int(scene)), np.random.default_rng(int(scene)), noise_std)
+                     for scene in scenes])
+
+
 def record_demonstrations(store: EpisodeStore, contract: PolicyContract, episodes: int, noise_std: float,
                           seed: int = 0, frame_every: int = 5,
                           progress: Callable[[int, int], None] | None = None) -> int:
@@ -62,14 +72,12 @@ def record_demonstrations(store: EpisodeStore, contract: PolicyContract, episode
     done = episodes - len(missing)
     if not missing:
         return successes
-    expert = expert_for(contract.task)
     batch = min(32, len(missing))
     with BatchedWorlds(contract.task, batch) as worlds, renderer_of(contract) as renderer:
         for start in range(0, len(missing), batch):
             some = missing[start:start + batch]
             where = np.arange(len(some))
-            plans = np.stack([expert.plan(sample_object_pose(contract.task, scene), np.random.default_rng(scene),
-                                          noise_std) for scene in some])
+            plans = plans_for(contract.task, some, noise_std)
             worlds.reset(np.array(some), where)
             worlds.rest(where)
             first = worlds.qpos[where].copy()

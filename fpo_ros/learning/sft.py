@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.policy.checkpoint import FlowPolicy
@@ -45,6 +45,34 @@ def learning_rate_at(step: int, config: SFTConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def descend(parameters: list[nn.Parameter], config: SFTConfig, loss_of: Callable[[], Tensor], what: str, advice: str,
+            progress: Callable[[int, float], None] | None = None) -> None:
+    """Take the steps of a supervised training.
+
+    :param loss_of: draws a batch and returns its loss.
+    :param what: name of a step, and ``advice`` what to do, for the error.
+    :param progress: called with (steps done, mean loss of the newest steps) about fifty times.
+    :raises NotFiniteError: when the loss stops being finite.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.95),
+                                  weight_decay=config.weight_decay)
+    report_every, recent = max(1, config.steps // 50), []
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group['lr'] = learning_rate_at(step, config)
+        loss = loss_of()
+        check_finite({'the loss': loss.detach()}, f'{what} {step + 1} of {config.steps}',
+                     f'{advice} a lower learning rate than {config.learning_rate:g}')
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        recent.append(loss.item())
+        if progress and ((step + 1) % report_every == 0 or step + 1 == config.steps):
+            progress(step + 1, sum(recent) / len(recent))
+            recent.clear()
+
+
 def train(demonstrations: Demonstrations, contract: PolicyContract, model_config: Pi0Config, config: SFTConfig,
           seed: int, progress: Callable[[int, float], None] | None = None, network: Pi0 | None = None) -> FlowPolicy:
     """Train a policy from scratch, or the action expert of a network whose prefix stays as it is.
@@ -58,15 +86,12 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
     generator = torch.Generator().manual_seed(seed)
     policy = FlowPolicy(network or Pi0(model_config, contract), demonstrations.stats(contract))
     trained = list(policy.model.parameters() if network is None else policy.model.expert_parameters())
-    prefixes = None if network is None else _prefixes(policy, demonstrations)
+    with torch.no_grad():
+        prefixes = None if network is None else policy.prefix(demonstrations.images)
     states = policy.known_states(demonstrations.states)
     chunks = policy.known_chunks(demonstrations.chunks, demonstrations.joints)
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.95),
-                                  weight_decay=config.weight_decay)
-    report_every, recent = max(1, config.steps // 50), []
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            group['lr'] = learning_rate_at(step, config)
+
+    def loss() -> Tensor:
         pick = torch.randint(len(states), (config.batch,), generator=generator)
         if prefixes is not None:
             rows = torch.as_tensor(demonstrations.frame)[pick] if contract.cameras else torch.zeros(1, dtype=torch.long)
@@ -80,21 +105,7 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
         noise = torch.randn(actions.shape, generator=generator)
         time = sample_time((config.batch,), generator)
         cache = policy.model.with_state(states[pick], prefix)
-        loss = squared_error(policy.model, actions, noise, time, cache).mean()
-        check_finite({'the loss': loss.detach()}, f'step {step + 1} of {config.steps}',
-                     f'check the demonstrations, or train with a lower learning rate than {config.learning_rate:g}')
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        recent.append(loss.item())
-        if progress and ((step + 1) % report_every == 0 or step + 1 == config.steps):
-            progress(step + 1, sum(recent) / len(recent))
-            recent.clear()
+        return squared_error(policy.model, actions, noise, time, cache).mean()
+
+    descend(trained, config, loss, 'step', 'check the demonstrations, or train with', progress)
     return policy
-
-
-@torch.no_grad()
-def _prefixes(policy: FlowPolicy, demonstrations: Demonstrations) -> Tensor:
-    """Return the prefix of every frame, or that of the prompt alone."""
-    return policy.prefix(demonstrations.images)

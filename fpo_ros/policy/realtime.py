@@ -58,10 +58,8 @@ def guidance_weight(time: float, cap: float = GUIDANCE_CAP) -> float:
     (arXiv 2506.07339, equation 2).
     """
     tau = 1.0 - time
-    if tau <= 0:
+    if not 0 < tau < 1:  # at both ends the fraction has no bound
         return cap
-    if time <= 0:
-        return 0.0 if tau == 0 else cap
     return min(cap, (tau ** 2 + time ** 2) / (tau * time))
 
 

@@ -55,7 +55,7 @@ def _grounded(start: Start, display: Display) -> Pi0:
     """Return a network whose prefix tells where objects are."""
     with display.bar(f'pictures for {start.name}', start.grounding.episodes) as bar:
         frames = labelled_frames(start.contract, start.grounding, progress=bar.update)
-    with display.bar(f'grounding for {start.name}', start.grounding.steps) as bar:
+    with display.bar(f'grounding for {start.name}', start.grounding.training.steps) as bar:
         network, error = grounded(start.contract, start.model, frames, start.grounding, 0,
                                   lambda step, loss: bar.update(step, f'(loss {loss:.3f})'))
     display.line(f'{start.name}: objects are told to {error * 1e3:.1f} mm on episodes that were kept back')

@@ -43,14 +43,14 @@ def test_frames_show_where_objects_are_when_they_have_come_to_rest():
 def test_a_prefix_learns_to_tell_positions():
     frames, errors = squares(), []
     for steps in (1, 250):
-        config = GroundingConfig(steps=steps, batch=16, learning_rate=3e-3, warmup=10)
+        config = GroundingConfig(training=sft.SFTConfig(steps, 16, 3e-3, 10))
         model, error = grounded(CONTRACT, tiny_task.TINY, frames, config)
         errors.append(error)
     assert errors[1] < 0.6 * errors[0]
 
 
 def test_grounding_is_repeatable():
-    short = GroundingConfig(steps=3, batch=4)
+    short = GroundingConfig(training=sft.SFTConfig(3, 4))
     first, second = (grounded(CONTRACT, tiny_task.TINY, squares(), short) for _ in range(2))
     assert first[1] == second[1]
     ours, theirs = (one[0].state_dict() for one in (first, second))
@@ -58,7 +58,7 @@ def test_grounding_is_repeatable():
 
 
 def test_a_grounded_prefix_stays_as_it_is_when_the_expert_is_trained():
-    network, _ = grounded(CONTRACT, tiny_task.TINY, squares(), GroundingConfig(steps=3, batch=4))
+    network, _ = grounded(CONTRACT, tiny_task.TINY, squares(), GroundingConfig(training=sft.SFTConfig(3, 4)))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     pairs = replace(tiny_task.pairs(), states=tiny_task.pairs().states[:, :14], frame=np.arange(6),
                     images=squares(6).images[:, 0])
