@@ -189,7 +189,8 @@ class ArmController(CellNode):
             else:
                 accepted = self.core.accept_chunk(
                     chunk, message.sequence, convert.nanoseconds(message.observation_stamp), self.now_ns(),
-                    policy_version=message.policy_version, control_period_s=message.control_period)
+                    policy_version=message.policy_version, control_period_s=message.control_period,
+                    joining=message.joining)
             refusal = self.core.chunks.last_refusal
         if not accepted:
             self.get_logger().warning(f'chunk refused: {refusal}', throttle_duration_sec=1.0)
@@ -269,7 +270,7 @@ class ArmController(CellNode):
         status.state, status.reason, status.at_home = int(core.state), core.reason, core.at_home
         status.policy_version = core.chunks.policy_version
         status.chunk_sequence = core.chunks.sequence or 0
-        status.remaining = core.remaining
+        status.remaining, status.chunk_delay = core.remaining, core.chunks.delay
         zeros = np.zeros(ACTION_DIM, np.float32)
         status.command = zeros if core.filter.command is None else core.filter.command.astype(np.float32)
         status.measured = zeros if core.measured is None else core.measured.astype(np.float32)

@@ -105,14 +105,14 @@ class ArmControllerCore:
             self._latch_stop(former.reason)
 
     def accept_chunk(self, chunk: np.ndarray, sequence: int, observation_stamp_ns: int, now_ns: int, *,
-                     policy_version: str = '', control_period_s: float | None = None) -> bool:
+                     policy_version: str = '', control_period_s: float | None = None, joining: int = 0) -> bool:
         """Offer a chunk; parameters as :meth:`ChunkExecutor.accept`. Refused, too, outside POLICY."""
         if self.state is not ArmState.POLICY or self._takeover_due:
             why = 'it has not taken the arms over yet' if self._takeover_due else f'state {self.state.name}'
             return self.chunks.refuse(f'chunk {sequence} came while the controller is not following a policy '
                                       f'({why})')
         return self.chunks.accept(chunk, sequence, observation_stamp_ns, now_ns,
-                                  policy_version=policy_version, control_period_s=control_period_s)
+                                  policy_version=policy_version, control_period_s=control_period_s, joining=joining)
 
     # ---- once per control period
 
@@ -138,7 +138,7 @@ class ArmControllerCore:
         elif self.state is ArmState.HOMING:
             self._home_step()
         elif self.state is ArmState.POLICY:
-            self._policy_step(elapsed)
+            self._policy_step(now_ns, elapsed)
         return None if self._blind else self.filter.command
 
     @property
@@ -148,13 +148,8 @@ class ArmControllerCore:
 
     @property
     def remaining(self) -> int:
-        """Rows of the running chunk not sent yet [control periods]."""
+        """Periods to come that a chunk has a row for [control periods]."""
         return self.chunks.remaining
-
-    @property
-    def ready_for_chunk(self) -> bool:
-        """In POLICY, with the arms taken over and no row left."""
-        return self.state is ArmState.POLICY and not self._takeover_due and not self.chunks.remaining
 
     def summary(self) -> TimingSummary:
         """Return rate, jitter and missed ticks so far."""
@@ -277,7 +272,7 @@ class ArmControllerCore:
             return ''
         return f'{JOINT_NAMES[column]} at {self.measured[column]:.3f} instead of {self._home[column]:.3f}'
 
-    def _policy_step(self, elapsed_ns: int | None) -> None:
+    def _policy_step(self, now_ns: int, elapsed_ns: int | None) -> None:
         stalled = elapsed_ns is not None and not 0 < elapsed_ns <= self.config.stall_limit_s * 1e9
         if stalled and self.chunks.remaining:
             dropped = self.chunks.drop()
@@ -287,9 +282,10 @@ class ArmControllerCore:
             if self._driving_version is not None:
                 self.filter.ramp(self.config.ramp_periods)
                 self._driving_version = self.chunks.policy_version
+                self.chunks.wait(now_ns)
                 return
             self._driving_version = self.chunks.policy_version
-        target = self.chunks.next_target()
+        target = self.chunks.next_target(now_ns)
         if target is not None:
             self._starved_ticks = 0
             self.filter.step(target)

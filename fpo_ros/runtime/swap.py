@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fpo_ros.policy.contract import Observation, PolicyContract
+from fpo_ros.policy.realtime import Leftover
 from fpo_ros.releases import Release, load_release
 from fpo_ros.runtime.admission import PromotedOnly
 from fpo_ros.runtime.providers import PolicyError
@@ -138,10 +139,11 @@ class PolicySlot:
             return True
 
     def infer(self, observation: Observation, noise: np.ndarray | None = None,
-              rng: np.random.Generator | None = None) -> np.ndarray:
+              rng: np.random.Generator | None = None, leftover: Leftover | None = None) -> np.ndarray:
         """Swap if a release is ready, then sample a chunk.
 
-        Parameters and errors as :meth:`PolicySession.infer`.
+        Parameters and errors as :meth:`PolicySession.infer`; but a policy that cannot go on from a leftover leaves it
+        alone, for it may be the one that was swapped in just now.
 
         :raises PolicyError: also when no policy is loaded.
         """
@@ -150,7 +152,7 @@ class PolicySlot:
         if session is None:
             raise PolicyError('no policy is loaded: announce a release'
                               + (f' (newest refusal: {self.last_refusal})' if self.last_refusal else ''))
-        chunk = session.infer(observation, noise, rng)
+        chunk = session.infer(observation, noise, rng, leftover if session.goes_on else None)
         self.answered = session
         return chunk
 

@@ -32,9 +32,10 @@ chunk = st.one_of(
 events = st.lists(st.one_of(
     st.tuples(st.just('tick'), elapsed, joints, age),
     st.tuples(st.just('run'), st.integers(1, 6)),
-    st.tuples(st.just('chunk'), chunk, st.integers(-3, 9), age, st.sampled_from(['v1', 'v2'])),
+    st.tuples(st.just('chunk'), chunk, st.integers(-3, 9), age, st.sampled_from(['v1', 'v2']),
+              st.integers(0, 3)),
     st.tuples(st.just('good chunk'), arrays(np.float32, (4, 14), elements=st.floats(-4, 4, width=32)),
-              st.sampled_from(['v1', 'v2'])),
+              st.sampled_from(['v1', 'v2']), st.integers(0, 2)),
     st.tuples(st.just('request'), st.integers(-1, 5)),
     st.tuples(st.just('stop'), st.booleans()),
     st.tuples(st.just('reset'))), max_size=40)
@@ -84,12 +85,13 @@ class Watch:
             for _ in range(values[0]):
                 self.tick(PERIOD_NS, START_JOINTS if self.last is None else self.last, 0)
         elif kind == 'chunk':
-            rows, sequence, observed, version = values
-            core.accept_chunk(rows, sequence, self.now - observed, self.now, policy_version=version)
+            rows, sequence, observed, version, joining = values
+            core.accept_chunk(rows, sequence, self.now - observed, self.now, policy_version=version,
+                              joining=joining)
         elif kind == 'good chunk':
             self.sequence += 1
             core.accept_chunk(values[0], self.sequence, self.now + self.sequence, self.now,
-                              policy_version=values[1])
+                              policy_version=values[1], joining=values[2])
         elif kind == 'request':
             granted, why = core.request(values[0])
             assert granted or why
@@ -123,7 +125,7 @@ def test_from_policy_on_no_sequence_of_events_makes_a_bad_command(sequence):
 def test_the_arms_hold_within_two_periods_of_the_last_fresh_row(rows, sent, silent):
     """After ``sent`` rows of a chunk the policy dies; once the rows are used up no command moves any more."""
     watch = Watch()
-    for event in [('run', 1), ('request', ArmState.POLICY), ('run', 1), ('good chunk', rows, 'v1')]:
+    for event in [('run', 1), ('request', ArmState.POLICY), ('run', 1), ('good chunk', rows, 'v1', 0)]:
         watch.run(*event)
     watch.run('run', max(1, sent))
     watch.run('run', watch.core.remaining + 1)
