@@ -17,8 +17,7 @@ from runs import files, newest, progress, train, without_clock
 from safetensors.torch import load_file
 
 from fpo_ros.learning.algorithms import prepared
-from fpo_ros.learning.config import CriticConfig
-from fpo_ros.learning.config import FPOConfig
+from fpo_ros.learning.config import CriticConfig, FPOConfig
 from fpo_ros.learning.finetune import _has_fallen
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.policy.checkpoint import FlowPolicy
