@@ -31,7 +31,7 @@ from fpo_ros.hardware.names import (
     joint_states_topic,
     single_command_topic,
 )
-from fpo_ros.msg import ActionChunk, ControllerStatus
+from fpo_ros.msg import ActionChunk, ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.gripper import GripperParameters
@@ -40,13 +40,13 @@ from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
 from fpo_ros.policy.limits import JointLimits
-from fpo_ros.runtime.controller import ArmControllerCore
+from fpo_ros.runtime.controller import PATHS, ArmControllerCore
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
 from fpo_ros.runtime.safety import per_column
 from fpo_ros.srv import SetControllerState
 
 #: States in which the arms may move.
-MOTIONS = (ArmState.HOMING, ArmState.POLICY)
+MOTIONS = (ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP, ArmState.PARKING)
 #: A motion that was asked for longer ago is refused [s].
 REQUEST_LIMIT_S = 1.0
 
@@ -75,6 +75,11 @@ class ArmControllerParameters(GripperParameters):
     )
     max_lead: float = param(1.0, 'joints farther than this from their target make the arms hold [rad]',
                             low=0.2, high=3.14)
+    max_leader_age: float = param(0.1, 'poses of the leaders older than this make the arms hold [s]', low=0.02,
+                                  high=1.0)
+    max_leader_offset: float = param(0.3, 'a leader joint farther than this from its follower does not take over [rad]',
+                                     low=0.01, high=1.0)
+    takeover_time: float = param(0.5, 'time over which what they differ by fades [s]', low=0.0, high=5.0)
     start_stopped: bool = param(False, 'whether a fresh process sends nothing until reset_emergency_stop is called')
     emergency_stop_limit: float = param(
         0.0, "silence of the emergency stop's device that latches it [s]; 0: not watched", low=0.0, high=60.0
@@ -102,7 +107,8 @@ class ArmController(CellNode):
         self.config = ControllerConfig(
             joint_age_limit_s=p.max_joint_age, observation_age_limit_s=p.max_observation_age,
             starve_limit_s=p.starve_limit, homing_joint_speed=p.homing_joint_speed,
-            lead_limit=p.max_lead, ramp_periods=p.ramp_periods)
+            lead_limit=p.max_lead, ramp_periods=p.ramp_periods, teleop_age_limit_s=p.max_leader_age,
+            teleop_align_limit=p.max_leader_offset, teleop_blend_s=p.takeover_time)
         self.gripper = calibration_of(p)
         self.lock = threading.Lock()
         first, self.core = self.core is None, self._new_core()
@@ -131,6 +137,7 @@ class ArmController(CellNode):
                 JointState, joint_states_topic(side), partial(self._on_joints, side), qos.SENSOR
             )
         self.add_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.COMMAND)
+        self.add_subscription(LeaderPose, 'leader_pose', self._on_leaders, qos.COMMAND)
         self.add_subscription(Bool, 'emergency_stop', self._on_emergency_stop, qos.EVENT)
         self.add_subscription(Empty, 'episode_heartbeat', self._on_heartbeat, qos.SENSOR)
         self.add_service(SetControllerState, 'set_controller_state', self._on_request)
@@ -195,6 +202,13 @@ class ArmController(CellNode):
         if not accepted:
             self.get_logger().warning(f'chunk refused: {refusal}', throttle_duration_sec=1.0)
 
+    def _on_leaders(self, message: LeaderPose) -> None:
+        with self.lock:
+            taken = self.core.teleoperation.offer(message.joint_positions, convert.nanoseconds(message.header.stamp))
+            refusal = self.core.teleoperation.last_refusal
+        if not taken:
+            self.get_logger().warning(f'leaders refused: {refusal}', throttle_duration_sec=1.0)
+
     def _on_heartbeat(self, message: Empty) -> None:
         self.heartbeat_ns = self.steady_ns()
 
@@ -249,7 +263,7 @@ class ArmController(CellNode):
         """Hold when who asked for a motion has gone; stop when the emergency stop's device has."""
         steady, core, p = self.steady_ns(), self.core, self.params
         silence_s = (steady - self.heartbeat_ns) * 1e-9
-        watched = core.state is ArmState.POLICY or (core.state is ArmState.HOMING and self.supervised)
+        watched = core.state is ArmState.POLICY or (core.state in PATHS and self.supervised)
         if watched and silence_s > p.supervisor_limit:
             core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
         silence_s = (steady - self.stop_signal_ns) * 1e-9
@@ -276,7 +290,7 @@ class ArmController(CellNode):
         status.measured = zeros if core.measured is None else core.measured.astype(np.float32)
         status.ticks, status.missed_ticks = timing.ticks, timing.missed
         status.command_rate, status.jitter_p99 = timing.rate_hz, timing.jitter_p99_s
-        status.refused_inputs = core.chunks.refused
+        status.refused_inputs = core.chunks.refused + core.teleoperation.refused
         status.projected_targets = core.filter.projected
         status.last_refusal = core.chunks.last_refusal
         self.status_output.publish(status)

@@ -12,9 +12,13 @@ from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
-from fpo_ros.runtime.homing import HomingPath, Standstill
-from fpo_ros.runtime.safety import SafetyFilter, per_column
+from fpo_ros.runtime.homing import Approach
+from fpo_ros.runtime.safety import SafetyFilter
+from fpo_ros.runtime.teleoperation import Teleoperation
 from fpo_ros.runtime.timing import PeriodStatistics, TimingSummary
+
+#: States that follow a path to a pose.
+PATHS = (ArmState.HOMING, ArmState.PARKING)
 
 
 class ArmControllerCore:
@@ -32,6 +36,7 @@ class ArmControllerCore:
         self.period_s = 1 / contract.control_rate_hz
         self.filter = SafetyFilter(limits or JointLimits(), self.period_s)
         self.chunks = ChunkExecutor(contract, self.config.observation_age_limit_s)
+        self.teleoperation = Teleoperation(self.config, self.period_s)
         self.timing = PeriodStatistics(self.period_s)
         self.state = ArmState.IDLE
         #: Why the state was entered.
@@ -47,11 +52,8 @@ class ArmControllerCore:
         self._starved_ticks = 0
         self._driving_version: str | None = None
         self._pressed = False
-        self._homing: HomingPath | None = None
-        self._standstill = Standstill()
-        self._home = np.clip(self.config.home, self.filter.limits.lower, self.filter.limits.upper)
-        self._home_tolerance = per_column(self.config.home_joint_tolerance,
-                                          self.config.home_gripper_tolerance)
+        self._now_ns = 0
+        self._approach = Approach(self.config, self.filter.limits, self.period_s)
 
     # ---- what the operator and other nodes ask for
 
@@ -77,6 +79,10 @@ class ArmControllerCore:
             return True, ''
         if self._joints_problem and not (wanted is ArmState.HOLD and self.filter.command is not None):
             return False, f'cannot enter {wanted.name}: {self._joints_problem}'
+        if wanted is ArmState.TELEOP:
+            objection = self.teleoperation.objection(self._now_ns, self._stands_at())
+            if objection:
+                return False, f'cannot enter {wanted.name}: {objection}'
         self._enter(wanted, reason or 'requested')
         return True, ''
 
@@ -127,7 +133,7 @@ class ArmControllerCore:
             another than the one they are measured on; None: the same.
         :returns: (14,) read-only float64 command, or None: send nothing.
         """
-        elapsed = self.timing.tick(now_ns)
+        elapsed, self._now_ns = self.timing.tick(now_ns), now_ns
         self._look(now_ns, measured, measured_stamp_ns)
         self._gripper_goals = gripper_goals
         if self.state in (ArmState.IDLE, ArmState.STOPPED):
@@ -135,8 +141,10 @@ class ArmControllerCore:
         self._watch(elapsed)
         if self._takeover_due:
             self._take_over(now_ns)
-        elif self.state is ArmState.HOMING:
-            self._home_step()
+        elif self.state in PATHS:
+            self._approach_step()
+        elif self.state is ArmState.TELEOP:
+            self._teleop_step()
         elif self.state is ArmState.POLICY:
             self._policy_step(now_ns, elapsed)
         return None if self._blind else self.filter.command
@@ -144,7 +152,7 @@ class ArmControllerCore:
     @property
     def at_home(self) -> bool:
         """Fresh measured joints stand at the start pose."""
-        return not self._joints_problem and not self._off_home()
+        return not self._joints_problem and self._approach.at_home(self.measured)
 
     @property
     def remaining(self) -> int:
@@ -165,7 +173,7 @@ class ArmControllerCore:
     def _enter(self, state: ArmState, reason: str) -> None:
         self.chunks.drop()
         holds_on = state is ArmState.HOLD and self.filter.command is not None and not self._takeover_due
-        self._takeover_due = state in (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD) and not holds_on
+        self._takeover_due = state not in (ArmState.IDLE, ArmState.STOPPED) and not holds_on
         self._blind = self._blind and holds_on
         self.state, self.reason = state, reason
 
@@ -206,7 +214,7 @@ class ArmControllerCore:
             return
         if self._blind:
             self._blind, self._takeover_due = False, True
-        elif self.state is ArmState.HOMING and elapsed_ns is not None and elapsed_ns <= 0:
+        elif self.state in PATHS and elapsed_ns is not None and elapsed_ns <= 0:
             self._enter(ArmState.HOLD, 'the clock stands still or jumped back')
         elif not self._takeover_due and (lead := self._lead()):
             self._enter(ArmState.HOLD, lead)
@@ -232,7 +240,7 @@ class ArmControllerCore:
         start, grippers = np.array(self.measured), list(GRIPPER_COLUMNS)
         if self.filter.command is not None:
             start[grippers] = self.filter.command[grippers]
-            if np.abs(self.filter.command - start).max() <= self.config.takeover_joint_tolerance:
+            if self._near(self.filter.command):
                 start = self.filter.command
         elif self._gripper_goals is not None:
             limits = self.filter.limits
@@ -244,33 +252,35 @@ class ArmControllerCore:
         self._driving_version = None
         if self.state is ArmState.POLICY:
             self.chunks.reset(now_ns)
-        elif self.state is ArmState.HOMING:
-            self._plan_homing()
+        elif self.state is ArmState.TELEOP:
+            self.teleoperation.begin(self.filter.command)
+        elif self.state in PATHS:
+            self._approach.begin(self.filter.command, parking=self.state is ArmState.PARKING)
 
-    def _plan_homing(self) -> None:
-        speed = np.minimum(per_column(self.config.homing_joint_speed, self.config.homing_gripper_speed),
-                           self.filter.limits.speed)
-        self._homing = HomingPath(self.filter.command, self._home, speed, self.period_s)
-        self._standstill = Standstill()
+    def _approach_step(self) -> None:
+        command = self.filter.step(self._approach.next())
+        outcome = self._approach.outcome(command, self.measured)
+        if outcome:
+            self._enter(ArmState.HOLD, outcome)
 
-    def _home_step(self) -> None:
-        command, still = self.filter.step(self._homing.next()), self._standstill.look(self.measured)
-        if self._homing.overrun <= 0 or (command != self._home).any():
-            return
-        off, late = self._off_home(), self._homing.overrun * self.period_s > self.config.settle_limit_s
-        if not off and (still or late):
-            self._enter(ArmState.HOLD, 'home reached')
-        elif late:
-            self._enter(ArmState.HOLD, f'homing ended off the start pose: {off}')
+    def _stands_at(self) -> np.ndarray:
+        """Return the (14,) pose that a takeover would start from, but for the grippers."""
+        command = self.filter.command
+        near = command is not None and self._near(command)
+        return command if near else self.measured
 
-    def _off_home(self) -> str:
-        if self.measured is None:
-            return 'no joint states received yet'
-        excess = np.abs(self.measured - self._home) - self._home_tolerance
-        column = int(np.argmax(excess))
-        if excess[column] <= 0:
-            return ''
-        return f'{JOINT_NAMES[column]} at {self.measured[column]:.3f} instead of {self._home[column]:.3f}'
+    def _near(self, command: np.ndarray) -> bool:
+        """Return whether the arms are near enough to a command to go on from it; grippers squeeze, and are left out."""
+        off = np.abs(command - self.measured)
+        off[list(GRIPPER_COLUMNS)] = 0.0
+        return off.max() <= self.config.takeover_joint_tolerance
+
+    def _teleop_step(self) -> None:
+        silent = self.teleoperation.silence(self._now_ns)
+        if silent:
+            self._enter(ArmState.HOLD, silent)
+        else:
+            self.filter.step(self.teleoperation.next())
 
     def _policy_step(self, now_ns: int, elapsed_ns: int | None) -> None:
         stalled = elapsed_ns is not None and not 0 < elapsed_ns <= self.config.stall_limit_s * 1e9

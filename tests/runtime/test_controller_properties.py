@@ -15,7 +15,7 @@ LIMITS = JointLimits()
 STEP = LIMITS.speed * 0.02
 S = 1_000_000_000
 PERIOD_NS = 20_000_000
-ACTIVE = (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD)
+ACTIVE = (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD, ArmState.TELEOP, ArmState.PARKING)
 
 elapsed = st.one_of(st.just(PERIOD_NS), st.integers(-5 * S, 5 * S), st.just(0))
 age = st.one_of(st.just(0), st.integers(-S, S))
@@ -36,7 +36,8 @@ events = st.lists(st.one_of(
               st.integers(0, 3)),
     st.tuples(st.just('good chunk'), arrays(np.float32, (4, 14), elements=st.floats(-4, 4, width=32)),
               st.sampled_from(['v1', 'v2']), st.integers(0, 2)),
-    st.tuples(st.just('request'), st.integers(-1, 5)),
+    st.tuples(st.just('request'), st.integers(-1, 7)),
+    st.tuples(st.just('leaders'), st.one_of(joints, st.just(START_JOINTS)), age),
     st.tuples(st.just('stop'), st.booleans()),
     st.tuples(st.just('reset'))), max_size=40)
 
@@ -73,7 +74,7 @@ class Watch:
                 np.testing.assert_array_equal(command, pose)
         else:
             assert (np.abs(command - self.last) <= STEP + 1e-12).all()
-            if remaining == 0 and before is not ArmState.HOMING:
+            if remaining == 0 and before in (ArmState.POLICY, ArmState.HOLD):
                 np.testing.assert_array_equal(command, self.last, 'moved without a fresh row')
         self.last = command
 
@@ -92,6 +93,8 @@ class Watch:
             self.sequence += 1
             core.accept_chunk(values[0], self.sequence, self.now + self.sequence, self.now,
                               policy_version=values[1], joining=values[2])
+        elif kind == 'leaders':
+            core.teleoperation.offer(values[0], self.now - values[1])
         elif kind == 'request':
             granted, why = core.request(values[0])
             assert granted or why
