@@ -30,6 +30,8 @@ START_JOINTS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, (0.02239 - 0.01844) /
 START_JOINTS.setflags(write=False)
 
 OBSERVATION_KINDS = ('state', 'pixels')
+#: Rows and columns of the pictures that small policies are made for: a cube of 4 cm is 7 pixels wide then.
+PICTURE = (192, 256)
 #: Units of joints and actions inside the network: the cell's, or those of pi0's base weights (aloha.py).
 UNITS = ('cell', 'pi')
 #: Known tasks and the language instruction of each.
@@ -185,3 +187,16 @@ def check_chunk(chunk: np.ndarray, contract: PolicyContract) -> None:
         row, column = bad[0]
         raise ContractError(f'action chunk is not finite: row {row}, {JOINT_NAMES[column]} is '
                             f'{chunk[row, column]} ({len(bad)} such values)')
+
+
+def contract_for(task: str, observation: str, cameras: tuple[str, ...] = ('cam_high',)) -> PolicyContract:
+    """Return the contract of a small policy.
+
+    :param observation: one of :data:`OBSERVATION_KINDS`.
+    :param cameras: that it sees, where it sees pixels; of :data:`PICTURE` pixels.
+    :raises ContractError: for names that are not known.
+    """
+    if observation != 'pixels':
+        return PolicyContract(task, observation=observation)
+    return PolicyContract(task, observation=observation, cameras=cameras, image_height=PICTURE[0],
+                          image_width=PICTURE[1])

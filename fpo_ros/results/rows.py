@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from fpo_ros.learning.config import FPOConfig
@@ -10,7 +10,7 @@ from fpo_ros.learning.grounding import GroundingConfig
 from fpo_ros.learning.settings import with_settings
 from fpo_ros.learning.sft import SFTConfig
 from fpo_ros.policy.config import Pi0Config, preset
-from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.policy.contract import PolicyContract, contract_for
 
 #: Groups of rows, in the order of the page.
 GROUPS = ('main', 'relatives', 'ablations', 'pairs', 'executed')
@@ -74,11 +74,8 @@ class Row:
 
 
 STATE = Start('transfer_state', PolicyContract(), 100, 0.02, SFTConfig())
-#: A cube of 4 cm is 3 pixels wide in 96 columns, and 7 in 256: patches grow with the picture, their number hardly.
-PIXELS = Start('transfer_pixels',
-               PolicyContract(observation='pixels', cameras=('cam_high',), image_height=192, image_width=256),
-               200, 0.02, SFTConfig(steps=1600), GroundingConfig(), 3,
-               replace(preset('pi0_tiny'), vision=replace(preset('pi0_tiny').vision, patch_size=16)))
+PIXELS = Start('transfer_pixels', contract_for('transfer_cube', 'pixels'), 200, 0.02, SFTConfig(steps=1600),
+               GroundingConfig(), 3)
 INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.010, SFTConfig(steps=2400))
 
 #: The row that others are compared with, at their own budgets.
