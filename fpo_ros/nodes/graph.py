@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fpo_ros.hardware.names import camera_list
+from fpo_ros.hardware.names import SIDES, camera_list
 from fpo_ros.nodes.configuration import (
     CONFIGS,
     NODES,
@@ -23,7 +23,7 @@ from fpo_ros.nodes.configuration import (
     load_config,
     near,
 )
-from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of
+from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of, mode_file
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
 __all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
@@ -137,6 +137,8 @@ def describe(options: GraphOptions) -> GraphDescription:
     cell = config.pop('cell')
     check_names(options.parameters, config, 'parameters')
     lay(config, _chosen(options))
+    if options.mode == 'real':
+        _fit_modes(config['driver_twin'], cell)
     _fit_cameras(config, options)
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
@@ -171,6 +173,12 @@ def _chosen(options: GraphOptions) -> Configuration:
         'learner': {'record_dir': options.record_dir, 'run_dir': options.run_dir,
                     'start_policy': options.start_policy} | store,
     }
+
+
+def _fit_modes(twin: dict[str, Any], cell: dict[str, Any]) -> None:
+    """Let the twin of a real cell start its motors from the mode files that the drivers get."""
+    for side in SIDES:
+        twin[f'{side}_mode_configs'] = twin[f'{side}_mode_configs'] or str(mode_file(side, cell))
 
 
 def _fit_cameras(config: Configuration, options: GraphOptions) -> None:
