@@ -66,6 +66,16 @@ def radians_of(counts: int) -> float:
     return (counts - ZERO_COUNTS) * math.pi / span
 
 
+def turn_counts(radians: float) -> int:
+    """Return the nearest number of counts of a turn that an offset is [counts]."""
+    return round(radians * 4096 / (2 * math.pi))
+
+
+def radians_of_turn(counts: int) -> float:
+    """Inverse of :func:`turn_counts` [rad]."""
+    return counts * 2 * math.pi / 4096
+
+
 @dataclass(frozen=True)
 class Linkage:
     """The crank between the gripper's motor and its fingers (xs_sdk's ``convert_angular_position_to_linear``).

@@ -70,6 +70,7 @@ class GraphOptions:
         None: where there is no twin.
     :param namespace: namespace of the whole cell.
     :param contract: what policies of this cell see and send.
+    :param cell: file of the cell, whose arms, cameras, speeds and calibration are laid over the packaged configuration.
     :param config: configuration file that is laid over the packaged one of the mode.
     :param parameters: node → parameter → value, last word.
     """
@@ -88,6 +89,7 @@ class GraphOptions:
     operator: bool | None = None
     namespace: str = '/'
     contract: PolicyContract | None = None
+    cell: str | None = None
     config: str | None = None
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -99,6 +101,9 @@ class GraphOptions:
         if self.mode == 'sim' and self.use_twin is False:
             raise GraphError("mode 'sim' has the settings of simulated arms, which do not fit real ones: use "
                              'aloha_real.launch.py, or fpo-ros up real')
+        if self.mode == 'sim' and self.cell is not None:
+            raise GraphError("mode 'sim' takes no cell: name one with aloha_real.launch.py or fpo-ros up real, with a "
+                             'twin if you like')
         for node in self.parameters:
             if node not in NODES:
                 raise GraphError(f"unknown node '{node}': {near(node, NODES)}")
@@ -133,7 +138,7 @@ def describe(options: GraphOptions) -> GraphDescription:
 
     :raises GraphError: for a file, a name or a value that does not fit.
     """
-    config = layered(options.mode, options.config)
+    config = layered(options.mode, options.config, options.cell)
     cell = config.pop('cell')
     check_names(options.parameters, config, 'parameters')
     lay(config, _chosen(options))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from fpo_ros.hardware import xs
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME
 from fpo_ros.sim.twin.faults import FaultState
-from fpo_ros.sim.twin.motors import Drive, Measured, Motors
+from fpo_ros.sim.twin.motors import POSITION, Drive, Measured, Motors
 
 WRITE_S, REBOOT_S = 0.010, 1.0
 #: Writes after the torque is off and before it is on again when a mode changes: drive mode, operating mode, profile
@@ -60,10 +60,14 @@ class XsArm:
     def __init__(self, name: str, model: xs.ArmModel, motors: Motors, gripper: Gripper,
                  measure: Callable[[], Measured], faults: FaultState, log: Callable[[str], None] = print) -> None:
         self.name, self.model, self.motors, self.gripper = name, model, motors, gripper
-        self.measure, self.faults, self.log = measure, faults, log
+        self._measure, self.faults, self.log = measure, faults, log
         self._dice = np.random.default_rng(0)
         self._trajectory: _Trajectory | None = None
-        self._held: Readout | None = None
+
+    def measure(self) -> Measured:
+        """Return what the motors report: their positions have Homing_Offset added."""
+        measured, offsets = self._measure(), self.motors.offsets
+        return measured if offsets is None else replace(measured, positions=measured.positions + offsets)
 
     # ---- start
 
@@ -211,7 +215,10 @@ class XsArm:
                     self._complain(motors.command(index, value, positions))
             if self._trajectory.ended:
                 self._trajectory = None
-        return motors.advance(period_s, positions)
+        drive, offsets = motors.advance(period_s, positions), motors.offsets
+        if offsets is None:
+            return drive
+        return replace(drive, values=drive.values - np.where(drive.kinds == POSITION, offsets, 0.0))
 
     def read(self) -> Readout | None:
         """Return what joint_states hold now; None while the bus stalls."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fpo_ros.hardware.words import near
 from fpo_ros.hardware.xs import MOTORS
 
 #: Ends what target and motor name.
@@ -165,5 +165,4 @@ class FaultState:
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return the complaint about a name that does not exist, with what was probably meant."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"unknown {what} '{name}': " + (f"did you mean '{close[0]}'?" if close else f'known are {", ".join(known)}')
+    return f"unknown {what} '{name}': {near(name, known)}"

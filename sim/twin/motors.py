@@ -106,6 +106,12 @@ class Motors:
             'Min_Position_Limit': low, 'Max_Position_Limit': high, 'Model_Number': _MODEL_NUMBERS[index],
             'Present_Input_Voltage': _VOLTAGE, 'Goal_Current': self.model.current_limit[index]}
 
+    @property
+    def offsets(self) -> np.ndarray | None:
+        """What Homing_Offset adds to each of (7,) positions [rad]; None where it is 0 for all."""
+        counts = [own['Homing_Offset'] for own in self.registers]
+        return np.array([xs.radians_of_turn(count) for count in counts]) if any(counts) else None
+
     # ---- what the bus asks for
 
     def command(self, index: int, value: float, positions: np.ndarray) -> str:
@@ -200,9 +206,10 @@ class Motors:
             return ''
         most = {'Current_Limit': self._most_current(index), 'PWM_Limit': xs.PWM_LIMIT, 'Max_Position_Limit': 4095,
                 'Min_Position_Limit': 4095, 'Velocity_Limit': 1023, 'Temperature_Limit': 100,
-                'Goal_Current': own['Current_Limit']}.get(register)
-        if most is not None and not 0 <= value <= most:
-            return f'{register} of {name} cannot be {value}: allowed is 0 to {most}'
+                'Goal_Current': own['Current_Limit'], 'Homing_Offset': 1024}.get(register)
+        least = -1024 if register == 'Homing_Offset' else 0
+        if most is not None and not least <= value <= most:
+            return f'{register} of {name} cannot be {value}: allowed is {least} to {most}'
         own[register] = value
         unit = {('Goal_Velocity', 'velocity'): xs.VELOCITY_UNIT_RAD_S, ('Goal_PWM', 'pwm'): 1.0,
                 ('Goal_Current', 'current'): xs.CURRENT_UNIT_MA}.get((register, self.modes[index]))
