@@ -33,6 +33,16 @@ class Gripper(Protocol):
         """Return the left finger's position [m] at an angle of the motor [rad]."""
 
 
+class Plant(Protocol):
+    """The joints that the motors move."""
+
+    def positions(self) -> np.ndarray:
+        """Return the (7,) angles of the motors [rad]."""
+
+    def measure(self) -> Measured:
+        """Return angles, velocities and torques of the motors."""
+
+
 @dataclass(frozen=True)
 class Readout:
     """The nine entries of joint_states: six joints, gripper motor, two fingers.
@@ -52,21 +62,21 @@ class XsArm:
 
     :param name: of the arm, such as follower_left.
     :param gripper: finger position of a motor angle.
-    :param measure: returns what the motors measure.
+    :param plant: what the motors measure.
     :param faults: of the cell.
     :param log: takes what the real driver would log as an error.
     """
 
     def __init__(self, name: str, model: xs.ArmModel, motors: Motors, gripper: Gripper,
-                 measure: Callable[[], Measured], faults: FaultState, log: Callable[[str], None] = print) -> None:
+                 plant: Plant, faults: FaultState, log: Callable[[str], None] = print) -> None:
         self.name, self.model, self.motors, self.gripper = name, model, motors, gripper
-        self._measure, self.faults, self.log = measure, faults, log
+        self._plant, self.faults, self.log = plant, faults, log
         self._dice = np.random.default_rng(0)
         self._trajectory: _Trajectory | None = None
 
     def measure(self) -> Measured:
         """Return what the motors report: their positions have Homing_Offset added."""
-        measured, offsets = self._measure(), self.motors.offsets
+        measured, offsets = self._plant.measure(), self.motors.offsets
         return measured if offsets is None else replace(measured, positions=measured.positions + offsets)
 
     # ---- start
@@ -100,7 +110,7 @@ class XsArm:
             self.log(f"dropped a command of {len(values)} values: group '{name}' has {len(motors)} joints")
             return
         for index, value in zip(motors, values, strict=True):
-            self._complain(self.motors.command(index, float(value), self._positions()))
+            self._complain(self.motors.command(index, float(value)))
 
     def single(self, name: str, value: float) -> Iterator[float]:
         """Take a command of one motor; takes the time of a write."""
@@ -108,7 +118,7 @@ class XsArm:
         if motors is None or self._lost():
             return
         yield WRITE_S
-        self._complain(self.motors.command(motors[0], float(value), self._positions()))
+        self._complain(self.motors.command(motors[0], float(value)))
 
     def trajectory(self, cmd_type: str, name: str, times: Sequence[tuple[int, int]],
                    points: Sequence[Sequence[float]], now_s: float) -> None:
@@ -200,19 +210,22 @@ class XsArm:
 
     def advance(self, period_s: float, now_s: float) -> Drive:
         """Let a tick pass: faults strike, a trajectory goes on, motors move their references."""
-        motors, faults = self.motors, self.faults
+        motors, faults, rates = self.motors, self.faults, np.zeros(7)
         self._mark_missing()
-        for index in faults.take('overload', self.name):
-            motors.latch(index, 'overload')
-        rates = np.zeros(7)
-        for index in faults.motors('overheating', self.name):
-            rates[index] = faults.value('overheating', self.name, xs.MOTORS[index]) or math.inf
+        if not faults.quiet:
+            for index in faults.take('overload', self.name):
+                motors.latch(index, 'overload')
+            for index in faults.motors('overheating', self.name):
+                rates[index] = faults.value('overheating', self.name, xs.MOTORS[index]) or math.inf
         motors.warm(rates, period_s)
-        positions = self._positions()
+        return self._move(period_s, now_s)
+
+    def _move(self, period_s: float, now_s: float) -> Drive:
+        motors, positions = self.motors, self._positions()
         if self._trajectory is not None:
             for point in self._trajectory.due(now_s):
                 for index, value in zip(self._trajectory.motors, point, strict=True):
-                    self._complain(motors.command(index, value, positions))
+                    self._complain(motors.command(index, value))
             if self._trajectory.ended:
                 self._trajectory = None
         drive, offsets = motors.advance(period_s, positions), motors.offsets
@@ -242,13 +255,16 @@ class XsArm:
     # ---- helpers
 
     def _mark_missing(self) -> None:
+        if self.faults.quiet and not self.motors.missing.any():
+            return
         gone = np.zeros(7, bool)
         gone[self.faults.motors('missing_motor', self.name)] = True
         self.motors.torque[gone] = False  # without its cable it has no power
         self.motors.missing = gone
 
     def _positions(self) -> np.ndarray:
-        return self.measure().positions
+        positions, offsets = self._plant.positions(), self.motors.offsets
+        return positions if offsets is None else positions + offsets
 
     def _lost(self) -> bool:
         share = self.faults.value('dropped_commands', self.name)

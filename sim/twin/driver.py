@@ -53,7 +53,7 @@ class XsDriver(Node):
         self.core = physics.arms[arm]
         self.core.log = self._log
         self.message = JointState(name=list(JOINT_STATE_NAMES))
-        self._publishing = threading.Lock()
+        self._publishing, self._turn = threading.Lock(), threading.Lock()
         self._busy = self._due = self._closing = False
         self._thread: threading.Thread | None = None
         self.output = self.create_publisher(JointState, 'joint_states', qos.DRIVER)
@@ -107,7 +107,8 @@ class XsDriver(Node):
 
     def _spend(self, work: Iterator[float]) -> None:
         """Do what a request asks for, and block as long as it takes on the bus."""
-        self._busy = True
+        with self._turn:
+            self._busy = True
         try:
             while not self._closing:
                 with self.physics.lock:
@@ -117,18 +118,19 @@ class XsDriver(Node):
                     break
                 time.sleep(seconds if stalled else seconds * self.time_scale)
         finally:
-            self._busy = False
-        if self._due:
-            self._due = False
+            with self._turn:
+                self._busy, due, self._due = False, self._due, False
+        if due:
             self._publish(self.get_clock().now())
 
     # ---- joint states
 
     def publish(self, stamp: Time) -> None:
         """Publish joint_states measured at an instant; while a request blocks the bus, once it no longer does."""
-        if self._busy:
-            self._due = True
-            return
+        with self._turn:
+            if self._busy:
+                self._due = True
+                return
         self._publish(stamp)
 
     def _publish(self, stamp: Time) -> None:

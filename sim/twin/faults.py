@@ -138,6 +138,11 @@ class FaultState:
         for key in [key for key, (_, until) in self._active.items() if now_s >= until]:
             del self._active[key]
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is in force."""
+        return not self._active
+
     def value(self, name: str, target: str, motor: str = '') -> float | None:
         """Return the value of a fault in force; None where it is not."""
         if not self._active:

@@ -114,11 +114,8 @@ class Motors:
 
     # ---- what the bus asks for
 
-    def command(self, index: int, value: float, positions: np.ndarray) -> str:
-        """Take a goal in the unit of the motor's mode; return why it was ignored, or nothing.
-
-        :param positions: (7,) where the motors stand [rad].
-        """
+    def command(self, index: int, value: float) -> str:
+        """Take a goal in the unit of the motor's mode; return why it was ignored, or nothing."""
         mode, name = self.modes[index], xs.MOTORS[index]
         if not math.isfinite(value):
             return f'{name}: a goal of {value} is none'
@@ -198,7 +195,7 @@ class Motors:
         if register == 'Torque_Enable':
             return self.set_torque(index, bool(value), positions)
         if register == 'Goal_Position':
-            return self.command(index, xs.radians_of(value), positions)
+            return self.command(index, xs.radians_of(value))
         if register == 'Operating_Mode':
             if value not in _MODE_NAMES:
                 return f'{name} has no mode {value}'
@@ -250,6 +247,8 @@ class Motors:
 
     def warm(self, rates: np.ndarray, period_s: float) -> None:
         """Heat motors by (7,) rates [K/s], infinite for at once and 0 for none; others cool. The hot ones shut down."""
+        if not rates.any() and (self.temperatures == AMBIENT_C).all():
+            return
         limits = np.array([own['Temperature_Limit'] for own in self.registers], np.float64)
         cooled = AMBIENT_C + (self.temperatures - AMBIENT_C) * math.exp(-period_s / COOLING_S)
         heated = np.where(np.isinf(rates), np.inf, self.temperatures + np.where(rates > 0, rates, 0.0) * period_s)

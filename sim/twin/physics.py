@@ -91,8 +91,8 @@ class TwinPhysics:
     def _arm(self, name: str, model: xs.ArmModel) -> XsArm:
         plant, gripper = self._plants[name], self.grippers[name]
         linkage = gripper.linkage or (xs.VX300S_LINKAGE if model is xs.FOLLOWER else model.linkage)
-        motors = Motors(model, linkage, plant.measure().positions, gripper.speed_factor)
-        return XsArm(name, model, motors, gripper, plant.measure, self.faults)
+        motors = Motors(model, linkage, plant.positions(), gripper.speed_factor)
+        return XsArm(name, model, motors, gripper, plant, self.faults)
 
     @property
     def timestep(self) -> float:

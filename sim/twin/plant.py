@@ -65,6 +65,12 @@ class ArmPlant:
         self._motor = np.array([0, 1, 2, 3, 4, 5, 6, 6])
         self._last: tuple[bytes, ...] = ()
 
+    def positions(self) -> np.ndarray:
+        """Return the (7,) angles of the motors [rad]."""
+        qpos = self._data.qpos[self._qpos[:7]]
+        qpos[6] = self._gripper.motor_angle(float(self._robot.gripper_of(qpos[6])))
+        return qpos
+
     def measure(self) -> Measured:
         """Return angles, velocities and torques of the motors."""
         data = self._data

@@ -26,7 +26,7 @@ def motors() -> Motors:
 def seconds_to(motors: Motors, index: int, goal: float) -> float:
     """Return how long the reference of a motor needs to a goal [s]."""
     motors.advance(TICK_S, REST)
-    assert motors.command(index, goal, REST) == ''
+    assert motors.command(index, goal) == ''
     for tick in range(1, 2000):
         if motors.advance(TICK_S, REST).values[index] == goal:
             return tick * TICK_S
@@ -54,7 +54,7 @@ def test_profile_velocity_slows_down(motors) -> None:
 def test_profile_acceleration_starts_and_stops_gently(motors) -> None:
     motors.set_mode(0, 'position', 'velocity', 131, 15)  # 5.6 rad/s^2
     steps, last = [], 0.0
-    motors.command(0, 1.0, REST)
+    motors.command(0, 1.0)
     for _ in range(200):
         value = motors.advance(TICK_S, REST).values[0]
         steps.append(value - last)
@@ -76,37 +76,37 @@ def test_every_joint_limit_of_the_urdf_is_within_the_position_limits(model) -> N
 
 
 def test_goals_beyond_the_position_limits_are_ignored_and_explained(motors) -> None:
-    motors.command(1, 0.5, REST)
-    assert '841..2867 counts' in motors.command(1, -2.05, REST), 'the sleep pose lies outside'
+    motors.command(1, 0.5)
+    assert '841..2867 counts' in motors.command(1, -2.05), 'the sleep pose lies outside'
     assert motors.goals[1] == 0.5
     motors.set_mode(1, 'ext_position', 'velocity', 0, 0)
-    assert motors.command(1, -2.05, REST) == ''
+    assert motors.command(1, -2.05) == ''
 
 
 def test_goals_that_are_no_numbers_are_ignored(motors) -> None:
-    assert motors.command(0, math.nan, REST) and motors.command(0, math.inf, REST)
+    assert motors.command(0, math.nan) and motors.command(0, math.inf)
     assert motors.goals[0] == 0.0
 
 
 def test_current_mode_gives_torque_up_to_the_current_limit(motors) -> None:
     motors.set_mode(6, 'current', 'velocity', 0, 0)
-    motors.command(6, 100.0, REST)
+    motors.command(6, 100.0)
     drive = motors.advance(TICK_S, REST)
     assert drive.kinds[6] == TORQUE and drive.values[6] == pytest.approx(0.1 * TORQUE_PER_AMPERE[6])
-    motors.command(6, -5000.0, REST)
+    motors.command(6, -5000.0)
     assert motors.advance(TICK_S, REST).values[6] == pytest.approx(-0.538 * TORQUE_PER_AMPERE[6]), '200 x 2.69 mA'
 
 
 def test_pwm_mode_gives_a_share_of_the_stall_torque_and_brakes_by_back_emf(motors) -> None:
     motors.set_mode(6, 'pwm', 'velocity', 0, 0)
-    motors.command(6, 250.0, REST)
+    motors.command(6, 250.0)
     drive = motors.advance(TICK_S, REST)
     assert drive.values[6] == pytest.approx(STALL_TORQUE[6] * 250 / 885) and drive.damping[6] > 0
 
 
 def test_velocity_mode_runs_at_its_speed_and_waits_for_a_blocked_joint(motors) -> None:
     motors.set_mode(0, 'velocity', 'velocity', 0, 0)
-    motors.command(0, 0.5, REST)
+    motors.command(0, 0.5)
     for _ in range(10):
         drive = motors.advance(TICK_S, REST)
     assert drive.values[0] == pytest.approx(0.05)
@@ -126,12 +126,12 @@ def test_current_based_position_has_the_torque_of_its_current_limit(motors) -> N
 
 def test_linear_position_is_the_distance_of_both_fingers(motors) -> None:
     motors.set_mode(6, 'linear_position', 'velocity', 0, 0)
-    motors.command(6, 2 * xs.FOLLOWER.linkage.finger(1.0), REST)
+    motors.command(6, 2 * xs.FOLLOWER.linkage.finger(1.0))
     assert motors.goals[6] == pytest.approx(1.0)
 
 
 def test_no_torque_no_drive_and_torque_again_holds_where_it_is(motors) -> None:
-    motors.command(0, 1.0, REST)
+    motors.command(0, 1.0)
     motors.set_torque(0, False, REST)
     assert motors.advance(TICK_S, REST).kinds[0] == OFF
     motors.set_torque(0, True, np.full(7, 0.3))
