@@ -64,13 +64,14 @@ class XsArm:
     :param gripper: finger position of a motor angle.
     :param plant: what the motors measure.
     :param faults: of the cell.
-    :param log: takes what the real driver would log as an error.
     """
 
     def __init__(self, name: str, model: xs.ArmModel, motors: Motors, gripper: Gripper,
-                 plant: Plant, faults: FaultState, log: Callable[[str], None] = print) -> None:
+                 plant: Plant, faults: FaultState) -> None:
         self.name, self.model, self.motors, self.gripper = name, model, motors, gripper
-        self._plant, self.faults, self.log = plant, faults, log
+        self._plant, self.faults = plant, faults
+        #: Takes what the real driver would log as an error.
+        self.log: Callable[[str], None] = _ignore
         self._dice = np.random.default_rng(0)
         self._trajectory: _Trajectory | None = None
 
@@ -281,6 +282,10 @@ class XsArm:
     def _complain(self, text: str) -> None:
         if text:
             self.log(text)
+
+
+def _ignore(text: str) -> None:
+    """Log nothing: there is no driver yet that could."""
 
 
 class _Trajectory:

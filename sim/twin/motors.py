@@ -28,6 +28,8 @@ COOLING_S = 600.0
 _RAM = dict.fromkeys(xs.RAM, 0) | xs.GAINS
 #: Supply [0.1 V], and Shutdown as delivered: overload, electrical shock, overheating.
 _VOLTAGE, _SHUTDOWN = 120, 52
+#: Bit of Drive_Mode for profiles in time.
+_TIME_PROFILE = 0x04
 #: Model_Number of XM540-W270 and XM430-W350.
 _MODEL_NUMBERS = (1120,) * 5 + (1020,) * 2
 _MODE_NAMES = {0: 'current', 1: 'velocity', 3: 'position', 4: 'ext_position', 5: 'current_based_position', 16: 'pwm'}
@@ -170,7 +172,8 @@ class Motors:
     def set_mode(self, index: int, mode: str, profile_type: str, velocity: int, acceleration: int) -> None:
         """Change mode and profile of a motor whose torque is off."""
         self.modes[index], self.profile_types[index] = mode, profile_type
-        self.registers[index] |= {'Profile_Velocity': velocity, 'Profile_Acceleration': acceleration,
+        self.registers[index] |= {'Drive_Mode': _TIME_PROFILE if profile_type == 'time' else 0,
+                                  'Profile_Velocity': velocity, 'Profile_Acceleration': acceleration,
                                   'Goal_Current': self.registers[index]['Current_Limit']}
 
     def reboot(self, index: int, positions: np.ndarray) -> None:

@@ -117,8 +117,10 @@ class TwinPhysics:
             name = FOLLOWERS[SIDES[side]]
             start = START_JOINTS[7 * side:7 * side + 7].copy()
             start[6] = self.grippers[name].motor_angle(start[6])
+            motors = self.arms[name].motors
+            offsets = motors.offsets
             for index in range(7):
-                self.arms[name].motors.settle(index, start[index])
+                motors.settle(index, start[index] if offsets is None else start[index] + offsets[index])
 
     def place(self, poses: np.ndarray) -> np.ndarray:
         """Put the objects at rest at poses in gym-aloha's "world"; the arms stay as they are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,9 @@ def test_an_offset_moves_where_the_servo_regulates(bench) -> None:
     arm.set_torque('waist', True)
     arm.reach([0.3, *arm.read().joints[1:]], 5.0, 0.02)
     assert node.physics.measure(ARM).positions[0] == pytest.approx(0.3 - 100 * 2 * math.pi / 4096, abs=0.02)
+    node.physics.reset(1)
+    time.sleep(0.3)
+    assert node.physics.measure(ARM).positions[0] == pytest.approx(0.0, abs=0.01), 'a reset scene is the training start'
     arm.set_torque('waist', False)
     arm.set_register('waist', 'Homing_Offset', 0)
 

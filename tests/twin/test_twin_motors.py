@@ -66,6 +66,7 @@ def test_profile_acceleration_starts_and_stops_gently(motors) -> None:
 
 def test_time_profile_takes_its_time(motors) -> None:
     motors.set_mode(0, 'position', 'time', 2000, 500)
+    assert motors.read(0, 'Drive_Mode', measured()) == 4
     assert seconds_to(motors, 0, 1.0) == pytest.approx(2.0, abs=0.15)
 
 
