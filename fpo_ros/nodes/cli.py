@@ -40,13 +40,14 @@ def real(policy: PolicyDir = '', trusted_keys: Keys = '', releases: Releases = '
          learner: Learner = True, namespace: Namespace = '/', config: Config = '', timeout: Timeout = 60.0,
          use_twin: Annotated[bool, typer.Option('--use-twin', help='Simulated arms with the settings of the real '
                                                 'cell.')] = False,
+         cell: Annotated[str, typer.Option(help='File of the cell: arms, cameras, speeds, calibration.')] = '',
          operator: Annotated[bool | None, typer.Option(
              help='Whether a person resets the scene and judges episodes; by default where there is no twin.')] = None,
          ) -> None:
     """Real arms: start their drivers first, as aloha_real.launch.py would."""
     _up('real', timeout, cameras, policy=policy, trusted_keys=trusted_keys, releases=releases, task=task,
         record_dir=record_dir, run_dir=run_dir, start_policy=start_policy, learner=learner, namespace=namespace,
-        config=config, use_twin=use_twin, operator=operator)
+        config=config, use_twin=use_twin, operator=operator, cell=cell)
 
 
 def _up(mode: str, timeout: float, cameras: str, **chosen: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fpo_ros.hardware.names import camera_list
+from fpo_ros.hardware.names import SIDES, camera_list
 from fpo_ros.nodes.configuration import (
     CONFIGS,
     NODES,
@@ -23,7 +23,7 @@ from fpo_ros.nodes.configuration import (
     load_config,
     near,
 )
-from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of
+from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of, mode_file
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
 __all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
@@ -70,6 +70,7 @@ class GraphOptions:
         None: where there is no twin.
     :param namespace: namespace of the whole cell.
     :param contract: what policies of this cell see and send.
+    :param cell: file of the cell, whose arms, cameras, speeds and calibration are laid over the packaged configuration.
     :param config: configuration file that is laid over the packaged one of the mode.
     :param parameters: node → parameter → value, last word.
     """
@@ -88,6 +89,7 @@ class GraphOptions:
     operator: bool | None = None
     namespace: str = '/'
     contract: PolicyContract | None = None
+    cell: str | None = None
     config: str | None = None
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -99,6 +101,9 @@ class GraphOptions:
         if self.mode == 'sim' and self.use_twin is False:
             raise GraphError("mode 'sim' has the settings of simulated arms, which do not fit real ones: use "
                              'aloha_real.launch.py, or fpo-ros up real')
+        if self.mode == 'sim' and self.cell is not None:
+            raise GraphError("mode 'sim' takes no cell: name one with aloha_real.launch.py or fpo-ros up real, with a "
+                             'twin if you like')
         for node in self.parameters:
             if node not in NODES:
                 raise GraphError(f"unknown node '{node}': {near(node, NODES)}")
@@ -133,10 +138,12 @@ def describe(options: GraphOptions) -> GraphDescription:
 
     :raises GraphError: for a file, a name or a value that does not fit.
     """
-    config = layered(options.mode, options.config)
+    config = layered(options.mode, options.config, options.cell)
     cell = config.pop('cell')
     check_names(options.parameters, config, 'parameters')
     lay(config, _chosen(options))
+    if options.mode == 'real':
+        _fit_modes(config['driver_twin'], cell)
     _fit_cameras(config, options)
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
@@ -171,6 +178,12 @@ def _chosen(options: GraphOptions) -> Configuration:
         'learner': {'record_dir': options.record_dir, 'run_dir': options.run_dir,
                     'start_policy': options.start_policy} | store,
     }
+
+
+def _fit_modes(twin: dict[str, Any], cell: dict[str, Any]) -> None:
+    """Let the twin of a real cell start its motors from the mode files that the drivers get."""
+    for side in SIDES:
+        twin[f'{side}_mode_configs'] = twin[f'{side}_mode_configs'] or str(mode_file(side, cell))
 
 
 def _fit_cameras(config: Configuration, options: GraphOptions) -> None:

@@ -48,6 +48,7 @@ _ARGUMENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     'operator': ('', 'whether a person resets the scene and judges; empty: where there is no twin',
                  ('', 'true', 'false')),
     'namespace': ('/', 'namespace of the whole cell', ()),
+    'cell': ('', 'file of the cell: arms, cameras, speeds, calibration (real arms and their twin)', ()),
     'config': ('', 'configuration file laid over the one of this package', ()),
 }
 
