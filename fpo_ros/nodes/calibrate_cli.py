@@ -78,4 +78,4 @@ def _arm(arm: str, namespace: str) -> Iterator[Any]:
     except ImportError as error:
         raise RuntimeError(f'ROS 2 is not importable ({error}): run "fpo-ros doctor"') from error
     with RosClient(f'calibrate_{os.getpid()}', namespace) as client:
-        yield XsClient(RosXsTransport(client, (arm,)), arm)
+        yield XsClient(RosXsTransport(client.node, (arm,)), arm)

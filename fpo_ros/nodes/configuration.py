@@ -19,6 +19,7 @@ NODES = (
     'camera_ingest',
     'proprio_ingest',
     'arm_controller',
+    'teleop',
     'policy',
     'episode_manager',
     'learner',

@@ -12,7 +12,7 @@ from geometry_msgs.msg import Pose
 from sensor_msgs.msg import Image
 
 from fpo_ros.hardware.images import rgb_image
-from fpo_ros.msg import ActionChunk
+from fpo_ros.msg import ActionChunk, LeaderPose
 from fpo_ros.msg import Observation as ObservationMessage
 from fpo_ros.policy.contract import OBJECT_POSE_DIM, ContractError, Observation
 
@@ -104,6 +104,13 @@ def chunk_message(chunk: np.ndarray, *, sequence: int, observation_ns: int, now_
     message.header.stamp = stamp_of(now_ns)
     message.observation_stamp = stamp_of(observation_ns)
     message.actions = array.array('f', np.ascontiguousarray(chunk, np.float32).tobytes())
+    return message
+
+
+def leader_message(pose: np.ndarray, stamp_ns: int) -> LeaderPose:
+    """Return the message of (14,) joints of both leaders measured at an instant [ns]."""
+    message = LeaderPose(joint_positions=pose.astype(np.float32))
+    message.header.stamp = stamp_of(stamp_ns)
     return message
 
 

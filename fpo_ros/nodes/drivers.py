@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, SIDES
+from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
 from fpo_ros.hardware.xs import VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
 from fpo_ros.nodes.locate import share_path
@@ -44,10 +44,12 @@ def mode_file(side: str, cell: dict[str, Any]) -> str | Path:
     return cell[f'{side}_mode_configs'] or share_path(f'config/follower_{side}_modes.yaml')
 
 
-def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str) -> tuple[DriverSpec, ...]:
+def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
+               leaders: bool = False) -> tuple[DriverSpec, ...]:
     """Return the Interbotix and camera drivers of the real cell.
 
     :param cell: the block ``cell`` of the configuration.
+    :param leaders: whether the leaders are there, too.
     """
     prefix = namespace.strip('/')
     drivers = []
@@ -59,6 +61,13 @@ def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str) -
             'robot_model': 'aloha_vx300s', 'robot_name': name, 'base_link_frame': 'base_link',
             'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
             'mode_configs': str(modes), 'motor_configs': str(cell[f'{side}_motor_configs']),
+            'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
+    for side in SIDES if leaders else ():
+        name = f'{prefix}/{LEADERS[side]}'.lstrip('/')
+        drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
+            'robot_model': 'aloha_wx250s', 'robot_name': name, 'base_link_frame': 'base_link',
+            'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
+            'mode_configs': str(share_path(f'config/leader_{side}_modes.yaml')), 'motor_configs': '',
             'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
     profile = str(cell['color_profile'])
     for camera in cameras:
@@ -82,7 +91,8 @@ def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) 
     stroke = controller['gripper_joint_open'] - controller['gripper_joint_closed']
     wanted = {('groups', ARM_GROUP): controller['joint_speed'],
               ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke}
-    for file in dict.fromkeys(d.arguments['mode_configs'] for d in drivers if d.package == ARM_DRIVER):
+    followers = [d for d in drivers if d.arguments.get('robot_model') == 'aloha_vx300s']
+    for file in dict.fromkeys(driver.arguments['mode_configs'] for driver in followers):
         try:
             modes = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
             parts = {key: modes[key[0]][key[1]] for key in wanted}

@@ -66,6 +66,7 @@ class GraphOptions:
     :param learner: whether the learner runs.
     :param run_dir: run directory of the learner's trainer.
     :param start_policy: directory of the torch policy a new run of the trainer starts from.
+    :param teleop: whether an operator can drive the followers by the leaders.
     :param operator: whether a person resets the scene and judges, instead of the twin or an instrumented cell;
         None: where there is no twin.
     :param namespace: namespace of the whole cell.
@@ -86,6 +87,7 @@ class GraphOptions:
     learner: bool = True
     run_dir: str | None = None
     start_policy: str | None = None
+    teleop: bool = False
     operator: bool | None = None
     namespace: str = '/'
     contract: PolicyContract | None = None
@@ -148,11 +150,11 @@ def describe(options: GraphOptions) -> GraphDescription:
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
-            'learner': options.learner}
+            'learner': options.learner, 'teleop': options.teleop}
     _check_task({name: config[name] for name in NODES if runs.get(name, True)})
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
-    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace)
+    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop)
     check_profiles(drivers, config['arm_controller'])
     return GraphDescription(nodes, drivers)
 
@@ -167,7 +169,8 @@ def _chosen(options: GraphOptions) -> Configuration:
     rows = {'horizon': contract.horizon, 'execute': contract.execute} if contract else {}
     store = {'trusted_keys': options.trusted_keys, 'releases': options.releases}
     return {
-        'driver_twin': {'task': task, 'cameras': cameras, 'judge': not options.person},
+        'driver_twin': {'task': task, 'cameras': cameras, 'judge': not options.person,
+                        'leaders': options.teleop or None},
         'operator': {'task': task},
         'camera_ingest': {'cameras': cameras} | size,
         'proprio_ingest': {'task': task, 'cameras': cameras},

@@ -10,12 +10,12 @@ from typing import Any
 from interbotix_xs_msgs import srv
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from rclpy.client import Client
+from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
 from fpo_ros.hardware.xs_types import RawReading
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.configuration import GraphError
-from fpo_ros.nodes.ros_client import RosClient
 
 _SERVICES = {'torque_enable': srv.TorqueEnable, 'reboot_motors': srv.Reboot, 'get_robot_info': srv.RobotInfo,
              'set_operating_modes': srv.OperatingModes, 'set_motor_pid_gains': srv.MotorGains,
@@ -29,21 +29,22 @@ class TransportTimeoutError(GraphError, TimeoutError):
 class RosXsTransport:
     """Speaks to the drivers of some arms.
 
-    :param client: node on whose thread replies arrive.
-    :param arms: names of the arms, relative to the client's namespace.
+    Its methods block: call them from another thread than the one that spins the node.
+
+    :param node: on whose thread replies arrive.
+    :param arms: names of the arms, relative to the node's namespace.
     """
 
-    def __init__(self, client: RosClient, arms: Sequence[str]) -> None:
-        self._client, self._lock = client, threading.Lock()
+    def __init__(self, node: Node, arms: Sequence[str]) -> None:
+        self._node, self._lock = node, threading.Lock()
         self._clients: dict[tuple[str, str], Client] = {}
         self._counts = dict.fromkeys(arms, 0)
         self._newest: dict[str, JointState] = {}
-        node = client.node
         self._outputs = {arm: (node.create_publisher(JointGroupCommand, f'{arm}/commands/joint_group', qos.COMMAND),
                                node.create_publisher(JointSingleCommand, f'{arm}/commands/joint_single', qos.COMMAND))
                          for arm in arms}
-        for arm in arms:
-            node.create_subscription(JointState, f'{arm}/joint_states', self._keep(arm), qos.SENSOR)
+        self._inputs = [node.create_subscription(JointState, f'{arm}/joint_states', self._keep(arm), qos.SENSOR)
+                        for arm in arms]
 
     def _keep(self, arm: str) -> Callable[[JointState], None]:
         def keep(message: JointState) -> None:
@@ -80,12 +81,21 @@ class RosXsTransport:
         """Call a service of the driver with the fields of its request; return the reply."""
         kind, name = _SERVICES[service], f'{arm}/{service}'
         if (arm, service) not in self._clients:
-            self._clients[arm, service] = self._client.node.create_client(kind, name)
+            self._clients[arm, service] = self._node.create_client(kind, name)
         client = self._clients[arm, service]
         self.wait_for(client.service_is_ready, f'service {name}', timeout_s)
         future = client.call_async(kind.Request(**fields))
         self.wait_for(future.done, f'the answer of service {name}', timeout_s)
         return future.result()
+
+    def close(self) -> None:
+        """Leave the topics and services."""
+        for output in (output for pair in self._outputs.values() for output in pair):
+            self._node.destroy_publisher(output)
+        for subscription in self._inputs:
+            self._node.destroy_subscription(subscription)
+        for client in self._clients.values():
+            self._node.destroy_client(client)
 
     def wait_for(self, condition: Callable[[], Any], what: str, timeout_s: float) -> Any:
         """Wait until a condition holds and return its value.

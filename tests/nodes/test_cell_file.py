@@ -140,7 +140,7 @@ def bench(ros):
     node = DriverTwin(parameter_overrides=[Parameter('bus_time_scale', value=0.1), Parameter('leaders', value=True)])
     assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     with RosClient('calibration_test') as client:
-        transport = RosXsTransport(client, (ARM, 'leader_left'))
+        transport = RosXsTransport(client.node, (ARM, 'leader_left'))
         for arm in (ARM, 'leader_left'):
             transport.wait_for(lambda arm=arm: XsClient(transport, arm).info().mode, f'the set-up of {arm}', 20.0)
         yield node, transport

@@ -25,6 +25,7 @@ from fpo_ros.nodes.locate import share_path  # noqa: E402
 from fpo_ros.nodes.operator import Operator  # noqa: E402
 from fpo_ros.nodes.policy import Policy  # noqa: E402
 from fpo_ros.nodes.proprio_ingest import ProprioIngest  # noqa: E402
+from fpo_ros.nodes.teleop import Teleop  # noqa: E402
 from fpo_ros.releases import generate_keypair  # noqa: E402
 from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
 from fpo_ros.sim.twin.node import DriverTwin  # noqa: E402
@@ -32,7 +33,7 @@ from fpo_ros.srv import SetControllerState  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CLASSES = {node.NAME: node for node in (DriverTwin, CameraIngest, ProprioIngest, ArmController, Policy,
-                                         Operator, EpisodeManager, Learner)}
+                                         Operator, EpisodeManager, Learner, Teleop)}
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 

@@ -68,7 +68,7 @@ def client() -> Iterator[RosClient]:
 @pytest.fixture(scope='module')
 def cell(twin, client) -> AlohaClient:
     """All four arms."""
-    out = AlohaClient(RosXsTransport(client, tuple(ARMS)))
+    out = AlohaClient(RosXsTransport(client.node, tuple(ARMS)))
     for arm in ARMS:  # the drivers set the motors up first
         out[arm].transport.wait_for(lambda arm=arm: out[arm].info('gripper').mode, f'the set-up of {arm}', 20.0)
     return out
