@@ -103,6 +103,10 @@ class ChunkExecutor:
         self._next += 1
         return row
 
+    def upcoming(self, count: int) -> np.ndarray:
+        """Return the (n, 14) rows that come next, at most ``count``."""
+        return self._rows[self._next:self._next + count]
+
     def _objection(self, chunk: np.ndarray, sequence: int, observation_ns: int, now_ns: int,
                    period_s: float | None) -> str:
         if self.remaining:

@@ -11,6 +11,8 @@ import numpy as np
 
 from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS
 from fpo_ros.runtime.chunks import DEFAULT_OBSERVATION_AGE_LIMIT_S
+from fpo_ros.runtime.motor_watch import MotorLimits
+from fpo_ros.runtime.safety_config import SafetyConfig
 
 
 class ArmState(enum.IntEnum):
@@ -41,6 +43,9 @@ class ControllerConfig:
         they are measured, not where they were sent [rad]; grippers squeeze, so they always keep their target.
     :param lead_limit: a joint farther than this from its target makes the arms hold where they stand [rad].
     :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
+    :param blocked_limit_s: arms that workspace or clearances keep from moving for longer than this hold [s].
+    :param safety: limits of the safety filter beside position and speed.
+    :param motors: limits of currents and temperatures.
     """
 
     joint_age_limit_s: float = 0.25
@@ -56,10 +61,15 @@ class ControllerConfig:
     takeover_joint_tolerance: float = 0.2
     lead_limit: float = 0.5
     ramp_periods: int = 5
+    blocked_limit_s: float = 1.0
+    safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
+    motors: MotorLimits = dataclasses.field(default_factory=MotorLimits)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name in ('safety', 'motors'):
+                continue
             if field.name == 'ramp_periods':
                 if not 0 <= value <= 1000:
                     raise ValueError(f'ramp_periods must be 0..1000, got {value}')
