@@ -237,7 +237,8 @@ class ArmControllerCore:
         watch.look(readings, None if command is None else command[grippers], where)
         if watch.stop:
             self._latch_stop(watch.stop)
-        elif watch.hold and self.state in (ArmState.HOMING, ArmState.POLICY):
+        elif self.state in (ArmState.HOMING, ArmState.POLICY) and watch.hold or (
+                self.state is ArmState.HOLD and watch.overloaded):
             self._enter(ArmState.HOLD, watch.hold)
             self._takeover_due = True
         self.filter.keep_grippers(watch.lower, watch.upper)
@@ -268,7 +269,8 @@ class ArmControllerCore:
         start, grippers = np.array(self.measured), list(GRIPPER_COLUMNS)
         if self.filter.command is not None:
             start[grippers] = self.filter.command[grippers]
-            if np.abs(self.filter.command - start).max() <= self.config.takeover_joint_tolerance:
+            near = np.abs(self.filter.command - start).max() <= self.config.takeover_joint_tolerance
+            if near and not self.motors.overloaded:
                 start = self.filter.command
         elif self._gripper_goals is not None:
             limits = self.filter.limits

@@ -75,6 +75,8 @@ class MotorWatch:
         self.limits, self.period_s = limits, period_s
         #: Why the arms must hold, and why they must stop; empty while they need not.
         self.hold, self.stop = '', ''
+        #: A joint has drawn too much for too long: its target must go to where it is.
+        self.overloaded = False
         #: (2,) bounds of the grippers' targets [0..1]; infinite where they are free.
         self.lower, self.upper = np.full(2, -np.inf), np.full(2, np.inf)
         #: How often a gripper was eased [count], and why the newest one was.
@@ -101,7 +103,7 @@ class MotorWatch:
         for name, values in vars(readings).items():
             if values is not None and np.shape(values) != (ACTION_DIM,):
                 raise ValueError(f'{name} must be {ACTION_DIM} numbers, got shape {np.shape(values)}')
-        self.hold, self.stop = '', ''
+        self.hold, self.stop, self.overloaded = '', '', False
         if readings.temperature_c is not None:
             self._look_at_temperatures(readings.temperature_c)
         if readings.current_ma is not None:
@@ -130,7 +132,8 @@ class MotorWatch:
         self._loaded_s[over] += self.period_s
         self._loaded_s[ended] = 0.0
         column = int(np.argmax(self._loaded_s))
-        if self._loaded_s[column] >= self.limits.joint_seconds and over[column]:
+        self.overloaded = bool(self._loaded_s[column] >= self.limits.joint_seconds and over[column])
+        if self.overloaded:
             self.hold = self.hold or (f'{JOINT_NAMES[column]} draws {current[column]:.0f} mA for '
                                       f'{self._loaded_s[column]:.1f} s, the limit is {self._limit_ma[column]:.0f} mA')
 
