@@ -17,6 +17,8 @@ from fpo_ros.sim.model import load_model
 
 #: Distance of the arms' bases in gym-aloha's model (assets/vx300s_left.xml, vx300s_right.xml) [m].
 BASE_DISTANCE_M = 0.938
+#: So thick is the table taken to be, since its slab has a side below [m].
+_DEPTH_M = 1.0
 #: Beyond the clearance, distances are not told apart [m].
 HORIZON_M = 0.05
 
@@ -72,8 +74,10 @@ class CellGeometry:
         for base, sign in zip(self._bases, (-1, 1), strict=True):
             self._mj.body_pos[base, 0] = sign * base_distance_m / 2
         self._table = self._mj.geom(self._robot.table).id
-        self._mj.body_pos[self._mj.geom_bodyid[self._table], 2] += table_height_m
         self._data = mujoco.MjData(self._mj)
+        mujoco.mj_kinematics(self._mj, self._data)
+        #: Top of the table [m]: a part's height over it is a bound of its distance.
+        self._top = self._thicken_table(table_height_m)
         mujoco.mj_kinematics(self._mj, self._data)
         self._origin = self._data.xpos[self._bases].copy()
         self._turn = self._data.xmat[self._bases].reshape(2, 3, 3).copy()
@@ -85,8 +89,6 @@ class CellGeometry:
         radius = self._mj.geom_rbound
         self._near = radius[self._first] + radius[self._second]
         self._on_table = self._second == self._table
-        #: Top of the table; its hull is a slab, so a part's height over it is a bound of its distance.
-        self._top = self._data.geom_xpos[self._table, 2] + self._mj.geom_aabb[self._table, 3:].min()
         self._near[self._on_table] = radius[self._first[self._on_table]]
         #: (14,) how far any point of an arm moves for a joint's change, at most [m/rad, m/stroke].
         self.leverage = self._leverage()
@@ -117,6 +119,20 @@ class CellGeometry:
                                                 least + HORIZON_M if least > 0 else HORIZON_M, None) - least
         tools = np.einsum('aji,aj->ai', self._turn, data.site_xpos[self._tools] - self._origin)
         return Look(tools, gaps, float(gaps[self._bodily].min()))
+
+    def _thicken_table(self, height_m: float) -> float:
+        """Make the slab of the table a block, under which nothing is free, and return the height of its top [m]."""
+        mj, table = self._mj, self._table
+        turn = np.abs(self._data.geom_xmat[table].reshape(3, 3))
+        half = turn @ mj.geom_aabb[table, 3:]
+        top = self._data.geom_xpos[table, 2] + half[2] + height_m
+        half[2] = _DEPTH_M / 2
+        mj.geom_type[table], mj.geom_dataid[table], mj.geom_size[table] = mujoco.mjtGeom.mjGEOM_BOX, -1, half
+        mj.geom_rbound[table] = np.linalg.norm(half)
+        body = mj.geom_bodyid[table]
+        mj.geom_pos[table] = [0.0, 0.0, top - half[2] - mj.body_pos[body, 2]]
+        mj.geom_quat[table] = [1.0, 0.0, 0.0, 0.0]
+        return float(top)
 
     def _choose(self) -> tuple[np.ndarray, list[float], list[str]]:
         """Return (P, 2) geoms of the pairs, their clearances and their names."""
