@@ -13,6 +13,8 @@ from fpo_ros.runtime.safety_config import SafetyConfig
 _REMEMBERED = 256
 #: Halvings of a step between whose ends parts could meet; 1/16 of it at full speed is less than 15 mm.
 _DEPTH = 4
+#: Share of the TCP speed that a guess aims at.
+_CLOSE = 0.98
 #: Rounding of positions [m].
 _ROUNDING = 1e-9
 
@@ -61,6 +63,15 @@ class PoseGuard:
                 return why
             last = row
         return ''
+
+    def pace(self, rest: np.ndarray, wanted: np.ndarray) -> float:
+        """Return about which share of the way from one (14,) next command to another the TCP speed permits, 0 to 1."""
+        here = self._look(self._here).tools
+        slow, fast = (np.linalg.norm(self._look(row).tools - here, axis=1) for row in (rest, wanted))
+        over = fast > self._stride
+        if not over.any():
+            return 1.0
+        return float(np.clip((_CLOSE * self._stride - slow[over]) / np.maximum(fast - slow, 1e-12)[over], 0, 1).min())
 
     def _between(self, last: np.ndarray, row: np.ndarray) -> str:
         strides = np.linalg.norm(self._look(row).tools - self._look(last).tools, axis=1)

@@ -19,8 +19,8 @@ from fpo_ros.runtime.smoothing import MovingAverage, window_for
 #: a failed bus read (every joint -pi) lies beyond it. Grippers read up to 1.33 with the stock calibration.
 OUTSIDE_JOINT = 0.25
 OUTSIDE_GRIPPER = 0.5
-#: Halvings of a step that is too long: 1/32 of it is left unused at most.
-_HALVINGS = 5
+#: Halvings of a step that is too long: 1/16 of it is left unused at most.
+_HALVINGS = 4
 #: A step of which less than this share is left counts as blocked.
 _BLOCKED = 0.125
 _GRIPPERS = list(GRIPPER_COLUMNS)
@@ -148,8 +148,8 @@ class SafetyFilter:
             scale = self._ramp_done / (self._ramp_periods + 1)
         asked = np.asarray(target, np.float64)
         wanted = self._eased(asked)
-        if self._refuses and ((wanted < self.limits.lower) | (wanted > self.limits.upper)).any():
-            column = int(np.argmax(np.maximum(self.limits.lower - wanted, wanted - self.limits.upper)))
+        if self._refuses and (beyond := self._beyond(wanted)).max() > 0:
+            column = int(np.argmax(beyond))
             self.acted['position'] += 1
             return self._refuse(f'{JOINT_NAMES[column]}: target {wanted[column]:.4f} lies outside the position limits '
                                 f'{self.limits.lower[column]:.4f}..{self.limits.upper[column]:.4f}')
@@ -200,6 +200,12 @@ class SafetyFilter:
         return (f'{JOINT_NAMES[column]}: target {target[column]:.4f} '
                 f'sent as {command[column]:.4f} ({why if ":" in why else f"{why} limit"})')
 
+    def _beyond(self, target: np.ndarray) -> np.ndarray:
+        """Return (14,) how far a target lies outside the position limits; grippers close on things and never do."""
+        beyond = np.maximum(np.maximum(self.limits.lower - target, target - self.limits.upper), 0.0)
+        beyond[_GRIPPERS] = 0.0
+        return beyond
+
     def _guarded(self, where: np.ndarray, ahead: np.ndarray | None) -> tuple[np.ndarray, str]:
         """Return the longest permitted part of a step, and which limit shortened it."""
         if (where == self._where).all():
@@ -211,16 +217,25 @@ class SafetyFilter:
         if share < 1:
             where = rest + share * (where - rest)
         if found := self._broken(where):
-            why, most, where_most = found, share, rest
-            least = 0.0
+            why, least, most = found, 0.0, share
+            guess = self._guard.pace(rest, wanted) if found.startswith('TCP speed') else 1.0
+            if guess < share:
+                where = rest + guess * (wanted - rest)
+                if not self._broken(where):
+                    return self._judged(where, wanted, why)
+                most = guess
+            where = rest
             for _ in range(_HALVINGS):
                 middle = (least + most) / 2
                 candidate = rest + middle * (wanted - rest)
                 if self._broken(candidate):
                     most = middle
                 else:
-                    least, where_most = middle, candidate
-            where = where_most
+                    least, where = middle, candidate
+        return self._judged(where, wanted, why)
+
+    def _judged(self, where: np.ndarray, wanted: np.ndarray, why: str) -> tuple[np.ndarray, str]:
+        """Return what came of a step, and note whether it left next to nothing of it."""
         stuck = np.abs(where - self._where).max() < _BLOCKED * np.abs(wanted - self._where).max()
         if stuck and not why.startswith('TCP speed'):
             self.blocked, self.block = self.blocked + 1, why

@@ -134,6 +134,7 @@ def test_targets_outside_are_refused_where_that_is_configured():
     safety = started(on_violation='refuse', acceleration=50.0)
     np.testing.assert_array_equal(safety.step(aim(left=3.5)), START_JOINTS)
     assert safety.last_refusal == 'left_waist: target 3.5000 lies outside the position limits -3.1316..3.1301'
+    assert safety.step(aim(grip=-0.1))[6] < START_JOINTS[6] and safety.refused == 1, 'a gripper squeezes'
     assert safety.step(aim(left=0.5))[0] > 0, 'what is merely too fast is projected'
     path = follow(safety, aim(left=2.0), 100)
     assert path[:, 0].max() <= 0.9 + 1e-8 and 'clearance' in safety.last_refusal and safety.acted['clearance']
