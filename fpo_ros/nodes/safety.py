@@ -22,7 +22,7 @@ class SafetyParameters:
     position_margin: float = param(
         0.01, "distance joint targets keep from the servos' own position limits [rad]", low=0.0, high=0.2)
     max_step: float = param(
-        math.pi * 0.02, 'largest change of a joint target in one period [rad]', low=0.0001, high=math.pi * 0.02)
+        0.0628, 'largest change of a joint target in one period [rad]', low=0.0001, high=math.pi * 0.02)
     joint_acceleration: float = param(
         200.0, 'largest acceleration of a joint target [rad/s^2]; 0: not limited', low=0.0, high=1000.0)
     gripper_acceleration: float = param(
