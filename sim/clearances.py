@@ -69,6 +69,7 @@ class CellGeometry:
         self.clearances = clearances or Clearances()
         shared = load_model('transfer_cube')
         self._robot, self._arm_qpos, self._finger_qpos = shared.robot, shared.arm_qpos, shared.finger_qpos
+        self._signs = np.array(shared.robot.finger_signs)
         self._mj = shared.mj.__copy__()
         self._bases = [self._mj.body(self._robot.arm_body.format(side=side)).id for side in SIDES]
         for base, sign in zip(self._bases, (-1, 1), strict=True):
@@ -86,38 +87,43 @@ class CellGeometry:
         #: (P,) least distance of each pair [m].
         self.least = np.array(least)
         self._first, self._second = self._pairs.T
+        self._narrow = [(int(one), int(other), least, max(least, 0.0) + HORIZON_M)
+                        for (one, other), least in zip(self._pairs, least, strict=True)]
+        on_table = self._second == self._table
+        self._on_table, self._over_table = np.flatnonzero(on_table), self._first[on_table]
         radius = self._mj.geom_rbound
-        self._near = radius[self._first] + radius[self._second]
-        self._on_table = self._second == self._table
-        self._near[self._on_table] = radius[self._first[self._on_table]]
+        #: (P,) distance of the centres at which bounding spheres keep the clearance; of a centre over the table.
+        self._spheres = self.least + radius[self._first] + np.where(on_table, 0.0, radius[self._second])
         #: (14,) how far any point of an arm moves for a joint's change, at most [m/rad, m/stroke].
         self.leverage = self._leverage()
         #: Smallest positive clearance [m]: between two poses that keep it, parts that move less than twice it
         #: cannot meet.
         self.smallest = float(self.least[self.least > 0].min(initial=np.inf))
-        self._bodily = self.least > 0
+        self._bodily = np.flatnonzero(self.least > 0)
 
     def look(self, joints: np.ndarray) -> Look:
         """Return tools and gaps of a pose.
 
         :param joints: (14,) [rad, grippers 0..1].
         """
-        data, mj = self._data, self._mj
+        data, mj, qpos = self._data, self._mj, self._data.qpos
         for index in (0, 1):
-            data.qpos[self._arm_qpos[index]] = joints[7 * index:7 * index + 6]
-            finger = self._robot.finger_of(joints[7 * index + 6])
-            data.qpos[self._finger_qpos[index]] = finger * np.array(self._robot.finger_signs)
+            qpos[self._arm_qpos[index]] = joints[7 * index:7 * index + 6]
+            qpos[self._finger_qpos[index]] = self._robot.finger_of(joints[7 * index + 6]) * self._signs
         mujoco.mj_kinematics(mj, data)
         where = data.geom_xpos
-        apart = where[self._first] - where[self._second]
-        distance = np.sqrt(np.einsum('ij,ij->i', apart, apart))
-        distance[self._on_table] = where[self._first[self._on_table], 2] - self._top
-        gaps = distance - self._near - self.least
-        for pair in np.flatnonzero(gaps < HORIZON_M):
-            least = self.least[pair]
-            gaps[pair] = mujoco.mj_geomDistance(mj, data, int(self._first[pair]), int(self._second[pair]),
-                                                least + HORIZON_M if least > 0 else HORIZON_M, None) - least
-        tools = np.einsum('aji,aj->ai', self._turn, data.site_xpos[self._tools] - self._origin)
+        apart = where.take(self._first, 0)
+        apart -= where.take(self._second, 0)
+        apart *= apart
+        gaps = np.sqrt(apart.sum(1))
+        gaps[self._on_table] = where[self._over_table, 2] - self._top
+        gaps -= self._spheres
+        for pair in np.flatnonzero(gaps < HORIZON_M).tolist():
+            one, other, least, far = self._narrow[pair]
+            gaps[pair] = mujoco.mj_geomDistance(mj, data, one, other, far, None) - least
+        left, right = self._tools
+        tools = np.stack([(data.site_xpos[left] - self._origin[0]) @ self._turn[0],
+                          (data.site_xpos[right] - self._origin[1]) @ self._turn[1]])
         return Look(tools, gaps, float(gaps[self._bodily].min()))
 
     def _thicken_table(self, height_m: float) -> float:
