@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -48,6 +49,8 @@ def episodes(policy: FlowPolicy, count: int, make: Make, seed: int = 0,
         diverged = worlds.rest(where).diverged.copy()
         for one, joints in zip(filters, worlds.last_target, strict=True):
             one.start(joints)
+        gc.collect()
+        gc.freeze()  # as the arm controller does: what is there is never searched for garbage again
         for now in range(0, steps, contract.execute):
             joints = worlds.observed_joints(where)
             with torch.no_grad():
