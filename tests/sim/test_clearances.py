@@ -147,3 +147,23 @@ def test_no_sequence_of_targets_brings_parts_together_that_must_stay_apart(targe
                 between = cell.look(last + share * (command - last))
                 assert (between.gaps + cell.least)[solid].min() > 0, 'they touch on the way'
             last = command
+
+
+@pytest.mark.parametrize('asleep', [(0.0, -2.05, 1.7, 0.0, -2.0, 0.0), (0.0, -1.84, 1.6, 0.0, -1.8, 0.0)])
+def test_arms_get_home_from_their_sleep_pose(cell, asleep):
+    """Asleep, a forearm lies nearer to its upper arm than the clearance, and beyond limits (aloha_vx300s.yaml)."""
+    from fpo_ros.policy.contract import PolicyContract
+    from fpo_ros.runtime.controller import ArmControllerCore
+    from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
+
+    core = ArmControllerCore(PolicyContract(), None, ControllerConfig(safety=SafetyConfig(acceleration=20.0)), cell)
+    joints, now = pose(asleep, asleep), 10 ** 12
+    core.tick(now, joints, now)
+    assert core.request(ArmState.HOMING)[0]
+    for _ in range(600):
+        now += 20_000_000
+        command = core.tick(now, joints, now)
+        joints = joints if command is None else command
+        if core.state is not ArmState.HOMING:
+            break
+    assert core.reason == 'home reached'
