@@ -108,6 +108,37 @@ def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, o
 
 
 @app.command()
+def safety(policy: Annotated[Path, typer.Option(help='Directory of a policy of states, or the name of a shipped '
+                                                'one.')] = Path('fpo_state'),
+           episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes, with and without.')] = 50,
+           acceleration: Annotated[float, typer.Option(min=0, help='Limit of a joint [rad/s^2]; 0: none.')] = 200.0,
+           jerk: Annotated[float, typer.Option(min=0, help='Limit of a joint [rad/s^3]; 0: none.')] = 0.0,
+           tcp_speed: Annotated[float, typer.Option(min=0, help='Limit of a tool [m/s]; 0: none.')] = 2.5,
+           joint_speed: Annotated[float, typer.Option(min=0.01, help='Limit of a joint [rad/s]; grippers: twice as '
+                                                      'many strokes/s.')] = 2.0,
+           check: Annotated[bool, typer.Option('--check', help='Fail when the filter takes longer than '
+                                               'docs/benchmarks.md promises.')] = False,
+           seed: Seed = 0, as_json: AsJson = False) -> None:
+    """What the safety filter changes, and what it costs.
+
+    The same scenes with position and speed limits alone and with the whole filter.
+    """
+    from fpo_ros.bench import safety as bench
+    from fpo_ros.policy.checkpoint import FlowPolicy
+    from fpo_ros.policy.limits import JointLimits
+    from fpo_ros.runtime.safety_config import SafetyConfig, per_column
+
+    config = SafetyConfig(acceleration=acceleration, gripper_acceleration=2 * acceleration, jerk=jerk,
+                          tcp_speed=tcp_speed)
+    display = display_of(as_json)
+    found = bench.measure(FlowPolicy.load(policy), episodes, config,
+                          JointLimits(speed=per_column(joint_speed, 2 * joint_speed)), seed, report=display.line)
+    display.line(f'the whole filter takes {found["cost_ratio_p50"]:.1f} times as long, p99 '
+                 f'{found["cost_ratio_p99"]:.1f} times')
+    _end({'policy': str(policy)} | found, as_json, bench.broken_promises(found) if check else [])
+
+
+@app.command()
 def learn(observation: Observation = 'state',
           growth: Annotated[Path | None, typer.Option(
               help='Write a plot of the time of an iteration over its episodes here: .png or .svg.',

@@ -15,6 +15,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
+from fpo_ros.hardware.currents import side_currents
 from fpo_ros.hardware.gripper import calibration_of
 from fpo_ros.hardware.joints import (
     JointStateError,
@@ -38,10 +39,13 @@ from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.safety import SafetyParameters, geometry_of, motor_limits, safety_config, safety_health
+from fpo_ros.nodes.temperatures import Temperatures
 from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.controller import PATHS, ArmControllerCore
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
+from fpo_ros.runtime.motor_watch import MotorReadings
 from fpo_ros.runtime.safety import per_column
 from fpo_ros.srv import SetControllerState
 
@@ -52,7 +56,7 @@ REQUEST_LIMIT_S = 1.0
 
 
 @dataclass(frozen=True)
-class ArmControllerParameters(GripperParameters):
+class ArmControllerParameters(SafetyParameters, GripperParameters):
     """Parameters of ``arm_controller``."""
 
     horizon: int = param(20, 'rows of an action chunk [control periods]', low=1, high=1000)
@@ -108,7 +112,10 @@ class ArmController(CellNode):
             joint_age_limit_s=p.max_joint_age, observation_age_limit_s=p.max_observation_age,
             starve_limit_s=p.starve_limit, homing_joint_speed=p.homing_joint_speed,
             lead_limit=p.max_lead, ramp_periods=p.ramp_periods, teleop_age_limit_s=p.max_leader_age,
-            teleop_align_limit=p.max_leader_offset, teleop_blend_s=p.takeover_time)
+            teleop_align_limit=p.max_leader_offset, teleop_blend_s=p.takeover_time,
+            blocked_limit_s=p.blocked_limit, safety=safety_config(p), motors=motor_limits(p))
+        self.geometry = geometry_of(p)
+        self.temperatures = Temperatures(self, p.temperature_period) if p.temperature_period else None
         self.gripper = calibration_of(p)
         self.lock = threading.Lock()
         first, self.core = self.core is None, self._new_core()
@@ -117,7 +124,7 @@ class ArmController(CellNode):
         self.loop: SteadyLoop | None = None
         self.heartbeat_ns = self.stop_signal_ns = self.steady_ns()
         self.supervised = False
-        self.joints: dict[str, tuple[int, np.ndarray, float]] = {}
+        self.joints: dict[str, tuple[int, np.ndarray, float, np.ndarray]] = {}
         self.monitors = {
             side: StreamMonitor(f'joint_states {side}', 100.0, p.max_joint_age) for side in SIDES
         }
@@ -161,7 +168,7 @@ class ArmController(CellNode):
 
     def _new_core(self) -> ArmControllerCore:
         """Return a fresh core; an emergency stop of the one before stays latched, whatever the lifecycle does."""
-        core = ArmControllerCore(self.contract, self.limits, self.config)
+        core = ArmControllerCore(self.contract, self.limits, self.config, self.geometry)
         if self.core is not None:
             core.inherit_emergency_stop(self.core)
         return core
@@ -181,7 +188,8 @@ class ArmController(CellNode):
             self.monitors[side].reject(str(error))
             self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
             return
-        self.joints[side] = convert.nanoseconds(message.header.stamp), joints, grip
+        self.joints[side] = (convert.nanoseconds(message.header.stamp), joints, grip,
+                             side_currents(message.name, message.effort))
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if not self.active:
@@ -242,15 +250,17 @@ class ArmController(CellNode):
 
     def _tick(self) -> None:
         sides = [self.joints.get(side) for side in SIDES]
-        measured = stamp = grippers = None
+        measured = stamp = grippers = currents = None
         if all(sides):
             stamp = min(side[0] for side in sides)
             measured = both_sides(*(side[1] for side in sides))
             grippers = np.array([side[2] for side in sides])
+            currents = both_sides(*(side[3] for side in sides))
+        temperatures = None if self.temperatures is None else self.temperatures.newest()
         with self.lock:
             now = self.now_ns()
             self._watch_others()
-            command = self.core.tick(now, measured, stamp, grippers)
+            command = self.core.tick(now, measured, stamp, grippers, MotorReadings(currents, temperatures))
             if command is not None:
                 self._send(command)
             self._publish_status(now)
@@ -308,11 +318,12 @@ class ArmController(CellNode):
                 f'{core.state.name}: {core.reason}',
                 {'refused_chunks': core.chunks.refused, 'projected_targets': core.filter.projected},
             )
+            safety = safety_health(core)
         late = timing.rate_hz < 0.98 * CONTROL_RATE_HZ
         values = {'rate_hz': round(timing.rate_hz, 3), 'jitter_p50_ms': round(timing.jitter_p50_s * 1e3, 3),
                   'jitter_p99_ms': round(timing.jitter_p99_s * 1e3, 3), 'missed_ticks': timing.missed}
         pace = Health('control loop', WARN if late else OK, 'slow' if late else 'on time', values)
-        return [state, pace, *(monitor.health(self.now_ns()) for monitor in self.monitors.values())]
+        return [state, safety, pace, *(monitor.health(self.now_ns()) for monitor in self.monitors.values())]
 
 
 def main() -> int:

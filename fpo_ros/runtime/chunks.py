@@ -134,6 +134,10 @@ class ChunkExecutor:
         behind = (self._taken_ns - stamp_ns) * self.contract.control_rate_hz * 1e-9
         return min(self._period, self._period - 1 - round(behind))
 
+    def upcoming(self, count: int) -> np.ndarray:
+        """Return the (n, 14) rows of the next control periods, at most ``count``, up to the first without a row."""
+        return self._timeline.upcoming(self._period, count)
+
     def _objection(self, chunk: np.ndarray, sequence: int, observation_ns: int, now_ns: int,
                    period_s: float | None, joining: int) -> str:
         if joining not in list(Joining):

@@ -12,7 +12,9 @@ from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
+from fpo_ros.runtime.geometry import Geometry
 from fpo_ros.runtime.homing import Approach
+from fpo_ros.runtime.motor_watch import MotorReadings, MotorWatch
 from fpo_ros.runtime.safety import SafetyFilter
 from fpo_ros.runtime.teleoperation import Teleoperation
 from fpo_ros.runtime.timing import PeriodStatistics, TimingSummary
@@ -27,14 +29,16 @@ class ArmControllerCore:
     :param contract: what policies of this cell send.
     :param limits: position and speed limits of the arms.
     :param config: settings.
+    :param geometry: model of the cell; None: TCP speed, workspace and clearances are not looked at.
     """
 
     def __init__(self, contract: PolicyContract, limits: JointLimits | None = None,
-                 config: ControllerConfig | None = None) -> None:
+                 config: ControllerConfig | None = None, geometry: Geometry | None = None) -> None:
         self.contract = contract
         self.config = config or ControllerConfig()
         self.period_s = 1 / contract.control_rate_hz
-        self.filter = SafetyFilter(limits or JointLimits(), self.period_s)
+        self.filter = SafetyFilter(limits or JointLimits(), self.period_s, self.config.safety, geometry)
+        self.motors = MotorWatch(self.config.motors, self.period_s)
         self.chunks = ChunkExecutor(contract, self.config.observation_age_limit_s)
         self.teleoperation = Teleoperation(self.config, self.period_s)
         self.timing = PeriodStatistics(self.period_s)
@@ -123,7 +127,7 @@ class ArmControllerCore:
     # ---- once per control period
 
     def tick(self, now_ns: int, measured: np.ndarray | None, measured_stamp_ns: int | None,
-             gripper_goals: np.ndarray | None = None) -> np.ndarray | None:
+             gripper_goals: np.ndarray | None = None, readings: MotorReadings | None = None) -> np.ndarray | None:
         """Decide what to send in this control period.
 
         :param now_ns: this instant [ns].
@@ -131,11 +135,13 @@ class ArmControllerCore:
         :param measured_stamp_ns: instant they were measured (of the oldest part) [ns].
         :param gripper_goals: (2,) the grippers on the scale they are commanded on [0..1], where that is
             another than the one they are measured on; None: the same.
+        :param readings: currents and temperatures of the motors, where they are known.
         :returns: (14,) read-only float64 command, or None: send nothing.
         """
         elapsed, self._now_ns = self.timing.tick(now_ns), now_ns
         self._look(now_ns, measured, measured_stamp_ns)
         self._gripper_goals = gripper_goals
+        self._watch_motors(readings or MotorReadings())
         if self.state in (ArmState.IDLE, ArmState.STOPPED):
             return None
         self._watch(elapsed)
@@ -147,7 +153,13 @@ class ArmControllerCore:
             self._teleop_step()
         elif self.state is ArmState.POLICY:
             self._policy_step(now_ns, elapsed)
-        return None if self._blind else self.filter.command
+        if self._blind:
+            return None
+        command = self.filter.finish()
+        if self.state in (*PATHS, ArmState.POLICY) and (
+                self.filter.blocked * self.period_s > self.config.blocked_limit_s):
+            self._enter(ArmState.HOLD, f'{self.filter.block}; it kept the arms for {self.config.blocked_limit_s:g} s')
+        return command
 
     @property
     def at_home(self) -> bool:
@@ -220,6 +232,26 @@ class ArmControllerCore:
             self._enter(ArmState.HOLD, lead)
             self._takeover_due = True
 
+    def _watch_motors(self, readings: MotorReadings) -> None:
+        """Stop or hold for hot or overloaded motors, and ease grippers that squeeze too hard for too long."""
+        watch, grippers, command = self.motors, list(GRIPPER_COLUMNS), self.filter.command
+        where = self._gripper_goals if self._gripper_goals is not None or self.measured is None else (
+            self.measured[grippers])
+        watch.look(readings, None if command is None else command[grippers], where)
+        if watch.stop:
+            self._latch_stop(watch.stop)
+        elif self.state in (ArmState.HOMING, ArmState.POLICY) and watch.hold or (
+                self.state is ArmState.HOLD and watch.overloaded):
+            self._enter(ArmState.HOLD, watch.hold)
+            self._takeover_due = True
+        self.filter.keep_grippers(watch.lower, watch.upper)
+
+    def _send_to(self, target: np.ndarray, ahead: np.ndarray | None = None) -> np.ndarray:
+        """Send the arms to a target under all limits; grippers that it opens again are eased no longer."""
+        self.motors.wanted(target[list(GRIPPER_COLUMNS)])
+        self.filter.keep_grippers(self.motors.lower, self.motors.upper)
+        return self.filter.step(target, ahead)
+
     def _lead(self) -> str:
         """Say which joint is too far from its target; empty when none is. Grippers squeeze and are left out."""
         distance = np.abs(self.filter.command - self.measured)
@@ -240,12 +272,14 @@ class ArmControllerCore:
         start, grippers = np.array(self.measured), list(GRIPPER_COLUMNS)
         if self.filter.command is not None:
             start[grippers] = self.filter.command[grippers]
-            if self._near(self.filter.command):
+            if self._near(self.filter.command) and not self.motors.overloaded:
                 start = self.filter.command
         elif self._gripper_goals is not None:
             limits = self.filter.limits
             start[grippers] = np.clip(self._gripper_goals, limits.lower[grippers], limits.upper[grippers])
         self.filter.start(start, self.config.ramp_periods)
+        self.motors.forget()
+        self.filter.keep_grippers(self.motors.lower, self.motors.upper)
         self.takeovers += 1
         self._takeover_due = False
         self._starved_ticks = 0
@@ -258,7 +292,7 @@ class ArmControllerCore:
             self._approach.begin(self.filter.command, parking=self.state is ArmState.PARKING)
 
     def _approach_step(self) -> None:
-        command = self.filter.step(self._approach.next())
+        command = self._send_to(self._approach.next())
         outcome = self._approach.outcome(command, self.measured)
         if outcome:
             self._enter(ArmState.HOLD, outcome)
@@ -280,7 +314,7 @@ class ArmControllerCore:
         if silent:
             self._enter(ArmState.HOLD, silent)
         else:
-            self.filter.step(self.teleoperation.next())
+            self._send_to(self.teleoperation.next())
 
     def _policy_step(self, now_ns: int, elapsed_ns: int | None) -> None:
         stalled = elapsed_ns is not None and not 0 < elapsed_ns <= self.config.stall_limit_s * 1e9
@@ -298,7 +332,7 @@ class ArmControllerCore:
         target = self.chunks.next_target(now_ns)
         if target is not None:
             self._starved_ticks = 0
-            self.filter.step(target)
+            self._send_to(target, self.chunks.upcoming(self.config.safety.look_ahead))
             return
         self._starved_ticks += 1
         if self._starved_ticks * self.period_s > self.config.starve_limit_s:

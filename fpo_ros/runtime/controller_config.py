@@ -11,6 +11,8 @@ import numpy as np
 
 from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS
 from fpo_ros.runtime.chunks import DEFAULT_OBSERVATION_AGE_LIMIT_S
+from fpo_ros.runtime.motor_watch import MotorLimits
+from fpo_ros.runtime.safety_config import SafetyConfig
 
 #: Sleep pose of both arms (interbotix_xsarm_control config/aloha_vx300s.yaml, sleep_positions), grippers open; the
 #: controller moves it into the joints' limits [rad, grippers 0..1].
@@ -51,6 +53,9 @@ class ControllerConfig:
     :param teleop_align_limit: a leader joint may stand so far from its follower when it takes over [rad].
     :param teleop_blend_s: time over which that difference fades [s].
     :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
+    :param blocked_limit_s: arms that workspace or clearances keep from moving for longer than this hold [s].
+    :param safety: limits of the safety filter beside position and speed.
+    :param motors: limits of currents and temperatures.
     """
 
     joint_age_limit_s: float = 0.25
@@ -70,10 +75,15 @@ class ControllerConfig:
     teleop_align_limit: float = 0.3
     teleop_blend_s: float = 0.5
     ramp_periods: int = 5
+    blocked_limit_s: float = 1.0
+    safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
+    motors: MotorLimits = dataclasses.field(default_factory=MotorLimits)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name in ('safety', 'motors'):
+                continue
             if field.name == 'ramp_periods':
                 if not 0 <= value <= 1000:
                     raise ValueError(f'ramp_periods must be 0..1000, got {value}')

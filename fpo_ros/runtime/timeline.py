@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fpo_ros.policy.contract import ACTION_DIM
+
 #: Temporal ensembling: the weight of the prediction made i-th, the oldest being 0, is exp(-0.01 i)
 #: (Zhao et al. 2023, arXiv 2304.13705, algorithm 2).
 ENSEMBLE_DECAY = 0.01
@@ -73,7 +75,17 @@ class Timeline:
     def target(self, now: int) -> np.ndarray | None:
         """Return the (..., 14) target of a period, or None where there is none: the arms hold."""
         self._entries = [entry for entry in self._entries if entry.end > now]
-        due = [entry.rows[..., now - entry.first, :] for entry in self._entries if entry.first <= now]
+        return self._due(now)
+
+    def upcoming(self, now: int, count: int) -> np.ndarray:
+        """Return the (n, 14) targets from period ``now`` on, at most ``count``, up to the first period without one."""
+        rows: list[np.ndarray] = []
+        while len(rows) < count and (row := self._due(now + len(rows))) is not None:
+            rows.append(row)
+        return np.array(rows).reshape(len(rows), -1) if rows else np.empty((0, ACTION_DIM))
+
+    def _due(self, now: int) -> np.ndarray | None:
+        due = [entry.rows[..., now - entry.first, :] for entry in self._entries if entry.first <= now < entry.end]
         if len(due) < 2:
             return due[0] if due else None
         weights = np.exp(-ENSEMBLE_DECAY * np.arange(len(due)))

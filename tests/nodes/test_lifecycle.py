@@ -211,7 +211,8 @@ def test_foreign_store_is_refused_and_left_alone(ros, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(('name', 'parameter', 'value'), [
-    ('proprio_ingest', 'rate', 0.0), ('arm_controller', 'joint_speed', 3.5), ('policy', 'threads', 0)])
+    ('proprio_ingest', 'rate', 0.0), ('arm_controller', 'joint_speed', 3.5),
+    ('arm_controller', 'arm_clearance', 0.3), ('arm_controller', 'temperature_stop', 90.0), ('policy', 'threads', 0)])
 def test_value_outside_its_range_cannot_be_declared(ros, name, parameter, value) -> None:
     with pytest.raises(InvalidParameterValueException):
         make(name, **{parameter: value})
@@ -238,4 +239,5 @@ def test_defaults_in_code_are_those_of_the_simulated_cell() -> None:
     differing = {f'{name}.{field.name}' for name in NODES
                  for field in dataclasses.fields(CLASSES[name].PARAMETERS)
                  if config[name][field.name] != field.default}
-    assert differing == {'proprio_ingest.cameras'}  # the simulated cell has no camera unless asked for
+    # The simulated cell has no camera unless asked for, and its model's forces, friction and all, are no currents.
+    assert differing == {'proprio_ingest.cameras', 'arm_controller.gripper_current', 'arm_controller.joint_current'}

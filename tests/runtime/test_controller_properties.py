@@ -10,8 +10,9 @@ from hypothesis.extra.numpy import arrays
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.controller import ArmControllerCore, ArmState, ControllerConfig
+from fpo_ros.runtime.safety_config import SafetyConfig, inside_registers
 
-LIMITS = JointLimits()
+LIMITS = inside_registers(JointLimits(), SafetyConfig().position_margin)
 STEP = LIMITS.speed * 0.02
 S = 1_000_000_000
 PERIOD_NS = 20_000_000

@@ -132,7 +132,7 @@ def test_parked_arms_lie_at_the_park_pose_and_hold(rig):
         rig.tick()
         if rig.core.state is ArmState.HOLD:
             break
-    limits = JointLimits()
+    limits = rig.core.filter.limits
     assert rig.core.reason == 'parked'
     np.testing.assert_allclose(rig.core.filter.command, np.clip(rig.core.config.park, limits.lower, limits.upper))
 
