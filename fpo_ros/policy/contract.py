@@ -6,6 +6,7 @@ The module imports numpy alone, so that the robot side runs without torch.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +155,10 @@ class PolicyContract:
     def to_json(self) -> str:
         """Return the contract as JSON text with sorted keys."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + '\n'
+
+    def digest(self) -> str:
+        """Return the SHA-256 of that text, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
