@@ -1,4 +1,4 @@
-"""A checkpoint of pi0 with random weights, written one tensor at a time: for measurements at sizes that fill a memory."""
+"""A checkpoint of pi0 with random weights, written block by block: for measurements at sizes that fill a memory."""
 
 from __future__ import annotations
 

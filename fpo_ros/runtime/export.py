@@ -20,7 +20,7 @@ from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.realtime import entry_mask, padded
 from fpo_ros.policy.saving import saving
-from fpo_ros.policy.transforms import image_tensor, model_inputs
+from fpo_ros.policy.transforms import model_inputs
 from fpo_ros.runtime.export_graphs import write_graphs
 from fpo_ros.runtime.export_weights import EXTERNAL_OVER
 from fpo_ros.runtime.session import PolicySession
@@ -36,7 +36,7 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
     """Write a policy as :func:`write` does, and run its test vectors.
 
     :returns: the largest difference between ONNX and torch over the vectors [rad, grippers 0..1].
-    :raises fpo_ros.runtime.providers.PolicyError: when a difference exceeds ``VECTOR_ATOL``, or that for half precision.
+    :raises fpo_ros.runtime.providers.PolicyError: when a difference exceeds the tolerance.
     """
     write(policy, directory, vectors=vectors, seed=seed, precision=precision, external_over=external_over)
     return PolicySession.load(directory).verify_vectors()
@@ -72,16 +72,41 @@ def write(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 
         images = np.stack([[observation.images[name] for name in contract.cameras] for observation in observations])
     joints = np.stack([observation.joint_positions for observation in observations])
     noise = torch.randn(vectors, contract.horizon, contract.action_dim, generator=torch.Generator().manual_seed(seed))
+    seen = _seen(policy, vectors)
     with _single(policy) as plain:
         with torch.no_grad():
             prefixes = plain.prefix(images, batch=1)
-            chunk = plain.to_raw(plain.act(states, prefixes, noise), joints)
+            chunk = np.concatenate([plain.to_raw(plain.act(*one), joints[i:i + 1]) for i, one in enumerate(
+                _seen_by(plain, images, seen, prefixes, states, noise))])
         arrays = _guided_vectors(plain, states, prefixes, noise, chunk, joints)
     arrays |= {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
                'chunk': chunk, 'atol': np.float32(HALF_VECTOR_ATOL if precision == 'float16' else VECTOR_ATOL)}
+    if images is not None:
+        arrays['images'] = images
+    if contract.optional_cameras:
+        arrays['seen'] = seen
+    if contract.relative:
+        arrays['joints'] = joints
     with saving(directory):
-        np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}),
-                 **({'joints': joints} if contract.relative else {}))
+        np.savez(directory / 'vectors.npz', **arrays)
+
+
+def _seen(policy: FlowPolicy, vectors: int) -> np.ndarray:
+    """Return which cameras test vectors have, (vectors, cameras): every other one lacks the optional ones."""
+    cameras, optional = policy.contract.cameras, policy.contract.optional_cameras
+    return np.array([[index % 2 == 0 or name not in optional for name in cameras] for index in range(vectors)], bool)
+
+
+def _seen_by(policy: FlowPolicy, images: np.ndarray | None, seen: np.ndarray, prefixes: Tensor, states: Tensor,
+             noise: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield state, prefix of the cameras that are seen, and noise of each test vector."""
+    for index in range(len(states)):
+        one = slice(index, index + 1)
+        if seen[index].all():
+            prefix = prefixes if prefixes.shape[2] == 1 else prefixes[:, :, one]
+        else:
+            prefix = policy.prefix(images[one][:, seen[index]])
+        yield states[one], prefix, noise[one]
 
 
 class _Widened(nn.Module):

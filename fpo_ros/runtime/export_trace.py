@@ -22,6 +22,8 @@ from fpo_ros.runtime.export_weights import Weight
 OPSET = 20
 #: What weights of projections are stored and multiplied in. Everything else is in single precision.
 PRECISIONS = ('float32', 'float16')
+#: Operators that multiply by a weight.
+_PRODUCTS = ('MatMul', 'Gemm')
 
 
 def traced(module: nn.Module, arguments: tuple[Tensor, ...], names: list[str], output: str,
@@ -63,7 +65,7 @@ def weights_of(proto: onnx.ModelProto, inputs: Iterable[str], precision: str,
     del graph.input[:]
     graph.input.extend(stay)
     users = _users(graph)
-    turned = {name for name in shapes if any(_turns(node) for node in users[name])}
+    turned = {name for name in shapes if any(_transposes(node) or _turns(node, name) for node in users[name])}
     _turn(graph, turned)
     users = _users(graph)
     found = {name: Weight((names or {}).get(name, name), shape[::-1] if name in turned else shape,
@@ -72,7 +74,7 @@ def weights_of(proto: onnx.ModelProto, inputs: Iterable[str], precision: str,
     if precision == 'float16':
         halves = {name for name, weight in found.items()
                   if len(weight.shape) == 2 and not any(part in weight.name for part in PRECISE)
-                  and all(node.op_type in ('MatMul', 'Gather', 'Transpose') for node in users[name])}
+                  and all(node.op_type in ('Gather', *_PRODUCTS, 'Transpose') for node in users[name])}
         found |= {name: replace(found[name], half=True) for name in halves}
         _halve(graph, halves)
     return found
@@ -86,13 +88,27 @@ def _users(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     return users
 
 
-def _turns(node: onnx.NodeProto) -> bool:
+def _transposes(node: onnx.NodeProto) -> bool:
     return node.op_type == 'Transpose' and list(node.attribute[0].ints) == [1, 0]
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> onnx.AttributeProto:
+    """Return an attribute of a node, which gets the default if it has none."""
+    found = [attribute for attribute in node.attribute if attribute.name == name]
+    if not found:
+        node.attribute.append(helper.make_attribute(name, default))
+        found = [node.attribute[-1]]
+    return found[0]
+
+
+def _turns(node: onnx.NodeProto, name: str) -> bool:
+    """Return whether a node multiplies by the transpose of a weight."""
+    return node.op_type == 'Gemm' and node.input[1] == name and _attribute(node, 'transB', 0).i == 1
 
 
 def _turn(graph: onnx.GraphProto, turned: set[str]) -> None:
     """Let weights be transposed already: who used the transpose uses them, who used them a transpose of that."""
-    renamed = {node.output[0]: node.input[0] for node in graph.node if _turns(node) and node.input[0] in turned}
+    renamed = {node.output[0]: node.input[0] for node in graph.node if _transposes(node) and node.input[0] in turned}
     nodes, back = [], {}
     for node in graph.node:
         if node.output[0] in renamed:
@@ -100,6 +116,9 @@ def _turn(graph: onnx.GraphProto, turned: set[str]) -> None:
         for index, name in enumerate(node.input):
             if name in renamed:
                 node.input[index] = renamed[name]
+            elif name in turned and node.op_type == 'Gemm' and index == 1:
+                flag = _attribute(node, 'transB', 0)
+                flag.i = 1 - flag.i
             elif name in turned:
                 if name not in back:
                     back[name] = helper.make_node('Transpose', [name], [f'{name}.untransposed'], perm=[1, 0])
@@ -112,21 +131,28 @@ def _turn(graph: onnx.GraphProto, turned: set[str]) -> None:
 
 def _halve(graph: onnx.GraphProto, halves: set[str]) -> None:
     """Multiply by and look up in weights in half precision; all other values stay single."""
-    nodes, known, cast = [], set(halves), {}
+    nodes, known, cast = [], set(halves), set()
     for node in graph.node:
-        nodes.append(node)
         if node.op_type == 'Transpose' and node.input[0] in known:
             known.add(node.output[0])
-        elif node.op_type in ('MatMul', 'Gather') and any(name in known for name in node.input):
-            nodes.pop()
-            for index, name in enumerate(node.input):
-                if node.op_type == 'MatMul' and name not in known:
-                    if name not in cast:
-                        cast[name] = f'{name}.half'
-                        nodes.append(helper.make_node('Cast', [name], [cast[name]], to=TensorProto.FLOAT16))
-                    node.input[index] = cast[name]
-            single, node.output[0] = node.output[0], f'{node.output[0]}.half'
-            nodes += [node, helper.make_node('Cast', [node.output[0]], [single], to=TensorProto.FLOAT)]
+        if node.op_type not in ('Gather', *_PRODUCTS) or not any(name in known for name in node.input):
+            nodes.append(node)
+            continue
+        result, after = node.output[0], []
+        node.output[0] = product = f'{result}.half'
+        if node.op_type == 'Gemm' and len(node.input) == 3:  # what is added stays single
+            added = node.input.pop()
+            if _attribute(node, 'beta', 1.0).f:
+                after = [helper.make_node('Add', [f'{result}.product', added], [result])]
+        after.insert(0, helper.make_node('Cast', [product], [f'{result}.product' if after else result],
+                                         to=TensorProto.FLOAT))
+        for index, name in enumerate(node.input):
+            if node.op_type in _PRODUCTS and name not in known:
+                if name not in cast:
+                    cast.add(name)
+                    nodes.append(helper.make_node('Cast', [name], [f'{name}.half'], to=TensorProto.FLOAT16))
+                node.input[index] = f'{name}.half'
+        nodes += [node, *after]
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]  # types that were inferred before
