@@ -23,8 +23,8 @@ from fpo_ros.policy.flow import sample
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pretrained import read_pretrained
 
-#: Peak memory that loading a whole pi0 and drawing a chunk may take [bytes].
-PEAK_LIMIT = 8e9
+#: Peak memory that a whole pi0 may take: to load it and draw a chunk, and to export it [bytes].
+PEAK_LIMITS = {'peak_bytes': 8e9, 'export_peak_bytes': 16e9}
 _CHILD = 'import json, sys; from fpo_ros.bench import {module} as m; print(json.dumps(m.{work}(*sys.argv[1:])))'
 _LIMIT_S = 3600
 
@@ -40,6 +40,12 @@ def measure(directory: Path, name: str, threads: int) -> dict[str, Any]:
     written = time.perf_counter() - started
     return {'preset': name, 'threads': threads, 'file_bytes': size, 'write_s': written,
             **in_child('pi0', 'sample_once', directory, name, threads)}
+
+
+def broken_promises(found: dict[str, Any]) -> list[str]:
+    """Return what took more memory than :data:`PEAK_LIMITS`, in words."""
+    return [f'{name} is {found[name] / 1e9:.2f} GB, promised {limit / 1e9:g}'
+            for name, limit in PEAK_LIMITS.items() if found.get(name, 0) > limit]
 
 
 def in_child(module: str, work: str, *arguments: object) -> dict[str, Any]:

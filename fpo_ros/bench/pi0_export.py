@@ -13,8 +13,6 @@ import numpy as np
 from fpo_ros.bench.pi0 import in_child, load, peak_bytes
 from fpo_ros.policy.contract import START_JOINTS, ContractError, Observation
 
-#: Peak memory that the export of a whole pi0 may take [bytes].
-EXPORT_PEAK_LIMIT = 16e9
 #: Chunks that are timed, after one that is not.
 _CALLS = 3
 

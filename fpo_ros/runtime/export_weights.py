@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fpo_ros.policy.saving import saving
 from fpo_ros.runtime.export_hollow import weight_of
+from fpo_ros.runtime.providers import PolicyError
 
 #: Graphs with more weights than this keep them in a file of their own [bytes].
 EXTERNAL_OVER = 1 << 28
@@ -49,13 +50,13 @@ class Weight:
     def numbers(self, module: nn.Module) -> Tensor:
         """Return its numbers, contiguous.
 
-        :raises OverflowError: for finite numbers that half precision cannot hold.
+        :raises PolicyError: for finite numbers that half precision cannot hold.
         """
         value = weight_of(module, self.name)
         value = (value.t() if self.transposed else value).to(self.dtype).contiguous()
         if self.half and not torch.isfinite(value).all():
-            raise OverflowError(f'{self.name} holds numbers beyond the range of float16 (65504): '
-                                'export with precision float32')
+            raise PolicyError(f'{self.name} holds numbers beyond the range of float16 (65504): '
+                              'export with precision float32')
         return value
 
 
