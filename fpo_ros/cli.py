@@ -23,6 +23,7 @@ from fpo_ros.options import (
     ClusterAddress,
     MaxSteps,
     Observation,
+    Precision,
     RandomisationFile,
     Seed,
     TaskName,
@@ -145,14 +146,18 @@ def compare(a: Annotated[Path, typer.Argument(help='Directory of a policy.')],
 
 @app.command('export')
 def export_(policy: Annotated[Path, typer.Option(help='Directory of the policy.')],
-            out: Annotated[Path, typer.Option(help='Directory of the ONNX graphs; made if missing.')]) -> None:
+            out: Annotated[Path, typer.Option(help='Directory of the ONNX graphs; made if missing.')],
+            precision: Precision = 'float32') -> None:
     """Export a policy as ONNX graphs with test vectors, and check them against torch."""
     from fpo_ros.policy.checkpoint import FlowPolicy
-    from fpo_ros.runtime.export import export
+    from fpo_ros.runtime.export import write
+    from fpo_ros.runtime.session import PolicySession
 
     loaded = FlowPolicy.load(policy)
     out.mkdir(parents=True, exist_ok=True)
-    error = export(loaded, out)
+    write(loaded, out, precision=precision)
+    del loaded  # a whole pi0 and its graphs need not be in memory together
+    error = PolicySession.load(out).verify_vectors()
     display_of(False).line(f'{out}: ONNX differs from torch by at most {error:.1e} (rad, grippers 0..1)')
 
 

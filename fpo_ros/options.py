@@ -23,6 +23,8 @@ RandomisationFile = Annotated[Path | None, typer.Option(
     'the ranges in this YAML file, such as config/randomisation.yaml.', show_default='none')]
 Observation = Annotated[str, typer.Option(help='What the policy sees: pixels (camera and joints) or state '
                                           '(joints and object poses).')]
+Precision = Annotated[str, typer.Option(help='What projections are stored and multiplied in: float32, or float16 for '
+                                        'GPUs. Norms, softmax and the flow stay float32.')]
 
 
 def display_of(as_json: bool) -> Any:

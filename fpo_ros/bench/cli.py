@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +80,47 @@ def policy(calls: Annotated[int, typer.Option(min=1, help='Chunks of each.')] = 
         f'{found["speed_up_over_torch"]:.2f} times as fast')
     if as_json:
         print(json.dumps(found), flush=True)
+
+
+@app.command('pi0')
+def pi0_(preset: Annotated[str, typer.Option(help='Sizes: pi0 or pi0_tiny.')] = 'pi0',
+         directory: Annotated[Path | None, typer.Option(
+             help='Where the checkpoint lies meanwhile; pi0 takes 7 GB, and 14 more when it is exported.',
+             show_default="the system's directory for temporary files")] = None,
+         export: Annotated[str | None, typer.Option(help='Export it, too, and run that: float32 or float16.',
+                                                    show_default='no export')] = None,
+         threads: Annotated[int, typer.Option(min=1, help='Threads of torch and ONNX Runtime.')] = 1,
+         check: Annotated[bool, typer.Option('--check', help='Fail when a whole pi0 takes more memory than '
+                                             'docs/benchmarks.md promises.')] = False,
+         as_json: AsJson = False) -> None:
+    """Time and memory of loading and sampling a whole pi0 with random weights.
+
+    Beside plain reading of its file and its bare matrix products; takes minutes.
+    """
+    from fpo_ros.bench import pi0 as bench
+    from fpo_ros.bench import pi0_export
+    from fpo_ros.policy.config import PRESETS
+    from fpo_ros.runtime.export_trace import PRECISIONS
+
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset '{preset}': use {' or '.join(PRESETS)}")
+    if export is not None and export not in PRECISIONS:
+        raise ValueError(f"unknown precision '{export}': use {' or '.join(PRECISIONS)}")
+    display = display_of(as_json)
+    with tempfile.TemporaryDirectory(dir=directory, prefix='fpo_ros-pi0-') as place:
+        found = bench.measure(Path(place), preset, threads)
+        display.line(f'{found["parameters"]:,} parameters, a file of {found["file_bytes"] / 1e9:.2f} GB: loaded in '
+                     f'{found["load_s"]:.1f} s (plain reading {found["plain_read_s"]:.1f} s), peak memory '
+                     f'{found["peak_bytes"] / 1e9:.2f} GB')
+        display.line(f'a chunk in {found["chunk_s"]:.2f} s: prefix {found["prefix_s"]:.2f} s, a step '
+                     f'{found["step_s"]:.3f} s; {found["prefix_over_products"]:.2f} and '
+                     f'{found["step_over_products"]:.2f} times the bare products')
+        if export is not None:
+            found |= pi0_export.measure(Path(place), preset, export, threads)
+            display.line(f'{export}: exported in {found["export_s"]:.1f} s, peak memory '
+                         f'{found["export_peak_bytes"] / 1e9:.2f} GB; a chunk in ONNX Runtime '
+                         f'{found["onnx_chunk_s"]:.2f} s, peak memory {found["onnx_peak_bytes"] / 1e9:.2f} GB')
+    _end(found, as_json, bench.broken_promises(found) if check else [])
 
 
 @app.command()

@@ -24,7 +24,7 @@ from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import OBSERVATION_KINDS, TASKS, PolicyContract
 from fpo_ros.releases import load_trusted_keys
 from fpo_ros.runtime.admission import PromotedOnly
-from fpo_ros.runtime.providers import PolicyError
+from fpo_ros.runtime.providers import PolicyError, ProviderOptions, tensorrt_options
 from fpo_ros.runtime.swap import PolicySlot, SlotState
 from fpo_ros.runtime.timeline import Joining
 
@@ -54,6 +54,9 @@ class PolicyParameters:
     execute: int = param(20, 'rows executed of each chunk [control periods]', low=1, high=1000)
     provider: str = param('cpu', 'what runs the graphs', choices=('cpu', 'cuda', 'tensorrt', 'auto'))
     threads: int = param(1, 'threads of one inference on the CPU [count]', low=1, high=64)
+    tensorrt_options: str = param('', 'options of TensorRT, such as trt_fp16_enable=1, comma-separated')
+    engine_cache: str = param('', 'directory in which TensorRT keeps its engines; empty: built at every load')
+    cpu_fallback: bool = param(False, 'go on on the CPU, with a warning, when a graph fails while it runs on a GPU')
     noise: str = param('sample', 'start of the flow: a fresh normal sample, or zeros (repeatable)',
                        choices=('sample', 'zeros'))
     chunking: str = param('auto', 'how chunks are joined: each is played to its end before the next is asked for, or '
@@ -79,8 +82,10 @@ class Policy(CellNode):
             raise ValueError('parameter trusted_keys is empty: name the file or directory of the public keys '
                              'releases of this cell are signed with')
         store = p.releases or (Path(p.release).resolve().parent if p.release else None)
+        options = ProviderOptions(tensorrt_options(p.tensorrt_options),
+                                  Path(p.engine_cache).expanduser() if p.engine_cache else None, p.cpu_fallback)
         self.slot = PolicySlot(cell, load_trusted_keys(p.trusted_keys), p.provider, p.threads,
-                               PromotedOnly(store, p.trusted_keys) if p.require_promotion else None)
+                               PromotedOnly(store, p.trusted_keys) if p.require_promotion else None, options)
         self.on_teardown(self.slot.close)
         self.rng = np.random.default_rng(p.noise_seed) if p.noise == 'sample' else None
         self.gate = ChunkGate(cell)
@@ -236,14 +241,21 @@ class Policy(CellNode):
         self.inference_s.append(elapsed_s)
 
     def _report_changes(self) -> None:
-        now = (self.slot.state, self.slot.version, self.slot.refusals)
+        now = (self.slot.state, self.slot.version, self.slot.refusals, self._fallen_back())
         if now != self.reported:
             if self.reported and now[2] != self.reported[2]:
                 self.get_logger().error(f'release refused: {self.slot.last_refusal}')
             if self.reported and now[1] != self.reported[1]:
                 self.get_logger().info(f'now serving {now[1]}')
+            if now[3]:
+                self.get_logger().error(now[3])
             self.reported = now
             self._publish_status()
+
+    def _fallen_back(self) -> str:
+        """Why the serving policy runs on the CPU instead of what was asked for; empty if it does not."""
+        session = self.slot.session
+        return session.problem if session else ''
 
     def _publish_status(self) -> None:
         slot, session = self.slot, self.slot.session
@@ -284,6 +296,8 @@ class Policy(CellNode):
             return [Health('policy', ERROR, self.problem, values)]
         if self.slot.state is SlotState.IDLE:
             return [Health('policy', WARN, 'no policy: announce a release', values)]
+        if self._fallen_back():
+            return [Health('policy', WARN, self._fallen_back(), values)]
         return [Health('policy', OK, f'serving {self.slot.version}', values)]
 
 

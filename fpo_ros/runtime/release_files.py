@@ -79,7 +79,7 @@ class ReleaseFiles:
         if self._release is None:
             yield self.path
             return
-        needed = _external_files(model)
+        needed = external_files(model)
         for file in needed:
             if file not in self._release.manifest.files:
                 raise PolicyError(f'{self.path / name}: its weights lie in {file!r}, which is no file of the signed '
@@ -91,12 +91,23 @@ class ReleaseFiles:
             try:
                 private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='fpo_ros-weights-')))
                 for file in needed:
-                    _write(private / file, self.read(file))
+                    self._copy(file, private / file)
             except OSError as error:
                 place = Path(tempfile.gettempdir())
                 raise PolicyError(f'weights of {self.path / name} cannot be copied: {explain(error, place)} '
                                   '(the variable TMPDIR names another place)') from error
             yield private
+
+    def _copy(self, name: str, target: Path) -> None:
+        """Write a file that this user alone may read, without waiting for the disk; what is in it is verified.
+
+        :raises PolicyError: when the file is missing or was changed.
+        """
+        with open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), 'wb') as file:
+            try:
+                self._release.copy(name, file.write)
+            except ValueError as error:
+                raise PolicyError(f'{self.path / name}: cannot be read: {error}') from error
 
     def contract(self) -> PolicyContract:
         """Return the contract.
@@ -127,16 +138,10 @@ class ReleaseFiles:
         return stats
 
 
-def _external_files(model: bytes) -> list[str]:
+def external_files(model: bytes) -> list[str]:
     """Return the names of the files in which a graph keeps weights."""
     names = {}
     for match in _LOCATION.finditer(model):
         size = sum((byte & 0x7f) << 7 * place for place, byte in enumerate(match[1]))
         names[model[match.end():match.end() + size].decode(errors='backslashreplace')] = None
     return list(names)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that this user alone may read, without waiting for the disk."""
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), 'wb') as file:
-        file.write(data)

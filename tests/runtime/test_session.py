@@ -17,8 +17,7 @@ from fpo_ros.policy.contract import ContractError, Observation, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.releases import Release, ReleaseStore, generate_keypair, load_release, load_trusted_keys
-from fpo_ros.runtime import providers
-from fpo_ros.runtime import session as session_module
+from fpo_ros.runtime import graphs, providers
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 
@@ -246,8 +245,8 @@ def test_large_weights_of_a_signed_release_work_and_leave_no_copies(tmp_path, si
     (tmp_path / 'private').mkdir()
     seen = []
     real = providers.open_graph
-    monkeypatch.setattr(session_module, 'open_graph', lambda model, path, weights, *rest: (
-        seen.append((weights, os.stat(weights).st_mode & 0o777)), real(model, path, weights, *rest))[1])
+    monkeypatch.setattr(graphs, 'open_graph', lambda model, path, weights, *rest, **options: (
+        seen.append((weights, os.stat(weights).st_mode & 0o777)), real(model, path, weights, *rest, **options))[1])
     session = PolicySession.load(signed(bias=0.5, pad=1 << 24))
     np.testing.assert_allclose(session.infer(observation), -0.5, atol=1e-6)
     (_, (private, mode)) = seen
