@@ -33,6 +33,7 @@ from fpo_ros.releases.manifest import (
     copy_plain,
     digest,
     is_version,
+    open_plain,
     read_plain,
 )
 from fpo_ros.releases.release import Release, load_release, parse_interface
@@ -265,6 +266,8 @@ def _read_staging(staging: Path, contract: PolicyContract) -> dict[str, bytes | 
         if not FILE_NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
             raise ReleaseError(f'{staging / name}: files of a release have plain names and are not '
                                f'{MANIFEST} or {SIGNATURE}')
+        with open_plain(staging / name):
+            pass  # links, folders and devices are refused before anything is made
     contents: dict[str, bytes | Path] = {
         name: read_plain(staging / name) if name in _READ else staging / name for name in names}
     own = contract.to_json().encode()

@@ -14,9 +14,10 @@ from fpo_ros.runtime.chunks import DEFAULT_OBSERVATION_AGE_LIMIT_S
 from fpo_ros.runtime.motor_watch import MotorLimits
 from fpo_ros.runtime.safety_config import SafetyConfig
 
-#: Sleep pose of both arms (interbotix_xsarm_control config/aloha_vx300s.yaml, sleep_positions), grippers open; the
-#: controller moves it into the joints' limits [rad, grippers 0..1].
-PARK_JOINTS = np.array([0.0, -2.05, 1.7, 0.0, -2.0, 0.0, 1.0] * 2)
+#: Three quarters of the way from the start pose to where the arms lie on themselves (interbotix_xsarm_control
+#: config/aloha_vx300s.yaml, sleep_positions), farther than which their own clearance lets them not go; grippers open
+#: [rad, grippers 0..1]. Without torque they sink by about 0.25 rad from there.
+PARK_JOINTS = np.array([0.0, -1.62, 1.486, 0.0, -1.469, 0.0, 1.0] * 2)
 
 
 class ArmState(enum.IntEnum):
@@ -48,7 +49,7 @@ class ControllerConfig:
     :param takeover_joint_tolerance: joints farther than this from the current target are taken over where
         they are measured, not where they were sent [rad]; grippers squeeze, so they always keep their target.
     :param lead_limit: a joint farther than this from its target makes the arms hold where they stand [rad].
-    :param park: (14,) pose in which motors may be switched off [rad, grippers 0..1]: the arms lie on their stops.
+    :param park: (14,) pose in which motors may be switched off [rad, grippers 0..1].
     :param teleop_age_limit_s: older poses of the leaders are not followed [s].
     :param teleop_align_limit: a leader joint may stand so far from its follower when it takes over [rad].
     :param teleop_blend_s: time over which that difference fades [s].

@@ -81,7 +81,7 @@ def test_the_policy_is_always_the_same_and_the_global_random_state_is_left_alone
 @pytest.mark.parametrize('times', [1, 4])
 def test_what_is_not_cached_is_computed_where_it_is_asked_for(times, monkeypatch):
     policy, rng = learning.seeded(PIXELS), np.random.default_rng(0)
-    images = rng.integers(0, 256, (5, 1, 96, 96, 3), np.uint8)
+    images = rng.integers(0, 256, (5, 1, PIXELS.image_height, PIXELS.image_width, 3), np.uint8)
     with torch.no_grad():
         prefix = policy.prefix(images)
     states, chunks = torch.zeros(5, PIXELS.state_dim), torch.zeros(5, PIXELS.horizon, 14)
@@ -122,7 +122,7 @@ def test_the_command_prints_every_figure_and_draws_growth(monkeypatch, capsys, t
     for name, ours, baseline in learning.RATIOS:
         assert found[name] == pytest.approx(found[ours] / found[baseline])
     assert '<svg' in plot.read_text()
-    assert 'cam_high, 96x96' in said.err and 'speed up over recomputed prefix' in said.err
+    assert 'cam_high, 192x256' in said.err and 'speed up over recomputed prefix' in said.err
 
 
 def test_a_plot_of_an_unknown_kind_is_refused_before_anything_is_measured(monkeypatch):

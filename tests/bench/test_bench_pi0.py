@@ -22,7 +22,7 @@ def test_a_checkpoint_is_written_read_sampled_exported_and_run(tmp_path):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     assert found['file_bytes'] > 2 * found['parameters'] > 0
-    assert found['prefix_tokens'] == 3 * 144 + 20
+    assert found['prefix_tokens'] == 3 * 36 + 20
     assert found['chunk_s'] == pytest.approx(found['prefix_s'] + found['state_s'] + 10 * found['step_s'])
     assert found['peak_over_file'] == found['peak_bytes'] / found['file_bytes']
     assert found['precision'] == 'float16' and found['vector_difference'] < 1e-2 and found['onnx_chunk_s'] > 0

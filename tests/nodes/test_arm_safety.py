@@ -15,8 +15,8 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 from fpo_ros.hardware.currents import side_currents, side_temperatures  # noqa: E402
-from fpo_ros.hardware.gripper import GYM_ALOHA  # noqa: E402
-from fpo_ros.hardware.names import JOINT_STATE_NAMES  # noqa: E402
+from fpo_ros.hardware.names import FOLLOWERS, JOINT_STATE_NAMES, SIDES  # noqa: E402
+from fpo_ros.hardware.xs import MOTORS  # noqa: E402
 from fpo_ros.nodes.arm_controller import ArmController, ArmControllerParameters  # noqa: E402
 from fpo_ros.nodes.logic.health import OK, WARN  # noqa: E402
 from fpo_ros.nodes.safety import geometry_of, motor_limits, safety_config, safety_health  # noqa: E402
@@ -26,6 +26,8 @@ from fpo_ros.runtime.motor_watch import MotorLimits, MotorReadings  # noqa: E402
 from fpo_ros.runtime.safety_config import SafetyConfig  # noqa: E402
 from fpo_ros.sim.clearances import CellGeometry, Clearances  # noqa: E402
 from fpo_ros.sim.twin.driver import XsDriver  # noqa: E402
+from fpo_ros.sim.twin.modes import FOLLOWER_SETTINGS  # noqa: E402
+from fpo_ros.sim.twin.motors import AMBIENT_C  # noqa: E402
 from fpo_ros.sim.twin.physics import TwinPhysics  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -78,8 +80,8 @@ def test_currents_come_by_name_and_may_be_absent() -> None:
 
 def test_temperatures_are_read_from_the_drivers_registers(ros) -> None:
     physics = TwinPhysics('transfer_cube')
-    drivers = [XsDriver(side, '/', physics, GYM_ALOHA) for side in ('left', 'right')]
-    drivers[1].registers['elbow', 'Present_Temperature'] = 71
+    drivers = [XsDriver(FOLLOWERS[side], '/', physics, FOLLOWER_SETTINGS, time_scale=0.0) for side in SIDES]
+    physics.arms[FOLLOWERS['right']].motors.temperatures[MOTORS.index('elbow')] = 71
     node = ArmController(parameter_overrides=[Parameter('temperature_period', value=0.1),
                                               Parameter('geometry', value=False)])
     executor = SingleThreadedExecutor()
@@ -92,7 +94,7 @@ def test_temperatures_are_read_from_the_drivers_registers(ros) -> None:
         while np.isnan(node.temperatures.newest()).any():
             assert time.monotonic() < until, 'no temperatures of both followers within 20 s'
             executor.spin_once(timeout_sec=0.1)
-        expected = np.zeros(14)
+        expected = np.full(14, AMBIENT_C)
         expected[9] = 71
         np.testing.assert_array_equal(node.temperatures.newest(), expected)
         executor.remove_node(drivers[1])
@@ -100,5 +102,6 @@ def test_temperatures_are_read_from_the_drivers_registers(ros) -> None:
         assert np.isnan(node.temperatures.newest()[7:]).all(), 'an old reading is none'
     finally:
         executor.shutdown()
-        for one in (node, *drivers):
-            one.destroy_node()
+        for driver in drivers:
+            driver.close()
+        node.destroy_node()

@@ -23,12 +23,14 @@ from fpo_ros.hardware.joints import joint_state_positions  # noqa: E402
 from fpo_ros.hardware.names import JOINT_STATE_NAMES, object_pose_topics  # noqa: E402
 from fpo_ros.msg import Observation  # noqa: E402
 from fpo_ros.nodes import convert  # noqa: E402
+from fpo_ros.nodes.logic.chunk_gate import Question  # noqa: E402
 from fpo_ros.nodes.logic.episode_steps import StepAssembler  # noqa: E402
 from fpo_ros.nodes.logic.health import ERROR, OK  # noqa: E402
 from fpo_ros.nodes.logic.recorder import Recorder  # noqa: E402
 from fpo_ros.nodes.policy import Policy  # noqa: E402
 from fpo_ros.nodes.proprio_ingest import ProprioIngest  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
+from fpo_ros.runtime.timeline import Joining  # noqa: E402
 from fpo_ros.sim.task import sample_object_pose  # noqa: E402
 from fpo_ros.sim.twin.node import DriverTwin  # noqa: E402
 from fpo_ros.srv import ResetScene  # noqa: E402
@@ -133,13 +135,13 @@ def test_policy_answers_both_objects_and_refuses_one(configured, tmp_path) -> No
     node = configured(Policy, release=str(path), trusted_keys=str(releases.keys), task='insertion', horizon=10,
                       execute=10)
     sent = []
-    node._send = lambda chunk, stamp, elapsed: sent.append(chunk)
+    node._send = lambda chunk, stamp, elapsed, joining: sent.append(chunk)
     message = Observation(joint_positions=START_JOINTS.astype(np.float32), object_poses=[PEG])
-    node._answer_one(message)
+    node._answer_one(message, Question(Joining.AFTER))
     line, = node.health()
     assert not sent and line.level == ERROR and 'object pose must have 14 entries, got 7' in line.message
     message.object_poses = [PEG, SOCKET]
-    node._answer_one(message)
+    node._answer_one(message, Question(Joining.AFTER))
     assert sent[0].shape == (10, 14) and node.health()[0].level == OK
 
 
