@@ -21,6 +21,7 @@ from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.realtime import entry_mask, padded
 from fpo_ros.policy.transforms import image_tensor, model_inputs
+from fpo_ros.runtime.export_flow import loop_steps
 from fpo_ros.runtime.export_guided import INPUTS, guided_graph
 from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE
 from fpo_ros.runtime.session import PolicySession
@@ -58,17 +59,17 @@ class _Latent(nn.Module):
         return self.actor.latent(noise, state, prefix_kv)
 
 
-def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0) -> float:
+def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0, guided: bool = True) -> float:
     """Write ``prefix.onnx``, ``denoise.onnx``, ``contract.json``, ``norm_stats.json`` and ``vectors.npz``.
 
-    A policy with a latent actor has ``latent.onnx``, too: a step of the actor's flow, with the inputs and the output
-    of ``denoise.onnx``; or for a Gaussian actor what makes start noise of noise, of a name of its own each. The
-    exported graphs are run on the test vectors and compared with torch. ``guided.onnx`` is a step that goes on from a
-    leftover.
+    ``denoise.onnx`` takes all steps of the flow, ``guided.onnx`` a step of one that goes on from a leftover. A policy
+    with a latent actor has ``latent.onnx``, too, which makes start noise of noise. The exported graphs are run on the
+    test vectors and compared with torch.
 
     :param directory: an existing directory; what an earlier export wrote there is replaced.
     :param vectors: number of test vectors.
     :param seed: of the vectors' inputs.
+    :param guided: whether to write ``guided.onnx``, without which chunks are executed synchronously.
     :returns: the largest difference between ONNX and torch over the vectors [rad, grippers 0..1].
     :raises fpo_ros.runtime.providers.PolicyError: when a difference exceeds ``VECTOR_ATOL``.
     """
@@ -92,12 +93,16 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
                 directory / PREFIX_FILE)
         noise = torch.randn(vectors, contract.horizon, contract.action_dim,
                             generator=torch.Generator().manual_seed(seed))
-        _export_step(model, noise[two], states[two], prefix, directory / DENOISE_FILE)
+        _export_flow(model, noise[two], states[two], prefix, 'actions', directory / DENOISE_FILE)
         _export_latent(policy, noise[two], states[two], prefix, directory / LATENT_FILE)
         joints = np.stack([observation.joint_positions for observation in observations])
         prefixes = policy.prefix(images)
         chunk = policy.to_raw(policy.act(states, prefixes, noise), joints)
-    arrays = _guided_vectors(policy, states, prefixes, noise, chunk, joints, directory / GUIDED_FILE)
+    arrays: dict[str, np.ndarray] = {}
+    if guided and model.latent_actor is None:  # guidance knows no actor over the start noise
+        arrays |= _guided_vectors(policy, states, prefixes, noise, chunk, joints, directory / GUIDED_FILE)
+    else:
+        (directory / GUIDED_FILE).unlink(missing_ok=True)
     arrays |= {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
               'chunk': chunk, 'atol': np.float32(VECTOR_ATOL)}
     np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}),
@@ -105,8 +110,14 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
     return PolicySession.load(directory).verify_vectors()
 
 
-def _export_step(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, path: Path) -> None:
-    """Write the graph of one step of a flow."""
+def _export_flow(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, output: str, path: Path) -> None:
+    """Write the graph of all steps of a flow."""
+    export_step(expert, noise, states, prefix, path)
+    loop_steps(path, expert.contract.flow_steps, output)
+
+
+def export_step(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, path: Path) -> None:
+    """Write the graph (x_t, time, state, prefix_kv) -> velocity of one step of a flow, traced with a batch of two."""
     _export(_Denoise(expert), (noise, torch.tensor([1.0, 0.5]), states, prefix),
             ['x_t', 'time', 'state', 'prefix_kv'], 'velocity',
             {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
@@ -114,13 +125,7 @@ def _export_step(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, 
 
 def _guided_vectors(policy: FlowPolicy, states: Tensor, prefixes: Tensor, noise: Tensor, chunk: np.ndarray,
                     joints: np.ndarray, path: Path) -> dict[str, np.ndarray]:
-    """Write the graph of a guided step; return chunks that go on from leftovers, a third of the horizon late.
-
-    A policy with an actor over its start noise has no such graph: guidance knows no actor.
-    """
-    if policy.model.latent_actor is not None:
-        path.unlink(missing_ok=True)
-        return {}
+    """Write the graph of a guided step; return chunks that go on from leftovers, a third of the horizon late."""
     contract, delay = policy.contract, policy.contract.horizon // 3
     left = contract.horizon - delay
     rows = np.roll(chunk, 1, 0)[:, delay:]  # what was left of some other chunk
@@ -146,7 +151,7 @@ def _export_latent(policy: FlowPolicy, noise: Tensor, states: Tensor, prefix: Te
         _export(_Latent(actor), (noise, states, prefix), ['noise', 'state', 'prefix_kv'], 'latent',
                 {'noise': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
     else:
-        _export_step(actor, noise, states, prefix, path)
+        _export_flow(actor, noise, states, prefix, 'latent', path)
 
 
 def _export(module: nn.Module, arguments: tuple[Tensor, ...], names: list[str], output: str,
