@@ -41,6 +41,7 @@ NODES = [
     'episode_manager',
     'operator',
     'learner',
+    'teleop',
 ]
 
 # sim/ and hardware/ are installed inside the namespace, never as top-level names.

@@ -23,6 +23,7 @@ from fpo_ros.options import (
     ClusterAddress,
     MaxSteps,
     Observation,
+    Precision,
     RandomisationFile,
     Seed,
     TaskName,
@@ -43,7 +44,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 #: Sub-commands whose modules are imported only when they are used: verb → module.
 _GROUPS = {'train': 'fpo_ros.learning.cli', 'episodes': 'fpo_ros.episodes.cli', 'releases': 'fpo_ros.releases.cli',
-           'up': 'fpo_ros.nodes.cli', 'operator': 'fpo_ros.nodes.operator_console', 'sim': 'fpo_ros.sim.cli',
+           'up': 'fpo_ros.nodes.cli', 'calibrate': 'fpo_ros.nodes.calibrate_cli',
+           'operator': 'fpo_ros.nodes.operator_console', 'sim': 'fpo_ros.sim.cli',
            'bench': 'fpo_ros.bench.cli', 'results': 'fpo_ros.results.cli', 'analyse': 'fpo_ros.analysis.cli',
            'pi0': 'fpo_ros.policy.cli'}
 
@@ -144,14 +146,18 @@ def compare(a: Annotated[Path, typer.Argument(help='Directory of a policy.')],
 
 @app.command('export')
 def export_(policy: Annotated[Path, typer.Option(help='Directory of the policy.')],
-            out: Annotated[Path, typer.Option(help='Directory of the ONNX graphs; made if missing.')]) -> None:
+            out: Annotated[Path, typer.Option(help='Directory of the ONNX graphs; made if missing.')],
+            precision: Precision = 'float32') -> None:
     """Export a policy as ONNX graphs with test vectors, and check them against torch."""
     from fpo_ros.policy.checkpoint import FlowPolicy
-    from fpo_ros.runtime.export import export
+    from fpo_ros.runtime.export import write
+    from fpo_ros.runtime.session import PolicySession
 
     loaded = FlowPolicy.load(policy)
     out.mkdir(parents=True, exist_ok=True)
-    error = export(loaded, out)
+    write(loaded, out, precision=precision)
+    del loaded  # a whole pi0 and its graphs need not be in memory together
+    error = PolicySession.load(out).verify_vectors()
     display_of(False).line(f'{out}: ONNX differs from torch by at most {error:.1e} (rad, grippers 0..1)')
 
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 #: errno values that mean "no room left".
@@ -23,8 +23,9 @@ class NotConfirmed(OSError):
         super().__init__(error.errno, f'written, but the disk did not confirm it ({reason})', str(path))
 
 
-def write_file(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
-    """Write a new file and wait until the disk has it.
+@contextlib.contextmanager
+def new_file(path: Path, mode: int = 0o644) -> Iterator[Callable[[bytes | memoryview], None]]:
+    """Give what appends bytes to a new file, and wait in the end until the disk has it.
 
     The directory entry is durable only after :func:`sync_dir` of the parent.
 
@@ -33,13 +34,23 @@ def write_file(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
     :raises OSError: as the system reports it; an incomplete file may remain.
     """
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
+
+    def write(data: bytes | memoryview) -> None:
         view = memoryview(data).cast('B')
         while len(view):
             view = view[os.write(fd, view):]
+
+    try:
+        yield write
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_file(path: Path, data: bytes | memoryview, mode: int = 0o644) -> None:
+    """Write a new file and wait until the disk has it; see :func:`new_file`."""
+    with new_file(path, mode) as write:
+        write(data)
 
 
 def sync_dir(path: Path) -> None:

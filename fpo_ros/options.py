@@ -24,6 +24,8 @@ RandomisationFile = Annotated[Path | None, typer.Option(
     'the ranges in this YAML file, such as config/randomisation.yaml.', show_default='none')]
 Observation = Annotated[str, typer.Option(help='What the policy sees: pixels (camera and joints) or state '
                                           '(joints and object poses).')]
+Precision = Annotated[str, typer.Option(help='What projections are stored and multiplied in: float32, or float16 for '
+                                        'GPUs. Norms, softmax and the flow stay float32.')]
 
 
 def display_of(as_json: bool) -> Any:
@@ -35,12 +37,11 @@ def display_of(as_json: bool) -> Any:
 
 def contract_of(task: str, observation: str, cameras: str | None) -> Any:
     """Return the contract of a policy or a recording with the cameras asked for."""
-    from fpo_ros.policy.contract import ContractError, PolicyContract
+    from fpo_ros.policy.contract import ContractError, contract_for
 
     if observation != 'pixels' and cameras is not None:
         raise ContractError(f"--cameras {cameras} needs --observation pixels: '{observation}' looks at no camera")
-    seen = tuple(name.strip() for name in (cameras or 'cam_high').split(',')) if observation == 'pixels' else ()
-    return PolicyContract(task, observation=observation, cameras=seen)
+    return contract_for(task, observation, tuple(name.strip() for name in (cameras or 'cam_high').split(',')))
 
 
 def cluster_of(address: str | None, workers: int | None) -> Any:

@@ -59,6 +59,8 @@ GYM_ALOHA = GripperCalibration(0.05800, 0.01844, 1.4910, -0.6213)
 #: Interbotix aloha/constants.py (FOLLOWER_GRIPPER_*): a starting point, to be measured on each cell,
 #: because those constants fit another finger geometry than the one the stock launch loads.
 INTERBOTIX = GripperCalibration(0.0579, 0.0440, 1.6214, 0.6197)
+#: Interbotix aloha/constants.py (LEADER_GRIPPER_*): the leaders' triggers.
+INTERBOTIX_LEADER = GripperCalibration(0.0323, 0.0185, 0.8298, -0.0552)
 CALIBRATIONS = {'gym_aloha': GYM_ALOHA, 'interbotix': INTERBOTIX}
 
 

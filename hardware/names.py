@@ -6,6 +6,8 @@ from fpo_ros.policy.contract import ARM_JOINTS, OBJECTS, SIDES
 
 #: Namespace of each follower's driver.
 FOLLOWERS = {side: f'follower_{side}' for side in SIDES}
+#: Namespace of each leader's driver, of the arms that a person moves.
+LEADERS = {side: f'leader_{side}' for side in SIDES}
 #: Entries of a follower's joint_states, in order: six joints and the gripper motor [rad], two fingers [m].
 JOINT_STATE_NAMES = (*ARM_JOINTS, 'gripper', 'left_finger', 'right_finger')
 #: Motor group and motor that commands address.

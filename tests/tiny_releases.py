@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
+from fpo_ros.policy.realtime import entry_mask, padded
 from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.releases import ReleaseStore, generate_keypair, load_trusted_keys, wilson_interval
 
@@ -74,6 +75,17 @@ def write_velocity(file: Path, contract: PolicyContract, *, gain: float = 0.0, b
            [_value('velocity', ['B', contract.horizon, ACTION_DIM])], constants)
 
 
+def write_guided(file: Path, contract: PolicyContract) -> None:
+    """Write velocity = x - mask decided: one step leads to the rows that are decided, and to the mean where none is."""
+    whole = [1, contract.horizon, ACTION_DIM]
+    nodes = [helper.make_node('Mul', ['mask', 'decided'], ['wanted']),
+             helper.make_node('Sub', ['x_t', 'wanted'], ['velocity'])]
+    inputs = [_value(name, whole) for name in ('x_t', 'decided', 'mask')]
+    inputs += [_value('time', [1]), _value('state', [1, contract.state_dim]), _value('prefix_kv', list(KV_SHAPE)),
+               _value('weight', [1])]
+    _model(file, nodes, inputs, [_value('velocity', whole)], {})
+
+
 def write_latent(file: Path, contract: PolicyContract, *, gain: float = 0.0, bias: float = 0.0,
                  state_gain: float = 0.0, prefix_gain: float = 0.0) -> None:
     """Write start noise = gain noise[0] + bias + state_gain state[0] + prefix_gain prefix in every row."""
@@ -109,8 +121,12 @@ def reference_chunk(contract: PolicyContract, stats: NormStats, noise: np.ndarra
 
 
 def write_release(path: Path, contract: PolicyContract | None = None, *, atol: float = 1e-4,
-                  shift: float = 0.0, stats: NormStats | None = None, **gains: float) -> Path:
-    """Write the files of an unsigned release; ``shift`` falsifies the stored test chunks."""
+                  shift: float = 0.0, stats: NormStats | None = None, goes_on: bool = False, **gains: float) -> Path:
+    """Write the files of an unsigned release.
+
+    :param shift: falsifies the stored test chunks.
+    :param goes_on: with a graph that goes on from a leftover; of one flow step.
+    """
     contract = contract or PolicyContract(horizon=4, execute=3)
     stats = stats or NormStats(np.zeros(contract.state_dim), np.ones(contract.state_dim),
                                np.zeros(ACTION_DIM), np.ones(ACTION_DIM))
@@ -132,6 +148,13 @@ def write_release(path: Path, contract: PolicyContract | None = None, *, atol: f
         reference_chunk(contract, stats, vectors['noise'][i], vectors['state'][i], tokens.mean() + light[i],
                         **gains)
         for i in range(count)]).astype(np.float32) + np.float32(shift)
+    if goes_on:
+        rows, delay = vectors['chunk'][:, :-2], 2
+        mask = entry_mask(rows.shape[1], delay, contract.horizon, ACTION_DIM)
+        decided = stats.normalise_action(padded(rows, contract.horizon), ACTION_DIM)
+        vectors |= {'leftover': rows, 'delay': np.array(delay),
+                    'guided': stats.unnormalise_action(decided * mask).astype(np.float32)}
+        write_guided(path / 'guided.onnx', contract)
     np.savez(path / 'vectors.npz', atol=np.float64(atol), **vectors)
     return path
 
@@ -157,7 +180,7 @@ class Releases:
         """Publish a policy that commands ``target`` in every row; returns the release's directory."""
         stats = NormStats(np.zeros(contract.state_dim), np.ones(contract.state_dim), target, np.full(14, 0.01))
         staging = self.path.parent / f'staging_{len(list(self.path.parent.iterdir()))}'
-        write_release(staging, contract, stats=stats, gain=1.0)
+        write_release(staging, contract, stats=stats, gain=1.0, goes_on=contract.flow_steps == 1)
         (staging / 'contract.json').unlink()
         low, high = wilson_interval(20, 40)
         release = ReleaseStore(self.path).publish(

@@ -16,17 +16,17 @@ from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.policy.realtime import entry_mask, padded
 from fpo_ros.releases.wilson import wilson_interval
-from fpo_ros.runtime.timeline import Timeline
+from fpo_ros.runtime.timeline import Joining, Timeline
 from fpo_ros.sim.batch import BatchedWorlds
 from fpo_ros.sim.render import BatchRenderer
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 from fpo_ros.sim.task import MAX_STEPS, REST_STEPS, SUCCESS_STAGE
 
-#: What is compared: the rules of a timeline, and the newest chunk without guidance towards the one before.
+#: What is compared: the ways of a timeline, and the newest chunk without guidance towards the one before.
 METHODS = ('synchronous', 'ensemble', 'newest', 'realtime')
 #: Delays from an observation to the chunk that answers it [ms].
 DELAYS_MS = (0, 60, 120, 200, 300)
-_TIMELINE = {'newest': 'realtime'}
+_JOINING = {'synchronous': Joining.AFTER, 'ensemble': Joining.ENSEMBLE}
 #: Control periods behind a seam whose jerk is counted.
 _BEHIND = 3
 
@@ -103,8 +103,7 @@ class _Episodes:
         self.where = np.arange(len(scenes))
         worlds.reset(np.array(scenes), self.where)
         self.diverged = worlds.rest(self.where).diverged.copy()
-        execute = policy.contract.execute if cell.method == 'synchronous' else policy.contract.horizon
-        self.timeline = Timeline(_TIMELINE.get(cell.method, cell.method), execute)
+        self.joining, self.timeline = _JOINING.get(cell.method, Joining.REALTIME), Timeline()
         self.noise = torch.Generator().manual_seed(int(scenes[0]))
         self.limits, self.period = JointLimits(), 1 / policy.contract.control_rate_hz
         self.commands, self.seams = [worlds.last_target[self.where].copy()], []
@@ -120,7 +119,9 @@ class _Episodes:
         def arrive() -> None:
             while coming and coming[0][0] == now:
                 _, observed, chunk = coming.pop(0)
-                if self.timeline.offer(chunk, observed, now):
+                after = self.joining is Joining.AFTER
+                rows = chunk[:, :self.policy.contract.execute] if after else chunk
+                if self.timeline.offer(rows, now if after else observed, now, self.joining):
                     self.seams.append(now)
 
         while now < end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,6 +102,47 @@ def policy(variant: Variant = 'pi0_tiny',
     _end(found, as_json, short)
 
 
+@app.command('pi0')
+def pi0_(preset: Annotated[str, typer.Option(help='Sizes: pi0 or pi0_tiny.')] = 'pi0',
+         directory: Annotated[Path | None, typer.Option(
+             help='Where the checkpoint lies meanwhile; pi0 takes 7 GB, and 14 more when it is exported.',
+             show_default="the system's directory for temporary files")] = None,
+         export: Annotated[str | None, typer.Option(help='Export it, too, and run that: float32 or float16.',
+                                                    show_default='no export')] = None,
+         threads: Annotated[int, typer.Option(min=1, help='Threads of torch and ONNX Runtime.')] = 1,
+         check: Annotated[bool, typer.Option('--check', help='Fail when a whole pi0 takes more memory than '
+                                             'docs/benchmarks.md promises.')] = False,
+         as_json: AsJson = False) -> None:
+    """Time and memory of loading and sampling a whole pi0 with random weights.
+
+    Beside plain reading of its file and its bare matrix products; takes minutes.
+    """
+    from fpo_ros.bench import pi0 as bench
+    from fpo_ros.bench import pi0_export
+    from fpo_ros.policy.config import PRESETS
+    from fpo_ros.runtime.export_trace import PRECISIONS
+
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset '{preset}': use {' or '.join(PRESETS)}")
+    if export is not None and export not in PRECISIONS:
+        raise ValueError(f"unknown precision '{export}': use {' or '.join(PRECISIONS)}")
+    display = display_of(as_json)
+    with tempfile.TemporaryDirectory(dir=directory, prefix='fpo_ros-pi0-') as place:
+        found = bench.measure(Path(place), preset, threads)
+        display.line(f'{found["parameters"]:,} parameters, a file of {found["file_bytes"] / 1e9:.2f} GB: loaded in '
+                     f'{found["load_s"]:.1f} s (plain reading {found["plain_read_s"]:.1f} s), peak memory '
+                     f'{found["peak_bytes"] / 1e9:.2f} GB')
+        display.line(f'a chunk in {found["chunk_s"]:.2f} s: prefix {found["prefix_s"]:.2f} s, a step '
+                     f'{found["step_s"]:.3f} s; {found["prefix_over_products"]:.2f} and '
+                     f'{found["step_over_products"]:.2f} times the bare products')
+        if export is not None:
+            found |= pi0_export.measure(Path(place), preset, export, threads)
+            display.line(f'{export}: exported in {found["export_s"]:.1f} s, peak memory '
+                         f'{found["export_peak_bytes"] / 1e9:.2f} GB; a chunk in ONNX Runtime '
+                         f'{found["onnx_chunk_s"]:.2f} s, peak memory {found["onnx_peak_bytes"] / 1e9:.2f} GB')
+    _end(found, as_json, bench.broken_promises(found) if check else [])
+
+
 @app.command()
 def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, or the name of a shipped one.')] = Path(
                'fpo_state'),
@@ -125,6 +167,37 @@ def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, o
     found = bench.measure(FlowPolicy.load(policy), episodes, late, chosen, seed,
                           report=lambda one: display.line(bench.in_words(one)))
     _end({'policy': str(policy), 'chunks': found}, as_json, [])
+
+
+@app.command()
+def safety(policy: Annotated[Path, typer.Option(help='Directory of a policy of states, or the name of a shipped '
+                                                'one.')] = Path('fpo_state'),
+           episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes, with and without.')] = 50,
+           acceleration: Annotated[float, typer.Option(min=0, help='Limit of a joint [rad/s^2]; 0: none.')] = 200.0,
+           jerk: Annotated[float, typer.Option(min=0, help='Limit of a joint [rad/s^3]; 0: none.')] = 0.0,
+           tcp_speed: Annotated[float, typer.Option(min=0, help='Limit of a tool [m/s]; 0: none.')] = 2.5,
+           joint_speed: Annotated[float, typer.Option(min=0.01, help='Limit of a joint [rad/s]; grippers: twice as '
+                                                      'many strokes/s.')] = 2.0,
+           check: Annotated[bool, typer.Option('--check', help='Fail when the filter takes longer than '
+                                               'docs/benchmarks.md promises.')] = False,
+           seed: Seed = 0, as_json: AsJson = False) -> None:
+    """What the safety filter changes, and what it costs.
+
+    The same scenes with position and speed limits alone and with the whole filter.
+    """
+    from fpo_ros.bench import safety as bench
+    from fpo_ros.policy.checkpoint import FlowPolicy
+    from fpo_ros.policy.limits import JointLimits
+    from fpo_ros.runtime.safety_config import SafetyConfig, per_column
+
+    config = SafetyConfig(acceleration=acceleration, gripper_acceleration=2 * acceleration, jerk=jerk,
+                          tcp_speed=tcp_speed)
+    display = display_of(as_json)
+    found = bench.measure(FlowPolicy.load(policy), episodes, config,
+                          JointLimits(speed=per_column(joint_speed, 2 * joint_speed)), seed, report=display.line)
+    display.line(f'the whole filter takes {found["cost_ratio_p50"]:.1f} times as long, p99 '
+                 f'{found["cost_ratio_p99"]:.1f} times')
+    _end({'policy': str(policy)} | found, as_json, bench.broken_promises(found) if check else [])
 
 
 @app.command()

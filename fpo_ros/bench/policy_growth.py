@@ -81,7 +81,7 @@ def _chunk(place: Path, provider: str) -> Callable[[], Any]:
 
 def _batch(place: Path, contract: PolicyContract, provider: str, size: int) -> Callable[[], Any]:
     """Return what runs both graphs on several observations at once."""
-    prefix, flow = (open_graph(path, path, provider, 1, size)[0]
+    prefix, flow = (open_graph(path, path, provider, 1, lengths={'batch': size})[0]
                     for path in (place / PREFIX_FILE, place / DENOISE_FILE))
     inputs = model_inputs(observation_of(contract), contract, stats_of(contract))
     inputs = {name: np.repeat(value, size, 0) for name, value in inputs.items()}

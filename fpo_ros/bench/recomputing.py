@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import Observation
-from fpo_ros.policy.transforms import image_tensor, model_inputs, targets_of
-from fpo_ros.runtime.export import export_step
+from fpo_ros.policy.transforms import model_inputs, targets_of
+from fpo_ros.runtime.export_graphs import write_step
 from fpo_ros.runtime.providers import open_graph
 from fpo_ros.runtime.release_files import PREFIX_FILE
 
@@ -25,13 +24,8 @@ class Recomputing:
     """
 
     def __init__(self, policy: FlowPolicy, root: Path, provider: str) -> None:
-        self.policy, contract = policy, policy.contract
-        with torch.no_grad():
-            images = np.zeros((2, len(contract.cameras), contract.image_height, contract.image_width, 3), np.uint8)
-            arguments = (torch.as_tensor(image_tensor(images)),) if contract.cameras else ()
-            prefix = policy.model.prefix(policy.tokens.expand(2, -1), *arguments)
-            export_step(policy.model, torch.zeros(2, contract.horizon, contract.action_dim),
-                        torch.zeros(2, contract.state_dim), prefix, root / 'step.onnx')
+        self.policy = policy
+        write_step(policy.model, root / 'step.onnx')
         self._prefix, self._step = (open_graph(path, path, provider, 1)[0]
                                     for path in (root / 'staging' / PREFIX_FILE, root / 'step.onnx'))
 

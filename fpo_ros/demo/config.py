@@ -43,7 +43,7 @@ def demo_config(observation: str, quick: bool) -> DemoConfig:
     """
     full = DemoConfig(demo_contract(observation))
     if full.contract.cameras:
-        full = replace(full, demonstrations=200, sft=SFTConfig(steps=1500, batch=96), iterations=16)
+        full = replace(full, demonstrations=200, sft=SFTConfig(steps=1600), iterations=16)
     if not quick:
         return full
     # So few episodes prove nothing: the gate of the quick demo lets every release pass, and the swap is shown.

@@ -11,6 +11,7 @@ from fpo_ros.learning import sft
 from fpo_ros.learning.demonstrations import load_demonstrations
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.finetune import best_of, finetune
+from fpo_ros.learning.prefixes import network_for
 from fpo_ros.learning.record import record_demonstrations
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import preset
@@ -33,11 +34,12 @@ def supervised(config: DemoConfig, work: Path, display: Display) -> dict:
     if pairs.left_out:
         display.line(pairs.left_out)
     losses: list[tuple[int, float]] = []
+    network = network_for(config.contract, preset('pi0_tiny'), None, display)
     with display.bar('flow matching', config.sft.steps) as bar:
         def progress(step: int, loss: float) -> None:
             losses.append((step, loss))
             bar.update(step, f'(loss {loss:.3f})')
-        policy = sft.train(pairs, config.contract, preset('pi0_tiny'), config.sft, seed=0, progress=progress)
+        policy = sft.train(pairs, config.contract, preset('pi0_tiny'), config.sft, 0, progress, network)
     (work / 'sft').mkdir(exist_ok=True)
     policy.save(work / 'sft')
     parameters = sum(parameter.numel() for parameter in policy.model.parameters())

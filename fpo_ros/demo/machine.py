@@ -10,7 +10,7 @@ import sys
 from fpo_ros import gl
 from fpo_ros.demo.directory import DemoError
 from fpo_ros.demo.display import Display
-from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.policy.contract import PolicyContract, contract_for
 
 # Each trial has a process of its own, since a faulty library can end the process that loads it.
 _DRAW = """
@@ -37,7 +37,7 @@ def demo_contract(observation: str) -> PolicyContract:
     :param observation: ``'state'`` or ``'pixels'``.
     :raises ContractError: for any other.
     """
-    return PolicyContract(observation=observation, cameras=('cam_high',) if observation == 'pixels' else ())
+    return contract_for('transfer_cube', observation)
 
 
 def prepare_machine(contract: PolicyContract, display: Display) -> str:

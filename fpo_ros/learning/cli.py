@@ -34,11 +34,17 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
               observation: Observation = 'state', cameras: Cameras = None, variant: Variant = 'pi0_tiny',
               steps: Annotated[int, typer.Option(min=1, help='Optimiser steps.')] = 800,
               batch: Annotated[int, typer.Option(min=1, help='Training pairs per step.')] = 128,
+              prefix: Annotated[str | None, typer.Option(
+                  help="What pictures are seen with. A policy's directory or name: its prefix, which stays as it is; "
+                       'new: one that learns in simulation to tell where objects are (half an hour); untrained: all is '
+                       'learned from the demonstrations.',
+                  show_default='sft_pixels where it fits, otherwise new')] = None,
               seed: Seed = 0) -> None:
     """Train a policy by conditional flow matching on recorded episodes."""
     from fpo_ros.episodes.store import EpisodeStore
     from fpo_ros.learning import sft
     from fpo_ros.learning.demonstrations import load_demonstrations, task_of
+    from fpo_ros.learning.prefixes import network_for
     from fpo_ros.policy.config import preset
 
     store = EpisodeStore.open(demonstrations)
@@ -48,9 +54,10 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
     if pairs.left_out:
         display.line(pairs.left_out)
     out.mkdir(parents=True, exist_ok=True)
+    network = network_for(contract, sizes, prefix, display, seed)
     with display.bar('flow matching', steps) as bar:
         policy = sft.train(pairs, contract, sizes, sft.SFTConfig(steps=steps, batch=batch), seed,
-                           lambda step, loss: bar.update(step, f'(loss {loss:.3f})'))
+                           lambda step, loss: bar.update(step, f'(loss {loss:.3f})'), network)
     policy.save(out)
     display.line(f'{out}: trained on {len(pairs.states):,} pairs of {pairs.episodes} episodes of {contract.task}')
 

@@ -98,7 +98,7 @@ class FPOConfig:
         this; never if None.
     :param average: weight of the past in the moving average of weights, per iteration; none is kept at 0.
     :param restore_drop: go back to the best policy with half the learning rate where success, averaged over three
-        iterations, has fallen so far below the best; never if None.
+        iterations, has fallen so far below the best, and farther than chance explains; never if None.
     :param temperature: of advantage-weighted regression: decisions weigh exp(A / temperature).
     :param perturbation: deviation of the noise added to executed chunks, in normalised units.
     :param sampling: how chunks are drawn in training; by default with less start noise than the policy will have,

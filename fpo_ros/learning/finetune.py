@@ -154,11 +154,16 @@ def _judge(history: list[dict], config: FPOConfig) -> list[Alarm]:
 
 
 def _has_fallen(history: list[dict], config: FPOConfig) -> bool:
-    """Return whether success lies so far below the best since the newest restoration that one is due."""
+    """Return whether success lies so far below the best since the newest restoration that one is due.
+
+    It must lie farther below than two rates of as many episodes differ by chance, too (two standard deviations).
+    """
     since = max((index + 1 for index, entry in enumerate(history) if entry.get('restored')), default=0)
     if config.restore_drop is None or len(history) - since < 2 * SMOOTHING:
         return False
-    return history[-1]['smoothed_success'] < best_of(history)['smoothed_success'] - config.restore_drop
+    best, episodes = best_of(history)['smoothed_success'], SMOOTHING * (1 - config.replay) * config.episodes
+    by_chance = 2 * (2 * best * (1 - best) / episodes) ** 0.5
+    return history[-1]['smoothed_success'] < best - max(config.restore_drop, by_chance)
 
 
 def _gate(first: dict, config: FPOConfig, run: Path, force: bool) -> None:

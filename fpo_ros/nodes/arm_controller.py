@@ -15,6 +15,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
+from fpo_ros.hardware.currents import side_currents
 from fpo_ros.hardware.gripper import calibration_of
 from fpo_ros.hardware.joints import (
     JointStateError,
@@ -31,28 +32,31 @@ from fpo_ros.hardware.names import (
     joint_states_topic,
     single_command_topic,
 )
-from fpo_ros.msg import ActionChunk, ControllerStatus
+from fpo_ros.msg import ActionChunk, ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.safety import SafetyParameters, geometry_of, motor_limits, safety_config, safety_health
+from fpo_ros.nodes.temperatures import Temperatures
 from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
 from fpo_ros.policy.limits import JointLimits
-from fpo_ros.runtime.controller import ArmControllerCore
+from fpo_ros.runtime.controller import PATHS, ArmControllerCore
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
+from fpo_ros.runtime.motor_watch import MotorReadings
 from fpo_ros.runtime.safety import per_column
 from fpo_ros.srv import SetControllerState
 
 #: States in which the arms may move.
-MOTIONS = (ArmState.HOMING, ArmState.POLICY)
+MOTIONS = (ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP, ArmState.PARKING)
 #: A motion that was asked for longer ago is refused [s].
 REQUEST_LIMIT_S = 1.0
 
 
 @dataclass(frozen=True)
-class ArmControllerParameters(GripperParameters):
+class ArmControllerParameters(SafetyParameters, GripperParameters):
     """Parameters of ``arm_controller``."""
 
     horizon: int = param(20, 'rows of an action chunk [control periods]', low=1, high=1000)
@@ -75,6 +79,11 @@ class ArmControllerParameters(GripperParameters):
     )
     max_lead: float = param(1.0, 'joints farther than this from their target make the arms hold [rad]',
                             low=0.2, high=3.14)
+    max_leader_age: float = param(0.1, 'poses of the leaders older than this make the arms hold [s]', low=0.02,
+                                  high=1.0)
+    max_leader_offset: float = param(0.3, 'a leader joint farther than this from its follower does not take over [rad]',
+                                     low=0.01, high=1.0)
+    takeover_time: float = param(0.5, 'time over which what they differ by fades [s]', low=0.0, high=5.0)
     start_stopped: bool = param(False, 'whether a fresh process sends nothing until reset_emergency_stop is called')
     emergency_stop_limit: float = param(
         0.0, "silence of the emergency stop's device that latches it [s]; 0: not watched", low=0.0, high=60.0
@@ -102,7 +111,11 @@ class ArmController(CellNode):
         self.config = ControllerConfig(
             joint_age_limit_s=p.max_joint_age, observation_age_limit_s=p.max_observation_age,
             starve_limit_s=p.starve_limit, homing_joint_speed=p.homing_joint_speed,
-            lead_limit=p.max_lead, ramp_periods=p.ramp_periods)
+            lead_limit=p.max_lead, ramp_periods=p.ramp_periods, teleop_age_limit_s=p.max_leader_age,
+            teleop_align_limit=p.max_leader_offset, teleop_blend_s=p.takeover_time,
+            blocked_limit_s=p.blocked_limit, safety=safety_config(p), motors=motor_limits(p))
+        self.geometry = geometry_of(p)
+        self.temperatures = Temperatures(self, p.temperature_period) if p.temperature_period else None
         self.gripper = calibration_of(p)
         self.lock = threading.Lock()
         first, self.core = self.core is None, self._new_core()
@@ -111,7 +124,7 @@ class ArmController(CellNode):
         self.loop: SteadyLoop | None = None
         self.heartbeat_ns = self.stop_signal_ns = self.steady_ns()
         self.supervised = False
-        self.joints: dict[str, tuple[int, np.ndarray, float]] = {}
+        self.joints: dict[str, tuple[int, np.ndarray, float, np.ndarray]] = {}
         self.monitors = {
             side: StreamMonitor(f'joint_states {side}', 100.0, p.max_joint_age) for side in SIDES
         }
@@ -131,6 +144,7 @@ class ArmController(CellNode):
                 JointState, joint_states_topic(side), partial(self._on_joints, side), qos.SENSOR
             )
         self.add_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.COMMAND)
+        self.add_subscription(LeaderPose, 'leader_pose', self._on_leaders, qos.COMMAND)
         self.add_subscription(Bool, 'emergency_stop', self._on_emergency_stop, qos.EVENT)
         self.add_subscription(Empty, 'episode_heartbeat', self._on_heartbeat, qos.SENSOR)
         self.add_service(SetControllerState, 'set_controller_state', self._on_request)
@@ -154,7 +168,7 @@ class ArmController(CellNode):
 
     def _new_core(self) -> ArmControllerCore:
         """Return a fresh core; an emergency stop of the one before stays latched, whatever the lifecycle does."""
-        core = ArmControllerCore(self.contract, self.limits, self.config)
+        core = ArmControllerCore(self.contract, self.limits, self.config, self.geometry)
         if self.core is not None:
             core.inherit_emergency_stop(self.core)
         return core
@@ -174,7 +188,8 @@ class ArmController(CellNode):
             self.monitors[side].reject(str(error))
             self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
             return
-        self.joints[side] = convert.nanoseconds(message.header.stamp), joints, grip
+        self.joints[side] = (convert.nanoseconds(message.header.stamp), joints, grip,
+                             side_currents(message.name, message.effort))
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if not self.active:
@@ -189,10 +204,18 @@ class ArmController(CellNode):
             else:
                 accepted = self.core.accept_chunk(
                     chunk, message.sequence, convert.nanoseconds(message.observation_stamp), self.now_ns(),
-                    policy_version=message.policy_version, control_period_s=message.control_period)
+                    policy_version=message.policy_version, control_period_s=message.control_period,
+                    joining=message.joining)
             refusal = self.core.chunks.last_refusal
         if not accepted:
             self.get_logger().warning(f'chunk refused: {refusal}', throttle_duration_sec=1.0)
+
+    def _on_leaders(self, message: LeaderPose) -> None:
+        with self.lock:
+            taken = self.core.teleoperation.offer(message.joint_positions, convert.nanoseconds(message.header.stamp))
+            refusal = self.core.teleoperation.last_refusal
+        if not taken:
+            self.get_logger().warning(f'leaders refused: {refusal}', throttle_duration_sec=1.0)
 
     def _on_heartbeat(self, message: Empty) -> None:
         self.heartbeat_ns = self.steady_ns()
@@ -227,15 +250,17 @@ class ArmController(CellNode):
 
     def _tick(self) -> None:
         sides = [self.joints.get(side) for side in SIDES]
-        measured = stamp = grippers = None
+        measured = stamp = grippers = currents = None
         if all(sides):
             stamp = min(side[0] for side in sides)
             measured = both_sides(*(side[1] for side in sides))
             grippers = np.array([side[2] for side in sides])
+            currents = both_sides(*(side[3] for side in sides))
+        temperatures = None if self.temperatures is None else self.temperatures.newest()
         with self.lock:
             now = self.now_ns()
             self._watch_others()
-            command = self.core.tick(now, measured, stamp, grippers)
+            command = self.core.tick(now, measured, stamp, grippers, MotorReadings(currents, temperatures))
             if command is not None:
                 self._send(command)
             self._publish_status(now)
@@ -248,7 +273,7 @@ class ArmController(CellNode):
         """Hold when who asked for a motion has gone; stop when the emergency stop's device has."""
         steady, core, p = self.steady_ns(), self.core, self.params
         silence_s = (steady - self.heartbeat_ns) * 1e-9
-        watched = core.state is ArmState.POLICY or (core.state is ArmState.HOMING and self.supervised)
+        watched = core.state is ArmState.POLICY or (core.state in PATHS and self.supervised)
         if watched and silence_s > p.supervisor_limit:
             core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
         silence_s = (steady - self.stop_signal_ns) * 1e-9
@@ -269,13 +294,13 @@ class ArmController(CellNode):
         status.state, status.reason, status.at_home = int(core.state), core.reason, core.at_home
         status.policy_version = core.chunks.policy_version
         status.chunk_sequence = core.chunks.sequence or 0
-        status.remaining = core.remaining
+        status.remaining, status.chunk_delay = core.remaining, core.chunks.delay
         zeros = np.zeros(ACTION_DIM, np.float32)
         status.command = zeros if core.filter.command is None else core.filter.command.astype(np.float32)
         status.measured = zeros if core.measured is None else core.measured.astype(np.float32)
         status.ticks, status.missed_ticks = timing.ticks, timing.missed
         status.command_rate, status.jitter_p99 = timing.rate_hz, timing.jitter_p99_s
-        status.refused_inputs = core.chunks.refused
+        status.refused_inputs = core.chunks.refused + core.teleoperation.refused
         status.projected_targets = core.filter.projected
         status.last_refusal = core.chunks.last_refusal
         self.status_output.publish(status)
@@ -293,11 +318,12 @@ class ArmController(CellNode):
                 f'{core.state.name}: {core.reason}',
                 {'refused_chunks': core.chunks.refused, 'projected_targets': core.filter.projected},
             )
+            safety = safety_health(core)
         late = timing.rate_hz < 0.98 * CONTROL_RATE_HZ
         values = {'rate_hz': round(timing.rate_hz, 3), 'jitter_p50_ms': round(timing.jitter_p50_s * 1e3, 3),
                   'jitter_p99_ms': round(timing.jitter_p99_s * 1e3, 3), 'missed_ticks': timing.missed}
         pace = Health('control loop', WARN if late else OK, 'slow' if late else 'on time', values)
-        return [state, pace, *(monitor.health(self.now_ns()) for monitor in self.monitors.values())]
+        return [state, safety, pace, *(monitor.health(self.now_ns()) for monitor in self.monitors.values())]
 
 
 def main() -> int:

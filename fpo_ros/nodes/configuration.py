@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fpo_ros.hardware.cell import CellError, graph_values, load_cell
+from fpo_ros.hardware.words import near
 from fpo_ros.nodes.locate import share_path
 
 CONFIGS = {'sim': 'config/aloha_sim.yaml', 'real': 'config/aloha_real.yaml'}
@@ -19,6 +19,7 @@ NODES = (
     'camera_ingest',
     'proprio_ingest',
     'arm_controller',
+    'teleop',
     'policy',
     'episode_manager',
     'learner',
@@ -62,13 +63,20 @@ def load_config(path: str | Path) -> Configuration:
     return config
 
 
-def layered(mode: str, path: str | Path | None = None) -> Configuration:
-    """Return the packaged configuration of a mode with a user's file laid over it; ``cell`` holds the drivers.
+def layered(mode: str, path: str | Path | None = None, cell: str | Path | None = None) -> Configuration:
+    """Return the packaged configuration of a mode with a user's files laid over it; ``cell`` holds the drivers.
 
+    :param path: of a file of the same form.
+    :param cell: of a cell file, which lies below that.
     :raises GraphError: for a file that cannot be read, or a node or parameter that does not exist.
     """
     config = load_config(share_path(CONFIGS[mode]))
     config.setdefault('cell', load_config(share_path(CONFIGS['real']))['cell'])
+    if cell:
+        try:
+            lay(config, graph_values(load_cell(cell)))
+        except CellError as error:
+            raise GraphError(str(error)) from error
     if path:
         own = load_config(path)
         check_names(own, config, str(path))
@@ -95,10 +103,3 @@ def check_names(own: Configuration, known: Configuration, where: str) -> None:
             if name in known[node] or (node == 'cell' and name.endswith('_serial')):
                 continue
             raise GraphError(f"{where}: {node} has no parameter '{name}': {near(name, known[node])}")
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """Return the name that was probably meant, or all of them."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean '{close[0]}'?" if close else f'known are {", ".join(names)}'

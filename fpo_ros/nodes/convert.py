@@ -12,7 +12,7 @@ from geometry_msgs.msg import Pose
 from sensor_msgs.msg import Image
 
 from fpo_ros.hardware.images import rgb_image
-from fpo_ros.msg import ActionChunk
+from fpo_ros.msg import ActionChunk, LeaderPose
 from fpo_ros.msg import Observation as ObservationMessage
 from fpo_ros.policy.contract import OBJECT_POSE_DIM, ContractError, Observation
 
@@ -96,13 +96,21 @@ def oldest_part_ns(message: ObservationMessage) -> int:
 
 
 def chunk_message(chunk: np.ndarray, *, sequence: int, observation_ns: int, now_ns: int, version: str,
-                  period_s: float, inference_s: float) -> ActionChunk:
+                  period_s: float, inference_s: float, joining: int = ActionChunk.JOIN_AFTER) -> ActionChunk:
     """Return the message of a (horizon, 14) chunk."""
     message = ActionChunk(sequence=sequence, policy_version=version, control_period=period_s,
-                          horizon=chunk.shape[0], action_dim=chunk.shape[1], inference_time=inference_s)
+                          horizon=chunk.shape[0], action_dim=chunk.shape[1], inference_time=inference_s,
+                          joining=int(joining))
     message.header.stamp = stamp_of(now_ns)
     message.observation_stamp = stamp_of(observation_ns)
     message.actions = array.array('f', np.ascontiguousarray(chunk, np.float32).tobytes())
+    return message
+
+
+def leader_message(pose: np.ndarray, stamp_ns: int) -> LeaderPose:
+    """Return the message of (14,) joints of both leaders measured at an instant [ns]."""
+    message = LeaderPose(joint_positions=pose.astype(np.float32))
+    message.header.stamp = stamp_of(stamp_ns)
     return message
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, SIDES
+from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
+from fpo_ros.hardware.xs import VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
 from fpo_ros.nodes.locate import share_path
 
-#: Unit of a servo's profile velocity, 0.229 rpm [rad/s].
-PROFILE_UNIT_RAD_S = 0.229 * 2 * math.pi / 60
 #: How much faster than its targets a servo must be allowed to run, so as not to lag behind them.
 PROFILE_MARGIN = 1.2
 ARM_DRIVER, CAMERA_DRIVER = 'interbotix_xsarm_control', 'realsense2_camera'
@@ -38,21 +36,38 @@ class DriverSpec:
     arguments: dict[str, str] = field(default_factory=dict)
 
 
-def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str) -> tuple[DriverSpec, ...]:
+def mode_file(side: str, cell: dict[str, Any]) -> str | Path:
+    """Return the mode file of a follower's driver.
+
+    :param cell: the block ``cell`` of the configuration.
+    """
+    return cell[f'{side}_mode_configs'] or share_path(f'config/follower_{side}_modes.yaml')
+
+
+def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
+               leaders: bool = False) -> tuple[DriverSpec, ...]:
     """Return the Interbotix and camera drivers of the real cell.
 
     :param cell: the block ``cell`` of the configuration.
+    :param leaders: whether the leaders are there, too.
     """
     prefix = namespace.strip('/')
     drivers = []
     for side in SIDES:
         name = f'{prefix}/{FOLLOWERS[side]}'.lstrip('/')
-        modes = cell[f'{side}_mode_configs'] or share_path(f'config/follower_{side}_modes.yaml')
+        modes = mode_file(side, cell)
         # Every argument that matters is said for each arm: none may be inherited from the other.
         drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
             'robot_model': 'aloha_vx300s', 'robot_name': name, 'base_link_frame': 'base_link',
             'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
             'mode_configs': str(modes), 'motor_configs': str(cell[f'{side}_motor_configs']),
+            'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
+    for side in SIDES if leaders else ():
+        name = f'{prefix}/{LEADERS[side]}'.lstrip('/')
+        drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
+            'robot_model': 'aloha_wx250s', 'robot_name': name, 'base_link_frame': 'base_link',
+            'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
+            'mode_configs': str(share_path(f'config/leader_{side}_modes.yaml')), 'motor_configs': '',
             'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
     profile = str(cell['color_profile'])
     for camera in cameras:
@@ -76,11 +91,12 @@ def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) 
     stroke = controller['gripper_joint_open'] - controller['gripper_joint_closed']
     wanted = {('groups', ARM_GROUP): controller['joint_speed'],
               ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke}
-    for file in dict.fromkeys(d.arguments['mode_configs'] for d in drivers if d.package == ARM_DRIVER):
+    followers = [d for d in drivers if d.arguments.get('robot_model') == 'aloha_vx300s']
+    for file in dict.fromkeys(driver.arguments['mode_configs'] for driver in followers):
         try:
             modes = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
             parts = {key: modes[key[0]][key[1]] for key in wanted}
-            limits = {key: part['profile_velocity'] * PROFILE_UNIT_RAD_S for key, part in parts.items()
+            limits = {key: part['profile_velocity'] * VELOCITY_UNIT_RAD_S for key, part in parts.items()
                       if part.get('profile_type', 'velocity') == 'velocity'}
         except OSError as error:
             raise GraphError(f'cannot read the mode file {file}: {error.strerror}') from error

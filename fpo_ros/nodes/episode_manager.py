@@ -193,7 +193,8 @@ class EpisodeManager(CellNode):
                 images = convert.observation_images(seen)
             pose = None if seen is None else convert.poses_array(seen.object_poses)
             self.recorder.append(self.steps.assemble(
-                convert.nanoseconds(message.header.stamp), message.measured, message.command, pose), images)
+                convert.nanoseconds(message.header.stamp), message.measured, message.command, pose,
+                message.state == ControllerStatus.STATE_TELEOP), images)
         if step % 10 == 0:
             self.goal.publish_feedback(RunEpisode.Feedback(step=step, stage=self.sequence.stage))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fpo_ros.hardware.names import camera_list
+from fpo_ros.hardware.names import SIDES, camera_list
 from fpo_ros.nodes.configuration import (
     CONFIGS,
     NODES,
@@ -23,7 +23,7 @@ from fpo_ros.nodes.configuration import (
     load_config,
     near,
 )
-from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of
+from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of, mode_file
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
 __all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
@@ -66,10 +66,12 @@ class GraphOptions:
     :param learner: whether the learner runs.
     :param run_dir: run directory of the learner's trainer.
     :param start_policy: directory of the torch policy a new run of the trainer starts from.
+    :param teleop: whether an operator can drive the followers by the leaders.
     :param operator: whether a person resets the scene and judges, instead of the twin or an instrumented cell;
         None: where there is no twin.
     :param namespace: namespace of the whole cell.
     :param contract: what policies of this cell see and send.
+    :param cell: file of the cell, whose arms, cameras, speeds and calibration are laid over the packaged configuration.
     :param config: configuration file that is laid over the packaged one of the mode.
     :param parameters: node → parameter → value, last word.
     """
@@ -85,9 +87,11 @@ class GraphOptions:
     learner: bool = True
     run_dir: str | None = None
     start_policy: str | None = None
+    teleop: bool = False
     operator: bool | None = None
     namespace: str = '/'
     contract: PolicyContract | None = None
+    cell: str | None = None
     config: str | None = None
     parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -99,6 +103,9 @@ class GraphOptions:
         if self.mode == 'sim' and self.use_twin is False:
             raise GraphError("mode 'sim' has the settings of simulated arms, which do not fit real ones: use "
                              'aloha_real.launch.py, or fpo-ros up real')
+        if self.mode == 'sim' and self.cell is not None:
+            raise GraphError("mode 'sim' takes no cell: name one with aloha_real.launch.py or fpo-ros up real, with a "
+                             'twin if you like')
         for node in self.parameters:
             if node not in NODES:
                 raise GraphError(f"unknown node '{node}': {near(node, NODES)}")
@@ -133,19 +140,21 @@ def describe(options: GraphOptions) -> GraphDescription:
 
     :raises GraphError: for a file, a name or a value that does not fit.
     """
-    config = layered(options.mode, options.config)
+    config = layered(options.mode, options.config, options.cell)
     cell = config.pop('cell')
     check_names(options.parameters, config, 'parameters')
     lay(config, _chosen(options))
+    if options.mode == 'real':
+        _fit_modes(config['driver_twin'], cell)
     _fit_cameras(config, options)
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
-            'learner': options.learner}
+            'learner': options.learner, 'teleop': options.teleop}
     _check_task({name: config[name] for name in NODES if runs.get(name, True)})
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
-    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace)
+    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop)
     check_profiles(drivers, config['arm_controller'])
     return GraphDescription(nodes, drivers)
 
@@ -160,7 +169,8 @@ def _chosen(options: GraphOptions) -> Configuration:
     rows = {'horizon': contract.horizon, 'execute': contract.execute} if contract else {}
     store = {'trusted_keys': options.trusted_keys, 'releases': options.releases}
     return {
-        'driver_twin': {'task': task, 'cameras': cameras, 'judge': not options.person},
+        'driver_twin': {'task': task, 'cameras': cameras, 'judge': not options.person,
+                        'leaders': options.teleop or None},
         'operator': {'task': task},
         'camera_ingest': {'cameras': cameras} | size,
         'proprio_ingest': {'task': task, 'cameras': cameras},
@@ -171,6 +181,12 @@ def _chosen(options: GraphOptions) -> Configuration:
         'learner': {'record_dir': options.record_dir, 'run_dir': options.run_dir,
                     'start_policy': options.start_policy} | store,
     }
+
+
+def _fit_modes(twin: dict[str, Any], cell: dict[str, Any]) -> None:
+    """Let the twin of a real cell start its motors from the mode files that the drivers get."""
+    for side in SIDES:
+        twin[f'{side}_mode_configs'] = twin[f'{side}_mode_configs'] or str(mode_file(side, cell))
 
 
 def _fit_cameras(config: Configuration, options: GraphOptions) -> None:

@@ -45,21 +45,24 @@ _ARGUMENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     'learner': ('true', 'whether the learner runs', ('true', 'false')),
     'run_dir': ('', "run directory of the learner's trainer", ()),
     'start_policy': ('', 'directory of the torch policy a new training run of the learner starts from', ()),
+    'teleop': ('false', 'whether an operator can drive the followers by the leaders', ('true', 'false')),
     'operator': ('', 'whether a person resets the scene and judges; empty: where there is no twin',
                  ('', 'true', 'false')),
     'namespace': ('/', 'namespace of the whole cell', ()),
+    'cell': ('', 'file of the cell: arms, cameras, speeds, calibration (real arms and their twin)', ()),
     'config': ('', 'configuration file laid over the one of this package', ()),
 }
 
 
-def launch_description(mode: str) -> LaunchDescription:
+def launch_description(mode: str, **defaults: str) -> LaunchDescription:
     """Return the launch description of a cell.
 
     :param mode: ``'sim'`` or ``'real'``.
+    :param defaults: launch argument → another default than usual.
     """
     arguments = {'use_twin': ('true' if mode == 'sim' else 'false', 'simulated drivers in place of hardware',
                               ('true', 'false'))} | _ARGUMENTS
-    declared = [DeclareLaunchArgument(name, default_value=default, description=text,
+    declared = [DeclareLaunchArgument(name, default_value=defaults.get(name, default), description=text,
                                       choices=list(choices) or None)
                 for name, (default, text, choices) in arguments.items()]
     return LaunchDescription([*declared, OpaqueFunction(function=_start, args=[mode])])
@@ -67,7 +70,7 @@ def launch_description(mode: str) -> LaunchDescription:
 
 def _start(context: LaunchContext, mode: str) -> list[Any]:
     chosen = {name: LaunchConfiguration(name).perform(context) or None for name in ('use_twin', *_ARGUMENTS)}
-    for name in ('use_twin', 'learner', 'operator'):
+    for name in ('use_twin', 'learner', 'teleop', 'operator'):
         chosen[name] = None if chosen[name] is None else chosen[name] == 'true'
     if chosen['cameras'] == 'none':
         chosen['cameras'] = ''

@@ -18,19 +18,22 @@ from fpo_ros.hardware.names import camera_list
 from fpo_ros.msg import ActionChunk, ControllerStatus, Observation, PolicyRelease, PolicyStatus
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
-from fpo_ros.nodes.logic.chunk_gate import ChunkGate
+from fpo_ros.nodes.logic.chunk_gate import ChunkGate, Question
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import OBSERVATION_KINDS, TASKS, PolicyContract
 from fpo_ros.releases import load_trusted_keys
 from fpo_ros.runtime.admission import PromotedOnly
-from fpo_ros.runtime.providers import PolicyError
+from fpo_ros.runtime.providers import PolicyError, ProviderOptions, tensorrt_options
 from fpo_ros.runtime.swap import PolicySlot, SlotState
+from fpo_ros.runtime.timeline import Joining
 
 #: Time given to a running inference to end [s].
 JOIN_LIMIT_S = 5.0
 #: Newest observations kept for a controller status that comes late [count].
 RECENT = 8
+#: Ways to join chunks by their names; 'auto' is that of real time where a release can go on from a leftover.
+CHUNKING = {'auto': None, 'synchronous': Joining.AFTER, 'realtime': Joining.REALTIME, 'ensemble': Joining.ENSEMBLE}
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,15 @@ class PolicyParameters:
     execute: int = param(20, 'rows executed of each chunk [control periods]', low=1, high=1000)
     provider: str = param('cpu', 'what runs the graphs', choices=('cpu', 'cuda', 'tensorrt', 'auto'))
     threads: int = param(1, 'threads of one inference on the CPU [count]', low=1, high=64)
+    tensorrt_options: str = param('', 'options of TensorRT, such as trt_fp16_enable=1, comma-separated')
+    engine_cache: str = param('', 'directory in which TensorRT keeps its engines; empty: built at every load')
+    cpu_fallback: bool = param(False, 'go on on the CPU, with a warning, when a graph fails while it runs on a GPU')
     noise: str = param('sample', 'start of the flow: a fresh normal sample, or zeros (repeatable)',
                        choices=('sample', 'zeros'))
+    chunking: str = param('auto', 'how chunks are joined: each is played to its end before the next is asked for, or '
+                          'the next is asked for meanwhile and goes on from it (auto: where the release can), or the '
+                          'predictions of all chunks are averaged', choices=tuple(CHUNKING))
+    max_observation_age: float = param(0.5, 'older observations are not answered [s]', low=0.02, high=10.0)
     noise_seed: int = param(0, 'seed of the noise [count]', low=0, high=2**31 - 1)
 
 
@@ -72,15 +82,18 @@ class Policy(CellNode):
             raise ValueError('parameter trusted_keys is empty: name the file or directory of the public keys '
                              'releases of this cell are signed with')
         store = p.releases or (Path(p.release).resolve().parent if p.release else None)
+        options = ProviderOptions(tensorrt_options(p.tensorrt_options),
+                                  Path(p.engine_cache).expanduser() if p.engine_cache else None, p.cpu_fallback)
         self.slot = PolicySlot(cell, load_trusted_keys(p.trusted_keys), p.provider, p.threads,
-                               PromotedOnly(store, p.trusted_keys) if p.require_promotion else None)
+                               PromotedOnly(store, p.trusted_keys) if p.require_promotion else None, options)
         self.on_teardown(self.slot.close)
         self.rng = np.random.default_rng(p.noise_seed) if p.noise == 'sample' else None
-        self.gate = ChunkGate()
+        self.gate = ChunkGate(cell)
         self.recent: deque[Observation] = deque(maxlen=RECENT)
         self.worker: threading.Thread | None = None
         self.sequence = 0
-        self.chunks = 0
+        self.chunks = self.dropped = 0
+        self.counted = (self.steady_ns(), 0)
         self.inference_s: deque[float] = deque(maxlen=200)
         self.problem = ''
         self.reported: tuple = ()
@@ -97,9 +110,9 @@ class Policy(CellNode):
 
     def start(self) -> None:
         """Start answering."""
-        self.gate = ChunkGate()
+        self.gate = ChunkGate(self.slot.cell)
         self.recent.clear()
-        self.work: queue.Queue[Observation | None] = queue.Queue()
+        self.work: queue.Queue[tuple[Observation, Question] | None] = queue.Queue()
         self.worker = threading.Thread(target=self._answer, name='inference', daemon=True)
         self.worker.start()
 
@@ -122,22 +135,47 @@ class Policy(CellNode):
 
     def _on_status(self, message: ControllerStatus) -> None:
         self.gate.on_status(convert.nanoseconds(message.header.stamp),
-                            message.state == ControllerStatus.STATE_POLICY, message.remaining)
+                            message.state == ControllerStatus.STATE_POLICY, message.remaining,
+                            message.chunk_sequence, message.chunk_delay)
         self._decide()
 
     def _on_observation(self, message: Observation) -> None:
+        if self.active and self.work.unfinished_tasks:
+            self.dropped += 1
         self.recent.append(message)
         self._decide()
 
     def _decide(self) -> None:
-        """Answer the earliest observation that the gate admits: later ones show arms that have come to rest."""
+        """Answer an observation if it is time to.
+
+        After the end of a chunk the earliest one that the gate admits: later ones show arms that have come to rest.
+        While a chunk is played the newest.
+        """
         if not self.active or self.work.unfinished_tasks:
             return
-        for message in self.recent:
-            if self.gate.admits(convert.oldest_part_ns(message)):
-                self.work.put(message)
-                self.recent.clear()
-                return
+        joining = self._joining()
+        asked = [(message, question) for message in self.recent if (question := self.gate.question(
+            convert.nanoseconds(message.header.stamp), convert.oldest_part_ns(message), joining))]
+        if not asked:
+            return
+        message, question = asked[0 if asked[0][1].joining is Joining.AFTER else -1]
+        self.recent.clear()
+        age_s = (self.now_ns() - convert.oldest_part_ns(message)) * 1e-9
+        if age_s > self.params.max_observation_age:
+            self.dropped += 1
+            self.problem = (f'observation {message.sequence} is {age_s:.2f} s old, the limit is '
+                            f'{self.params.max_observation_age:g} s: see the health of proprio_ingest and the cameras')
+            self.get_logger().error(f'no chunk: {self.problem}', throttle_duration_sec=1.0)
+            return
+        self.work.put((message, question))
+
+    def _joining(self) -> Joining:
+        """Return how chunks of the policy that serves are joined."""
+        chosen, session = CHUNKING[self.params.chunking], self.slot.session
+        goes_on = session is not None and session.goes_on
+        if chosen is None or (chosen is Joining.REALTIME and not goes_on):
+            return Joining.REALTIME if goes_on else Joining.AFTER
+        return chosen
 
     def _on_release(self, message: PolicyRelease) -> None:
         try:
@@ -167,53 +205,63 @@ class Policy(CellNode):
         try:
             while True:
                 try:
-                    message = work.get(timeout=0.1)
+                    asked = work.get(timeout=0.1)
                 except queue.Empty:
                     self.slot.at_chunk_edge()  # nothing to answer: a newer release may take over at once
                     continue
-                if message is None:
+                if asked is None:
                     return
-                self._answer_one(message)
-                self.gate.sent(self.now_ns())
+                self._answer_one(*asked)
                 work.task_done()
         except Exception as error:
             self.fail(f'inference failed: {error!r}')
 
-    def _answer_one(self, message: Observation) -> None:
-        started = time.perf_counter()
+    def _answer_one(self, message: Observation, question: Question) -> None:
+        started, chunk = time.perf_counter(), None
         try:
             value = convert.observation_value(message)
-            chunk = self.slot.infer(value, rng=self.rng)
+            chunk = self.slot.infer(value, rng=self.rng, leftover=question.leftover)
         except ValueError as error:  # ContractError, PolicyError and ImageError are such
             self.problem = str(error)
             self.get_logger().error(f'no chunk: {error}', throttle_duration_sec=1.0)
-            return
-        self.problem = ''
-        self._send(chunk, value.stamp_ns, time.perf_counter() - started)
+        else:
+            self.problem = ''
+            self._send(chunk, value.stamp_ns, time.perf_counter() - started, question.joining)
+        self.gate.sent(self.now_ns(), convert.nanoseconds(message.header.stamp), self.sequence, chunk,
+                       question.joining)
 
-    def _send(self, chunk: np.ndarray, observation_ns: int, elapsed_s: float) -> None:
+    def _send(self, chunk: np.ndarray, observation_ns: int, elapsed_s: float, joining: Joining) -> None:
         session = self.slot.answered
         self.sequence += 1
         self.output.publish(convert.chunk_message(
             chunk, sequence=self.sequence, observation_ns=observation_ns, now_ns=self.now_ns(),
-            version=session.version, period_s=1 / session.contract.control_rate_hz, inference_s=elapsed_s))
+            version=session.version, period_s=1 / session.contract.control_rate_hz, inference_s=elapsed_s,
+            joining=joining))
         self.chunks += 1
         self.inference_s.append(elapsed_s)
 
     def _report_changes(self) -> None:
-        now = (self.slot.state, self.slot.version, self.slot.refusals)
+        now = (self.slot.state, self.slot.version, self.slot.refusals, self._fallen_back())
         if now != self.reported:
             if self.reported and now[2] != self.reported[2]:
                 self.get_logger().error(f'release refused: {self.slot.last_refusal}')
             if self.reported and now[1] != self.reported[1]:
                 self.get_logger().info(f'now serving {now[1]}')
+            if now[3]:
+                self.get_logger().error(now[3])
             self.reported = now
             self._publish_status()
+
+    def _fallen_back(self) -> str:
+        """Why the serving policy runs on the CPU instead of what was asked for; empty if it does not."""
+        session = self.slot.session
+        return session.problem if session else ''
 
     def _publish_status(self) -> None:
         slot, session = self.slot, self.slot.session
         message = PolicyStatus(state=int(slot.state), version=slot.version, swaps=slot.swaps,
-                               refusals=slot.refusals, last_refusal=slot.last_refusal, chunks=self.chunks)
+                               refusals=slot.refusals, last_refusal=slot.last_refusal, chunks=self.chunks,
+                               provider=session.provider if session else '', observations_dropped=self.dropped)
         message.header.stamp = self.get_clock().now().to_msg()
         message.manifest_sha256 = session.manifest_sha256 if session else ''
         if self.inference_s:
@@ -223,12 +271,22 @@ class Policy(CellNode):
             )
         self.status_output.publish(message)
 
+    def _rate_hz(self) -> float:
+        """Return chunks per second since the last report."""
+        before, self.counted = self.counted, (self.steady_ns(), self.chunks)
+        return round((self.counted[1] - before[1]) / max(1e-9, (self.counted[0] - before[0]) * 1e-9), 2)
+
     def health(self) -> list[Health]:
         """Return what is served and how fast."""
         times = np.array(self.inference_s or [0.0]) * 1e3
         values = {
             'version': self.slot.version,
+            'provider': self.slot.session.provider if self.slot.session else '',
+            'chunking': self._joining().name.lower(),
             'chunks': self.chunks,
+            'chunk_rate_hz': self._rate_hz(),
+            'planned_delay_periods': self.gate.delay.periods,
+            'observations_dropped': self.dropped,
             'swaps': self.slot.swaps,
             'refusals': self.slot.refusals,
             'inference_p50_ms': round(float(np.percentile(times, 50)), 2),
@@ -238,6 +296,8 @@ class Policy(CellNode):
             return [Health('policy', ERROR, self.problem, values)]
         if self.slot.state is SlotState.IDLE:
             return [Health('policy', WARN, 'no policy: announce a release', values)]
+        if self._fallen_back():
+            return [Health('policy', WARN, self._fallen_back(), values)]
         return [Health('policy', OK, f'serving {self.slot.version}', values)]
 
 

@@ -22,6 +22,9 @@ def read(checkpoint: Annotated[Path, typer.Argument(help='Directory with config.
          cameras: Annotated[str | None, typer.Option(
              help='Cameras in the order base, left wrist, right wrist, comma-separated; LeRobot says them '
              'itself.', show_default="the checkpoint's")] = None,
+         optional_cameras: Annotated[str, typer.Option(
+             help='Those of the cameras that observations may lack, comma-separated: they are left out then.',
+             show_default='none')] = '',
          units: Annotated[str | None, typer.Option(
              help="Of joints inside the network: pi (pi0's base weights, openpi's fine-tunes) or cell (ALOHA's own).",
              show_default='pi of openpi, cell of LeRobot')] = None,
@@ -44,7 +47,9 @@ def read(checkpoint: Annotated[Path, typer.Argument(help='Directory with config.
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown type '{dtype}': use {' or '.join(DTYPES)}")
     seen = None if cameras is None else tuple(name.strip() for name in cameras.split(','))
-    chosen = {'units': units, 'relative': relative, 'execute': execute, 'cameras': seen}
+    optional = tuple(name.strip() for name in optional_cameras.split(',') if name.strip())
+    chosen = {'units': units, 'relative': relative, 'execute': execute, 'cameras': seen,
+              'optional_cameras': optional or None}
     policy = read_policy(checkpoint, tokenizer, statistics=statistics, least_std=least_std, dtype=dtype, task=task,
                          prompt=prompt, **{name: value for name, value in chosen.items() if value is not None})
     out.mkdir(parents=True, exist_ok=True)

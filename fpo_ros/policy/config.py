@@ -108,7 +108,7 @@ PRESETS = {
     'pi0_tiny': Pi0Config(
         width=64, mlp_dim=128, expert_width=64, expert_mlp_dim=128, depth=2, num_heads=4, num_kv_heads=1,
         head_dim=16, vocabulary_size=VOCABULARY_SIZE,
-        vision=VisionConfig(patch_size=8, width=64, depth=2, num_heads=4, mlp_dim=192),
+        vision=VisionConfig(patch_size=16, width=64, depth=2, num_heads=4, mlp_dim=192),
         steps_per_token=5, predicts='actions'),
     # 40 M parameters, 7 M of them the expert's: a chunk from a picture or two takes a core some hundred milliseconds.
     'pi0_small': Pi0Config(

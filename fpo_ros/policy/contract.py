@@ -6,6 +6,7 @@ The module imports numpy alone, so that the robot side runs without torch.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ START_JOINTS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, (0.02239 - 0.01844) /
 START_JOINTS.setflags(write=False)
 
 OBSERVATION_KINDS = ('state', 'pixels')
+#: Rows and columns of the pictures that small policies are made for: a cube of 4 cm is 7 pixels wide then.
+PICTURE = (192, 256)
 #: Units of joints and actions inside the network: the cell's, or those of pi0's base weights (aloha.py).
 UNITS = ('cell', 'pi')
 #: Known tasks and the language instruction of each.
@@ -37,7 +40,9 @@ TASKS = {'transfer_cube': 'Transfer cube', 'insertion': 'Insert the peg into the
 #: Tracked objects of each task, in the order of their poses.
 OBJECTS = {'transfer_cube': ('cube',), 'insertion': ('peg', 'socket')}
 #: Entries of a contract that are lists in JSON → type of what they hold.
-_TUPLES = {'cameras': str, 'prompt_tokens': int}
+_TUPLES = {'cameras': str, 'prompt_tokens': int, 'optional_cameras': str}
+#: Entries that JSON text of a contract leaves out where they are empty.
+_LEFT_OUT = ('optional_cameras',)
 
 
 class ContractError(ValueError):
@@ -53,6 +58,8 @@ class PolicyContract:
     :param prompt_tokens: ids of the prompt as the network's tokenizer splits it; empty: its bytes (tokenizer.py).
     :param observation: ``'pixels'`` (camera images and joints) or ``'state'`` (joints and object pose).
     :param cameras: camera names, in the order the model sees them; empty for ``'state'``.
+    :param optional_cameras: those of ``cameras`` that an observation may lack: they are left out of the prefix then,
+        as pi0 masks them. JSON text of a contract without any has no such entry.
     :param image_height: rows of every image [pixels].
     :param image_width: columns of every image [pixels].
     :param horizon: rows of an action chunk [control periods].
@@ -80,6 +87,7 @@ class PolicyContract:
     units: str = 'cell'
     relative: bool = False
     prompt_tokens: tuple[int, ...] = ()
+    optional_cameras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -96,6 +104,9 @@ class PolicyContract:
         if (self.observation == 'pixels') != bool(self.cameras):
             raise ContractError("observation 'pixels' needs cameras, and 'state' has none: "
                                 f'got {self.observation} with cameras {list(self.cameras)}')
+        if self.optional_cameras and not set(self.optional_cameras) < set(self.cameras):
+            raise ContractError(f'optional_cameras must be some of the cameras {list(self.cameras)} and not all, got '
+                                f'{list(self.optional_cameras)}')
         if not 1 <= self.execute <= self.horizon:
             raise ContractError(f'execute must be 1..horizon ({self.horizon}), got {self.execute}')
         for name in ('image_height', 'image_width', 'flow_steps'):
@@ -135,7 +146,8 @@ class PolicyContract:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; :meth:`from_dict` reads them back."""
-        return dataclasses.asdict(self) | {name: list(getattr(self, name)) for name in _TUPLES}
+        found = dataclasses.asdict(self) | {name: list(getattr(self, name)) for name in _TUPLES}
+        return {name: value for name, value in found.items() if value or name not in _LEFT_OUT}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> PolicyContract:
@@ -146,14 +158,18 @@ class PolicyContract:
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(data, dict):
             raise ContractError(f'contract must be a JSON object, got {type(data).__name__}')
-        if set(data) != known:
-            raise ContractError(f'contract entries missing: {sorted(known - set(data))}, '
+        if set(data) | set(_LEFT_OUT) != known:
+            raise ContractError(f'contract entries missing: {sorted(known - set(data) - set(_LEFT_OUT))}, '
                                 f'unknown: {sorted(set(data) - known)}')
         return cls(**data)
 
     def to_json(self) -> str:
         """Return the contract as JSON text with sorted keys."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + '\n'
+
+    def digest(self) -> str:
+        """Return the SHA-256 of that text, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -185,3 +201,16 @@ def check_chunk(chunk: np.ndarray, contract: PolicyContract) -> None:
         row, column = bad[0]
         raise ContractError(f'action chunk is not finite: row {row}, {JOINT_NAMES[column]} is '
                             f'{chunk[row, column]} ({len(bad)} such values)')
+
+
+def contract_for(task: str, observation: str, cameras: tuple[str, ...] = ('cam_high',)) -> PolicyContract:
+    """Return the contract of a small policy.
+
+    :param observation: one of :data:`OBSERVATION_KINDS`.
+    :param cameras: that it sees, where it sees pixels; of :data:`PICTURE` pixels.
+    :raises ContractError: for names that are not known.
+    """
+    if observation != 'pixels':
+        return PolicyContract(task, observation=observation)
+    return PolicyContract(task, observation=observation, cameras=cameras, image_height=PICTURE[0],
+                          image_width=PICTURE[1])

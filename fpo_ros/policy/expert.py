@@ -35,18 +35,21 @@ class GemmaLayer(nn.Module):
         """Return rotated queries (B, heads, n, d), rotated keys and values (B, kv_heads, n, d)."""
         tokens = x.shape[1]
         q_width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        turning = torch.cat([self.q_proj.weight, self.k_proj.weight])
-        weight = torch.cat([turning, half_turn(turning, self.head_dim), self.v_proj.weight])
-        plain, turned, v = F.linear(self.input_layernorm(x), weight).split(
+        plain, turned, v = F.linear(self.input_layernorm(x), self.joined()).split(
             [q_width + kv_width, q_width + kv_width, kv_width], -1)
         q, k = (plain * table[0] + turned * table[1]).split([q_width, kv_width], -1)
         return (q.view(-1, tokens, self.num_heads, self.head_dim).transpose(1, 2),
                 k.view(-1, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2),
                 v.view(-1, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2))
 
+    def joined(self) -> Tensor:
+        """Return one projection of all: queries and keys, the quarter turns of both, values."""
+        turning = torch.cat([self.q_proj.weight, self.k_proj.weight])
+        return torch.cat([turning, half_turn(turning, self.head_dim), self.v_proj.weight])
+
     def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend, then apply the output projection, residuals and MLP to (B, n, width)."""
-        mixed = attend(q, k, v)
+        mixed = attend(q, k, v, self.num_heads // self.num_kv_heads)
         x = x + self.o_proj(mixed.transpose(1, 2).reshape(-1, x.shape[1], self.num_heads * self.head_dim))
         return x + self.mlp(self.post_attention_layernorm(x))
 

@@ -55,13 +55,16 @@ def grid_positions(rows: int, columns: int, width: int) -> Tensor:
     return F.pad(table, (0, width - 4 * quarter))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, shared: int = 1) -> Tensor:
     """Return (B, heads, n, d) values that queries (B, heads, n, d) find under keys (B, kv_heads, m, d); all see all.
 
-    Heads that share keys are rows of one product: keys and values are not repeated for them.
+    Heads that share keys are rows of one product: keys and values are not repeated for them. No shape depends on m,
+    which graphs leave free.
+
+    :param shared: heads / kv_heads.
     """
     heads, rows, width = q.shape[1:]
-    grouped = q.reshape(-1, k.shape[1], heads // k.shape[1] * rows, width)
+    grouped = q.reshape(-1, heads // shared, shared * rows, width)
     if torch.onnx.is_in_onnx_export():  # the scale with the queries, which are fewer
         mixed = torch.softmax(grouped * width ** -0.5 @ k.transpose(2, 3), -1) @ v
     else:

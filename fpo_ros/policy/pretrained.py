@@ -19,7 +19,7 @@ from fpo_ros.policy.saving import saving, write_tensors
 #: Types that a network can compute in.
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 #: What stays in single precision whatever the rest is in (openpi models_pytorch/gemma_pytorch.py, and its heads).
-_PRECISE = ('vision_tower.patch_embedding', 'vision_tower.position_embedding', 'input_layernorm',
+PRECISE = ('vision_tower.patch_embedding', 'vision_tower.position_embedding', 'input_layernorm',
             'post_attention_layernorm', 'expert_norm', 'language_norm', 'state_proj', 'action_')
 _INDEX = 'model.safetensors.index.json'
 
@@ -69,7 +69,7 @@ def read_pretrained(path: Path, config: Pi0Config, contract: PolicyContract, dty
     family = check({name: tuple(value.shape) for name, value in tensors.items()}, shapes, config, str(path))
     ours = ours_of(tensors, config, family)
     wide = ours['expert_layers.0.q_proj.weight'].dtype if dtype is None else DTYPES[dtype]
-    ours = {name: value.to(torch.float32 if any(part in name for part in _PRECISE) else wide)
+    ours = {name: value.to(torch.float32 if any(part in name for part in PRECISE) else wide)
             for name, value in ours.items()}
     check_finite(ours, str(path), 'copy the file again, or use another checkpoint')
     model.load_state_dict(ours, assign=True)

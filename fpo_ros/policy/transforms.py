@@ -98,17 +98,18 @@ def model_inputs(observation: Observation, contract: PolicyContract, stats: Norm
     """Return the model's inputs for one observation, each with a leading batch axis of 1.
 
     ``state`` (1, state_dim) float32 normalised, and for ``'pixels'`` also ``images``
-    (1, cameras, 3, H, W) float32 in [-1, 1].
+    (1, cameras, 3, H, W) float32 in [-1, 1]; optional cameras that are missing are left out.
 
     :raises ContractError: naming the missing or misshapen part.
     """
     raw = state_vector(observation.joint_positions, observation.object_pose, contract)
     inputs = {'state': stats.normalise_state(known_state(raw, contract))[None].astype(np.float32)}
     if contract.cameras:
-        missing = [name for name in contract.cameras if name not in observation.images]
+        seen = [name for name in contract.cameras if name in observation.images]
+        missing = [name for name in contract.cameras if name not in {*seen, *contract.optional_cameras}]
         if missing:
             raise ContractError(f'observation lacks camera {missing[0]}: it has {sorted(observation.images)}')
         frames = [resize_with_pad(observation.images[name], contract.image_height, contract.image_width)
-                  for name in contract.cameras]
+                  for name in seen]
         inputs['images'] = image_tensor(np.stack(frames))[None]
     return inputs

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fpo_ros.options import Precision
 from fpo_ros.releases.errors import PromotionRefused, ReleaseError
 from fpo_ros.releases.gate import DEFAULT_GATE, PromotionGate, evaluation
 from fpo_ros.releases.keys import PUBLIC_SUFFIX, generate_keypair, load_trusted_keys
@@ -61,7 +62,7 @@ def publish(store: StorePath,
             key: Annotated[Path, typer.Option('--key', metavar='FILE', help='Private key that signs.')],
             parent: Annotated[str | None, typer.Option('--parent', metavar='VERSION', help=(
                 'Release it was trained from; the serving one if not given.'))] = None,
-            as_json: AsJson = False) -> None:
+            precision: Precision = 'float32', as_json: AsJson = False) -> None:
     """Make a signed release of a trained policy. It serves after promotion only.
 
     Example: fpo-ros releases publish runs/releases --policy runs/fpo/best --evaluation eval.json --key release.key
@@ -69,7 +70,8 @@ def publish(store: StorePath,
     opened = ReleaseStore(store)
     release, difference = publish_policy(opened, policy, read_evaluation(evaluation_file), key,
                                          parent=parent or opened.promoted(),
-                                         created=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+                                         created=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+                                         precision=precision)
     if as_json:
         _print_json({'version': release.version, 'path': str(release.path), 'parent': release.parent,
                      'key_id': release.manifest.key_id, 'manifest_sha256': release.manifest_sha256,

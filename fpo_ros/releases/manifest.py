@@ -7,10 +7,11 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -28,6 +29,8 @@ MAX_MANIFEST_BYTES = 1 << 20
 VERSION = re.compile(r'v([0-9]{6}|[1-9][0-9]{6,11})')
 #: Files lie flat in the release directory: no separators, no leading dot.
 FILE_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]{0,99}')
+#: What is read of a file at once [bytes].
+_BLOCK = 1 << 22
 _ENTRIES = {'format', 'format_version', 'version', 'created', 'parent', 'key_id', 'metrics', 'files'}
 
 
@@ -132,8 +135,9 @@ def digest(data: bytes) -> FileEntry:
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
-def read_plain(path: Path, limit: int | None = None, size: int | None = None) -> bytes:
-    """Return the bytes of a regular file; links and devices are refused.
+@contextmanager
+def open_plain(path: Path, limit: int | None = None, size: int | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file; links and devices are refused.
 
     :param limit: refuse larger files [bytes].
     :param size: refuse files of another size [bytes], before anything is read.
@@ -156,12 +160,44 @@ def read_plain(path: Path, limit: int | None = None, size: int | None = None) ->
         if size is not None and status.st_size != size:
             raise ReleaseError(f'{path} has {status.st_size} bytes, the manifest says {size}: '
                                'the file is truncated or was changed; copy the release again')
-        with os.fdopen(fd, 'rb', closefd=False) as file:
-            return file.read(status.st_size)
-    except OSError as error:
-        raise ReleaseError(explain(error, path)) from error
+        with os.fdopen(fd, 'rb', buffering=0, closefd=False) as file:
+            yield file
     finally:
         os.close(fd)
+
+
+def read_plain(path: Path, limit: int | None = None, size: int | None = None) -> bytes:
+    """Return the bytes of a regular file; see :func:`open_plain`.
+
+    :raises ReleaseError: naming the file.
+    """
+    with open_plain(path, limit, size) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise ReleaseError(explain(error, path)) from error
+
+
+def copy_plain(path: Path, target: Callable[[memoryview], object] | None = None, size: int | None = None) -> FileEntry:
+    """Return size and digest of a regular file, read in blocks: a file may be larger than the memory.
+
+    :param target: called with each block; what it raises is passed on.
+    :param size: refuse files of another size [bytes].
+    :raises ReleaseError: naming the file.
+    """
+    sha, total, block = hashlib.sha256(), 0, memoryview(bytearray(_BLOCK))
+    with open_plain(path, size=size) as file:
+        while True:
+            try:
+                count = file.readinto(block)
+            except OSError as error:
+                raise ReleaseError(explain(error, path)) from error
+            if not count:
+                return FileEntry(total, sha.hexdigest())
+            total += count
+            sha.update(block[:count])
+            if target is not None:
+                target(block[:count])
 
 
 def verify_signature(data: bytes, signature: bytes, trusted: Mapping[str, Ed25519PublicKey],

@@ -31,7 +31,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def publish_policy(store: ReleaseStore, policy: Path, evaluation: dict[str, Any], private_key: Path, *,
-                   parent: str | None, created: str) -> tuple[Release, float]:
+                   parent: str | None, created: str, precision: str = 'float32') -> tuple[Release, float]:
     """Export a torch policy and publish it with its evaluation, signed.
 
     :param policy: directory of the policy.
@@ -39,6 +39,7 @@ def publish_policy(store: ReleaseStore, policy: Path, evaluation: dict[str, Any]
     :param private_key: PEM file.
     :param parent: version it was trained from, None for the first.
     :param created: ISO 8601 time.
+    :param precision: see :func:`fpo_ros.runtime.export.write`.
     :returns: the release, and by how much ONNX differs from torch at most [rad, grippers 0..1].
     :raises ReleaseError: when the key or the evaluation does not fit, torch is missing, or publication fails.
     :raises fpo_ros.policy.contract.ContractError: when there is no readable policy.
@@ -47,7 +48,8 @@ def publish_policy(store: ReleaseStore, policy: Path, evaluation: dict[str, Any]
     key = load_private_key(private_key)
     try:
         from fpo_ros.policy.checkpoint import FlowPolicy
-        from fpo_ros.runtime.export import export
+        from fpo_ros.runtime.export import write
+        from fpo_ros.runtime.session import PolicySession
     except ImportError as error:
         raise ReleaseError(f'publishing exports the policy, which needs torch and onnx: {error}. Publish on the '
                            'machine that trains') from error
@@ -61,6 +63,9 @@ def publish_policy(store: ReleaseStore, policy: Path, evaluation: dict[str, Any]
         raise ReleaseError(f'the evaluation is of another policy than {policy}: evaluate this one, with '
                            f'"fpo-ros eval --policy {policy} --json"')
     with tempfile.TemporaryDirectory(prefix='fpo_ros-publish-') as staging:
-        difference = export(loaded, Path(staging))
-        return store.publish(staging, contract=loaded.contract, metrics={'evaluation': evaluation}, parent=parent,
+        write(loaded, Path(staging), precision=precision)
+        contract = loaded.contract
+        del loaded  # a whole pi0 and its graphs need not be in memory together
+        difference = PolicySession.load(staging).verify_vectors()
+        return store.publish(staging, contract=contract, metrics={'evaluation': evaluation}, parent=parent,
                              private_key=key, created=created), difference

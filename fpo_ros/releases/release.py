@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fpo_ros.releases.manifest import (
     MAX_MANIFEST_BYTES,
     SIGNATURE,
     Manifest,
-    digest,
+    copy_plain,
     read_plain,
     verify_signature,
 )
@@ -62,7 +63,17 @@ class Release:
 
         :raises ReleaseError: when it is not listed, missing, or was changed.
         """
-        return _read_listed(self.path, self.manifest, name)
+        parts: list[bytes] = []
+        _check_listed(self.path, self.manifest, name, lambda block: parts.append(bytes(block)))
+        return b''.join(parts)
+
+    def copy(self, name: str, target: Callable[[memoryview], object]) -> None:
+        """Pass the bytes of one file on in blocks; they are verified when this returns, and not before.
+
+        :param target: called with each block; what it raises is passed on.
+        :raises ReleaseError: when it is not listed, missing, or was changed.
+        """
+        _check_listed(self.path, self.manifest, name, target)
 
 
 def load_release(directory: str | Path, trusted_keys: Mapping[str, Ed25519PublicKey]) -> Release:
@@ -82,24 +93,24 @@ def load_release(directory: str | Path, trusted_keys: Mapping[str, Ed25519Public
     if manifest.key_id != signer:
         raise ReleaseError(f'{path / MANIFEST} names key {manifest.key_id}, but {signer} signed it')
     _refuse_surplus(path, manifest)
-    contents = {}
-    for name in manifest.files:  # one at a time: only the two small ones are kept in memory
-        found = _read_listed(path, manifest, name)
-        if name in ('contract.json', 'norm_stats.json'):
-            contents[name] = found
+    contents = {'contract.json': b'', 'norm_stats.json': b''}
+    for name in manifest.files:  # only the two small ones are kept in memory
+        _check_listed(path, manifest, name, partial(_keep, contents, name) if name in contents else None)
     return Release(path, manifest, hashlib.sha256(data).hexdigest(), parse_interface(contents, path))
 
 
-def _read_listed(path: Path, manifest: Manifest, name: str) -> bytes:
+def _keep(contents: dict[str, bytes], name: str, block: memoryview) -> None:
+    contents[name] += block
+
+
+def _check_listed(path: Path, manifest: Manifest, name: str, target: Callable[[memoryview], object] | None) -> None:
     entry = manifest.files.get(name)
     if entry is None:
         raise ReleaseError(f'{path} has no file {name!r}: it has {", ".join(sorted(manifest.files))}')
     file = path / name
-    found = read_plain(file, size=entry.size)
-    if digest(found) != entry:
+    if copy_plain(file, target, entry.size) != entry:
         raise ReleaseError(f'{file} does not have the digest in the manifest: '
                            'the file was changed after signing; copy the release again')
-    return found
 
 
 def parse_interface(contents: Mapping[str, bytes], where: Path) -> PolicyContract:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fpo_ros.files import NotConfirmed, explain, locked, make_dirs, replace_file, sync_dir, write_file
+from fpo_ros.files import NotConfirmed, explain, locked, make_dirs, new_file, replace_file, sync_dir, write_file
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.releases.errors import ReleaseError
 from fpo_ros.releases.gate import DEFAULT_GATE, PromotionGate
@@ -28,7 +28,9 @@ from fpo_ros.releases.manifest import (
     REQUIRED_FILES,
     SIGNATURE,
     VERSION,
+    FileEntry,
     Manifest,
+    copy_plain,
     digest,
     is_version,
     read_plain,
@@ -36,6 +38,8 @@ from fpo_ros.releases.manifest import (
 from fpo_ros.releases.release import Release, load_release, parse_interface
 
 PROMOTED = 'promoted'
+#: Files of a release that are looked into before it is published.
+_READ = ('contract.json', 'norm_stats.json', 'vectors.npz')
 _LOCK = '.lock'
 _INCOMING = '.incoming-'
 
@@ -102,9 +106,12 @@ class ReleaseStore:
             make_dirs(self.path)
             with locked(self.path / _LOCK):
                 version = self._next()
-                data = Manifest(version, created, parent, signer, metrics,
-                                {name: digest(found) for name, found in contents.items()}).to_bytes()
-                self._place(version, contents | {MANIFEST: data, SIGNATURE: key.sign(data)})
+
+                def signed(files: dict[str, FileEntry]) -> dict[str, bytes]:
+                    data = Manifest(version, created, parent, signer, metrics, files).to_bytes()
+                    return {MANIFEST: data, SIGNATURE: key.sign(data)}
+
+                self._place(version, contents, signed)
         except OSError as error:
             raise ReleaseError(f'nothing was published: {explain(error, self.path)}') from error
         return self.load(version, {signer: key.public_key()})
@@ -205,14 +212,20 @@ class ReleaseStore:
         numbers = self._numbers() + [int(version[1:]) for version in self.history()]
         return _name(max(numbers, default=0) + 1)
 
-    def _place(self, version: str, contents: Mapping[str, bytes]) -> None:
-        """Let a release directory appear, complete and durable; the caller holds the lock."""
+    def _place(self, version: str, contents: Mapping[str, bytes | Path],
+               signed: Callable[[dict[str, FileEntry]], dict[str, bytes]]) -> None:
+        """Let a release directory appear, complete and durable; the caller holds the lock.
+
+        :param contents: bytes of a file, or the file that is copied.
+        :param signed: makes manifest and signature of what was written.
+        """
         for leftover in self.path.glob(_INCOMING + '*'):  # of publishers that were killed
             shutil.rmtree(leftover)
         incoming = self.path / f'{_INCOMING}{uuid.uuid4().hex}'
         try:
             incoming.mkdir()
-            for name, data in contents.items():
+            files = {name: _write(incoming / name, data) for name, data in contents.items()}
+            for name, data in signed(files).items():
                 write_file(incoming / name, data)
             sync_dir(incoming)
             os.rename(incoming, self.path / version)
@@ -230,7 +243,20 @@ def _name(number: int) -> str:
     return f'v{number:06d}'
 
 
-def _read_staging(staging: Path, contract: PolicyContract) -> dict[str, bytes]:
+def _write(path: Path, data: bytes | Path) -> FileEntry:
+    """Write a new file, wait until the disk has it, and return its size and digest.
+
+    :param data: its bytes, or the plain file that is copied.
+    """
+    if isinstance(data, bytes):
+        write_file(path, data)
+        return digest(data)
+    with new_file(path) as write:
+        return copy_plain(data, write)
+
+
+def _read_staging(staging: Path, contract: PolicyContract) -> dict[str, bytes | Path]:
+    """Return what a release shall hold: files that are looked into as bytes, others as where they are."""
     try:
         names = sorted(os.listdir(staging))
     except OSError as error:
@@ -239,7 +265,8 @@ def _read_staging(staging: Path, contract: PolicyContract) -> dict[str, bytes]:
         if not FILE_NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
             raise ReleaseError(f'{staging / name}: files of a release have plain names and are not '
                                f'{MANIFEST} or {SIGNATURE}')
-    contents = {name: read_plain(staging / name) for name in names}
+    contents: dict[str, bytes | Path] = {
+        name: read_plain(staging / name) if name in _READ else staging / name for name in names}
     own = contract.to_json().encode()
     if contents.setdefault('contract.json', own) != own:
         raise ReleaseError(f'{staging / "contract.json"} differs from the contract given: remove it, '

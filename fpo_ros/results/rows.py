@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from fpo_ros.learning.config import FPOConfig
@@ -10,7 +10,7 @@ from fpo_ros.learning.grounding import GroundingConfig
 from fpo_ros.learning.settings import with_settings
 from fpo_ros.learning.sft import SFTConfig
 from fpo_ros.policy.config import Pi0Config, preset
-from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.policy.contract import PolicyContract, contract_for
 
 #: Groups of rows, in the order of the page.
 GROUPS = ('main', 'relatives', 'ablations', 'pairs', 'executed')
@@ -74,11 +74,8 @@ class Row:
 
 
 STATE = Start('transfer_state', PolicyContract(), 100, 0.02, SFTConfig())
-#: A cube of 4 cm is 3 pixels wide in 96 columns, and 7 in 256: patches grow with the picture, their number hardly.
-PIXELS = Start('transfer_pixels',
-               PolicyContract(observation='pixels', cameras=('cam_high',), image_height=192, image_width=256),
-               200, 0.02, SFTConfig(steps=1600), GroundingConfig(), 3,
-               replace(preset('pi0_tiny'), vision=replace(preset('pi0_tiny').vision, patch_size=16)))
+PIXELS = Start('transfer_pixels', contract_for('transfer_cube', 'pixels'), 200, 0.02, SFTConfig(steps=1600),
+               GroundingConfig(), 3)
 INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.010, SFTConfig(steps=2400))
 
 #: The row that others are compared with, at their own budgets.
@@ -99,13 +96,17 @@ def _executing(count: int) -> Start:
     return Start(f'transfer_state_execute_{count}', contract, 100, 0.02, SFTConfig())
 
 
+#: For tasks in which most scenes fail for long: 128 episodes say too little for steps of the usual size.
+_STEADY = {'episodes': 256, 'learning_rate': 1e-4}
+
 ROWS = (
     Row('transfer_state', 'main', 'TransferCube, state', STATE, 6 * _M,
         (400_000, 800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M)),
+    # The stricter rule wants ten control steps in a row of contacts that flicker: too rare a reward to begin with.
     Row('insertion_state', 'main', 'Insertion, state', INSERTION, 6 * _M,
-        (800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M)),
+        (400_000, 800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M), {'reward': 'gym', **_STEADY}),
     Row('transfer_pixels', 'main', 'TransferCube, pixels and joints', PIXELS, 4 * _M,
-        (800_000, 1_600_000, 2_800_000, 4 * _M)),
+        (800_000, 1_600_000, 2_800_000, 4 * _M), _STEADY),
     _compared(REFERENCE, 'relatives', 'FPO, the default'),
     _compared('awr', 'relatives', 'advantage-weighted regression', {'algorithm': 'awr', 'epochs': 8}),
     _compared('filtered_bc', 'relatives', 'filtered behaviour cloning',

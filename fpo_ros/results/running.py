@@ -18,11 +18,10 @@ from fpo_ros.learning import sft
 from fpo_ros.learning.demonstrations import load_demonstrations
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.finetune import finetune
-from fpo_ros.learning.grounding import grounded, labelled_frames
+from fpo_ros.learning.prefixes import new_prefix
 from fpo_ros.learning.record import record_demonstrations
 from fpo_ros.learning.training_state import CheckpointDirectory
 from fpo_ros.policy.checkpoint import FlowPolicy
-from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.saving import saving
 from fpo_ros.results.rows import Row, Start
 
@@ -42,24 +41,13 @@ def start_policy(start: Start, work: Path, display: Display) -> FlowPolicy:
                                   frame_every=start.frame_every,
                                   progress=lambda done, good: bar.update(done, f'({good} succeeded)'))
         pairs = load_demonstrations(store, start.contract)
-        network = _grounded(start, display) if start.grounding else None
+        network = new_prefix(start.contract, start.model, start.grounding, display) if start.grounding else None
         with display.bar(f'flow matching for {start.name}', start.sft.steps) as bar:
             policy = sft.train(pairs, start.contract, start.model, start.sft, 0,
                                lambda step, loss: bar.update(step, f'(loss {loss:.3f})'), network)
         (where / 'policy').mkdir(parents=True, exist_ok=True)
         policy.save(where / 'policy')
     return FlowPolicy.load(where / 'policy')
-
-
-def _grounded(start: Start, display: Display) -> Pi0:
-    """Return a network whose prefix tells where objects are."""
-    with display.bar(f'pictures for {start.name}', start.grounding.episodes) as bar:
-        frames = labelled_frames(start.contract, start.grounding, progress=bar.update)
-    with display.bar(f'grounding for {start.name}', start.grounding.training.steps) as bar:
-        network, error = grounded(start.contract, start.model, frames, start.grounding, 0,
-                                  lambda step, loss: bar.update(step, f'(loss {loss:.3f})'))
-    display.line(f'{start.name}: objects are told to {error * 1e3:.1f} mm on episodes that were kept back')
-    return network
 
 
 def start_evaluation(policy: FlowPolicy, row: Row, work: Path, display: Display,

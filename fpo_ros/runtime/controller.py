@@ -12,9 +12,15 @@ from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
-from fpo_ros.runtime.homing import HomingPath, Standstill
-from fpo_ros.runtime.safety import SafetyFilter, per_column
+from fpo_ros.runtime.geometry import Geometry
+from fpo_ros.runtime.homing import Approach
+from fpo_ros.runtime.motor_watch import MotorReadings, MotorWatch
+from fpo_ros.runtime.safety import SafetyFilter
+from fpo_ros.runtime.teleoperation import Teleoperation
 from fpo_ros.runtime.timing import PeriodStatistics, TimingSummary
+
+#: States that follow a path to a pose.
+PATHS = (ArmState.HOMING, ArmState.PARKING)
 
 
 class ArmControllerCore:
@@ -23,15 +29,18 @@ class ArmControllerCore:
     :param contract: what policies of this cell send.
     :param limits: position and speed limits of the arms.
     :param config: settings.
+    :param geometry: model of the cell; None: TCP speed, workspace and clearances are not looked at.
     """
 
     def __init__(self, contract: PolicyContract, limits: JointLimits | None = None,
-                 config: ControllerConfig | None = None) -> None:
+                 config: ControllerConfig | None = None, geometry: Geometry | None = None) -> None:
         self.contract = contract
         self.config = config or ControllerConfig()
         self.period_s = 1 / contract.control_rate_hz
-        self.filter = SafetyFilter(limits or JointLimits(), self.period_s)
+        self.filter = SafetyFilter(limits or JointLimits(), self.period_s, self.config.safety, geometry)
+        self.motors = MotorWatch(self.config.motors, self.period_s)
         self.chunks = ChunkExecutor(contract, self.config.observation_age_limit_s)
+        self.teleoperation = Teleoperation(self.config, self.period_s)
         self.timing = PeriodStatistics(self.period_s)
         self.state = ArmState.IDLE
         #: Why the state was entered.
@@ -47,11 +56,8 @@ class ArmControllerCore:
         self._starved_ticks = 0
         self._driving_version: str | None = None
         self._pressed = False
-        self._homing: HomingPath | None = None
-        self._standstill = Standstill()
-        self._home = np.clip(self.config.home, self.filter.limits.lower, self.filter.limits.upper)
-        self._home_tolerance = per_column(self.config.home_joint_tolerance,
-                                          self.config.home_gripper_tolerance)
+        self._now_ns = 0
+        self._approach = Approach(self.config, self.filter.limits, self.period_s)
 
     # ---- what the operator and other nodes ask for
 
@@ -77,6 +83,10 @@ class ArmControllerCore:
             return True, ''
         if self._joints_problem and not (wanted is ArmState.HOLD and self.filter.command is not None):
             return False, f'cannot enter {wanted.name}: {self._joints_problem}'
+        if wanted is ArmState.TELEOP:
+            objection = self.teleoperation.objection(self._now_ns, self._stands_at())
+            if objection:
+                return False, f'cannot enter {wanted.name}: {objection}'
         self._enter(wanted, reason or 'requested')
         return True, ''
 
@@ -105,19 +115,19 @@ class ArmControllerCore:
             self._latch_stop(former.reason)
 
     def accept_chunk(self, chunk: np.ndarray, sequence: int, observation_stamp_ns: int, now_ns: int, *,
-                     policy_version: str = '', control_period_s: float | None = None) -> bool:
+                     policy_version: str = '', control_period_s: float | None = None, joining: int = 0) -> bool:
         """Offer a chunk; parameters as :meth:`ChunkExecutor.accept`. Refused, too, outside POLICY."""
         if self.state is not ArmState.POLICY or self._takeover_due:
             why = 'it has not taken the arms over yet' if self._takeover_due else f'state {self.state.name}'
             return self.chunks.refuse(f'chunk {sequence} came while the controller is not following a policy '
                                       f'({why})')
         return self.chunks.accept(chunk, sequence, observation_stamp_ns, now_ns,
-                                  policy_version=policy_version, control_period_s=control_period_s)
+                                  policy_version=policy_version, control_period_s=control_period_s, joining=joining)
 
     # ---- once per control period
 
     def tick(self, now_ns: int, measured: np.ndarray | None, measured_stamp_ns: int | None,
-             gripper_goals: np.ndarray | None = None) -> np.ndarray | None:
+             gripper_goals: np.ndarray | None = None, readings: MotorReadings | None = None) -> np.ndarray | None:
         """Decide what to send in this control period.
 
         :param now_ns: this instant [ns].
@@ -125,36 +135,41 @@ class ArmControllerCore:
         :param measured_stamp_ns: instant they were measured (of the oldest part) [ns].
         :param gripper_goals: (2,) the grippers on the scale they are commanded on [0..1], where that is
             another than the one they are measured on; None: the same.
+        :param readings: currents and temperatures of the motors, where they are known.
         :returns: (14,) read-only float64 command, or None: send nothing.
         """
-        elapsed = self.timing.tick(now_ns)
+        elapsed, self._now_ns = self.timing.tick(now_ns), now_ns
         self._look(now_ns, measured, measured_stamp_ns)
         self._gripper_goals = gripper_goals
+        self._watch_motors(readings or MotorReadings())
         if self.state in (ArmState.IDLE, ArmState.STOPPED):
             return None
         self._watch(elapsed)
         if self._takeover_due:
             self._take_over(now_ns)
-        elif self.state is ArmState.HOMING:
-            self._home_step()
+        elif self.state in PATHS:
+            self._approach_step()
+        elif self.state is ArmState.TELEOP:
+            self._teleop_step()
         elif self.state is ArmState.POLICY:
-            self._policy_step(elapsed)
-        return None if self._blind else self.filter.command
+            self._policy_step(now_ns, elapsed)
+        if self._blind:
+            return None
+        command = self.filter.finish()
+        if self.state in (*PATHS, ArmState.POLICY) and (
+                self.filter.blocked * self.period_s > self.config.blocked_limit_s):
+            self._enter(ArmState.HOLD, f'{self.filter.block}; it kept the arms for {self.config.blocked_limit_s:g} s')
+        return command
 
     @property
     def at_home(self) -> bool:
         """Fresh measured joints stand at the start pose."""
-        return not self._joints_problem and not self._off_home()
+        return not self._joints_problem and self._approach.at_home(self.measured)
 
     @property
     def remaining(self) -> int:
-        """Rows of the running chunk not sent yet [control periods]."""
+        """Periods to come that a chunk has a row for [control periods]."""
         return self.chunks.remaining
-
-    @property
-    def ready_for_chunk(self) -> bool:
-        """In POLICY, with the arms taken over and no row left."""
-        return self.state is ArmState.POLICY and not self._takeover_due and not self.chunks.remaining
 
     def summary(self) -> TimingSummary:
         """Return rate, jitter and missed ticks so far."""
@@ -170,7 +185,7 @@ class ArmControllerCore:
     def _enter(self, state: ArmState, reason: str) -> None:
         self.chunks.drop()
         holds_on = state is ArmState.HOLD and self.filter.command is not None and not self._takeover_due
-        self._takeover_due = state in (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD) and not holds_on
+        self._takeover_due = state not in (ArmState.IDLE, ArmState.STOPPED) and not holds_on
         self._blind = self._blind and holds_on
         self.state, self.reason = state, reason
 
@@ -211,11 +226,31 @@ class ArmControllerCore:
             return
         if self._blind:
             self._blind, self._takeover_due = False, True
-        elif self.state is ArmState.HOMING and elapsed_ns is not None and elapsed_ns <= 0:
+        elif self.state in PATHS and elapsed_ns is not None and elapsed_ns <= 0:
             self._enter(ArmState.HOLD, 'the clock stands still or jumped back')
         elif not self._takeover_due and (lead := self._lead()):
             self._enter(ArmState.HOLD, lead)
             self._takeover_due = True
+
+    def _watch_motors(self, readings: MotorReadings) -> None:
+        """Stop or hold for hot or overloaded motors, and ease grippers that squeeze too hard for too long."""
+        watch, grippers, command = self.motors, list(GRIPPER_COLUMNS), self.filter.command
+        where = self._gripper_goals if self._gripper_goals is not None or self.measured is None else (
+            self.measured[grippers])
+        watch.look(readings, None if command is None else command[grippers], where)
+        if watch.stop:
+            self._latch_stop(watch.stop)
+        elif self.state in (ArmState.HOMING, ArmState.POLICY) and watch.hold or (
+                self.state is ArmState.HOLD and watch.overloaded):
+            self._enter(ArmState.HOLD, watch.hold)
+            self._takeover_due = True
+        self.filter.keep_grippers(watch.lower, watch.upper)
+
+    def _send_to(self, target: np.ndarray, ahead: np.ndarray | None = None) -> np.ndarray:
+        """Send the arms to a target under all limits; grippers that it opens again are eased no longer."""
+        self.motors.wanted(target[list(GRIPPER_COLUMNS)])
+        self.filter.keep_grippers(self.motors.lower, self.motors.upper)
+        return self.filter.step(target, ahead)
 
     def _lead(self) -> str:
         """Say which joint is too far from its target; empty when none is. Grippers squeeze and are left out."""
@@ -237,47 +272,51 @@ class ArmControllerCore:
         start, grippers = np.array(self.measured), list(GRIPPER_COLUMNS)
         if self.filter.command is not None:
             start[grippers] = self.filter.command[grippers]
-            if np.abs(self.filter.command - start).max() <= self.config.takeover_joint_tolerance:
+            if self._near(self.filter.command) and not self.motors.overloaded:
                 start = self.filter.command
         elif self._gripper_goals is not None:
             limits = self.filter.limits
             start[grippers] = np.clip(self._gripper_goals, limits.lower[grippers], limits.upper[grippers])
         self.filter.start(start, self.config.ramp_periods)
+        self.motors.forget()
+        self.filter.keep_grippers(self.motors.lower, self.motors.upper)
         self.takeovers += 1
         self._takeover_due = False
         self._starved_ticks = 0
         self._driving_version = None
         if self.state is ArmState.POLICY:
             self.chunks.reset(now_ns)
-        elif self.state is ArmState.HOMING:
-            self._plan_homing()
+        elif self.state is ArmState.TELEOP:
+            self.teleoperation.begin(self.filter.command)
+        elif self.state in PATHS:
+            self._approach.begin(self.filter.command, parking=self.state is ArmState.PARKING)
 
-    def _plan_homing(self) -> None:
-        speed = np.minimum(per_column(self.config.homing_joint_speed, self.config.homing_gripper_speed),
-                           self.filter.limits.speed)
-        self._homing = HomingPath(self.filter.command, self._home, speed, self.period_s)
-        self._standstill = Standstill()
+    def _approach_step(self) -> None:
+        command = self._send_to(self._approach.next())
+        outcome = self._approach.outcome(command, self.measured)
+        if outcome:
+            self._enter(ArmState.HOLD, outcome)
 
-    def _home_step(self) -> None:
-        command, still = self.filter.step(self._homing.next()), self._standstill.look(self.measured)
-        if self._homing.overrun <= 0 or (command != self._home).any():
-            return
-        off, late = self._off_home(), self._homing.overrun * self.period_s > self.config.settle_limit_s
-        if not off and (still or late):
-            self._enter(ArmState.HOLD, 'home reached')
-        elif late:
-            self._enter(ArmState.HOLD, f'homing ended off the start pose: {off}')
+    def _stands_at(self) -> np.ndarray:
+        """Return the (14,) pose that a takeover would start from, but for the grippers."""
+        command = self.filter.command
+        near = command is not None and self._near(command)
+        return command if near else self.measured
 
-    def _off_home(self) -> str:
-        if self.measured is None:
-            return 'no joint states received yet'
-        excess = np.abs(self.measured - self._home) - self._home_tolerance
-        column = int(np.argmax(excess))
-        if excess[column] <= 0:
-            return ''
-        return f'{JOINT_NAMES[column]} at {self.measured[column]:.3f} instead of {self._home[column]:.3f}'
+    def _near(self, command: np.ndarray) -> bool:
+        """Return whether the arms are near enough to a command to go on from it; grippers squeeze, and are left out."""
+        off = np.abs(command - self.measured)
+        off[list(GRIPPER_COLUMNS)] = 0.0
+        return off.max() <= self.config.takeover_joint_tolerance
 
-    def _policy_step(self, elapsed_ns: int | None) -> None:
+    def _teleop_step(self) -> None:
+        silent = self.teleoperation.silence(self._now_ns)
+        if silent:
+            self._enter(ArmState.HOLD, silent)
+        else:
+            self._send_to(self.teleoperation.next())
+
+    def _policy_step(self, now_ns: int, elapsed_ns: int | None) -> None:
         stalled = elapsed_ns is not None and not 0 < elapsed_ns <= self.config.stall_limit_s * 1e9
         if stalled and self.chunks.remaining:
             dropped = self.chunks.drop()
@@ -287,12 +326,13 @@ class ArmControllerCore:
             if self._driving_version is not None:
                 self.filter.ramp(self.config.ramp_periods)
                 self._driving_version = self.chunks.policy_version
+                self.chunks.wait(now_ns)
                 return
             self._driving_version = self.chunks.policy_version
-        target = self.chunks.next_target()
+        target = self.chunks.next_target(now_ns)
         if target is not None:
             self._starved_ticks = 0
-            self.filter.step(target)
+            self._send_to(target, self.chunks.upcoming(self.config.safety.look_ahead))
             return
         self._starved_ticks += 1
         if self._starved_ticks * self.period_s > self.config.starve_limit_s:

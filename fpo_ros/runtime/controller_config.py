@@ -11,6 +11,12 @@ import numpy as np
 
 from fpo_ros.policy.contract import ACTION_DIM, START_JOINTS
 from fpo_ros.runtime.chunks import DEFAULT_OBSERVATION_AGE_LIMIT_S
+from fpo_ros.runtime.motor_watch import MotorLimits
+from fpo_ros.runtime.safety_config import SafetyConfig
+
+#: Sleep pose of both arms (interbotix_xsarm_control config/aloha_vx300s.yaml, sleep_positions), grippers open; the
+#: controller moves it into the joints' limits [rad, grippers 0..1].
+PARK_JOINTS = np.array([0.0, -2.05, 1.7, 0.0, -2.0, 0.0, 1.0] * 2)
 
 
 class ArmState(enum.IntEnum):
@@ -21,6 +27,8 @@ class ArmState(enum.IntEnum):
     POLICY = 2
     HOLD = 3
     STOPPED = 4
+    TELEOP = 5
+    PARKING = 6
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,14 @@ class ControllerConfig:
     :param takeover_joint_tolerance: joints farther than this from the current target are taken over where
         they are measured, not where they were sent [rad]; grippers squeeze, so they always keep their target.
     :param lead_limit: a joint farther than this from its target makes the arms hold where they stand [rad].
+    :param park: (14,) pose in which motors may be switched off [rad, grippers 0..1]: the arms lie on their stops.
+    :param teleop_age_limit_s: older poses of the leaders are not followed [s].
+    :param teleop_align_limit: a leader joint may stand so far from its follower when it takes over [rad].
+    :param teleop_blend_s: time over which that difference fades [s].
     :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
+    :param blocked_limit_s: arms that workspace or clearances keep from moving for longer than this hold [s].
+    :param safety: limits of the safety filter beside position and speed.
+    :param motors: limits of currents and temperatures.
     """
 
     joint_age_limit_s: float = 0.25
@@ -55,19 +70,30 @@ class ControllerConfig:
     settle_limit_s: float = 2.0
     takeover_joint_tolerance: float = 0.2
     lead_limit: float = 0.5
+    park: np.ndarray = dataclasses.field(default_factory=PARK_JOINTS.copy)
+    teleop_age_limit_s: float = 0.1
+    teleop_align_limit: float = 0.3
+    teleop_blend_s: float = 0.5
     ramp_periods: int = 5
+    blocked_limit_s: float = 1.0
+    safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
+    motors: MotorLimits = dataclasses.field(default_factory=MotorLimits)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name in ('safety', 'motors'):
+                continue
             if field.name == 'ramp_periods':
                 if not 0 <= value <= 1000:
                     raise ValueError(f'ramp_periods must be 0..1000, got {value}')
-            elif field.name == 'home':
-                home = np.asarray(value, np.float64)
-                if home.shape != (ACTION_DIM,) or not np.isfinite(home).all():
-                    raise ValueError(f'home must be {ACTION_DIM} finite numbers, got shape {home.shape}')
-                object.__setattr__(self, 'home', home)
+            elif field.name in ('home', 'park'):
+                pose = np.asarray(value, np.float64)
+                if pose.shape != (ACTION_DIM,) or not np.isfinite(pose).all():
+                    raise ValueError(f'{field.name} must be {ACTION_DIM} finite numbers, got shape {pose.shape}')
+                object.__setattr__(self, field.name, pose)
+            elif field.name == 'teleop_blend_s' and value == 0:
+                continue
             elif not (math.isfinite(value) and value > 0):
                 raise ValueError(f'{field.name} must be positive, got {value}')
         if self.lead_limit < self.takeover_joint_tolerance:

@@ -1,81 +1,70 @@
 """Export of a torch policy as ONNX graphs with statistics and test vectors.
 
-The only module of the runtime that needs torch.
+This module and those named ``export_…`` are the only ones of the runtime that need torch.
 """
 
 from __future__ import annotations
 
-import io
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, START_JOINTS, Observation
-from fpo_ros.policy.expert import Expert
 from fpo_ros.policy.guided import sample_guided
-from fpo_ros.policy.latent import GaussianLatent
+from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.realtime import entry_mask, padded
-from fpo_ros.policy.transforms import image_tensor, model_inputs
-from fpo_ros.runtime.export_flow import loop_steps
-from fpo_ros.runtime.export_guided import INPUTS, guided_graph
-from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE
+from fpo_ros.policy.saving import saving
+from fpo_ros.policy.transforms import model_inputs
+from fpo_ros.runtime.export_graphs import write_graphs
+from fpo_ros.runtime.export_weights import EXTERNAL_OVER
 from fpo_ros.runtime.session import PolicySession
 
-#: ONNX operator set of the graphs.
-OPSET = 20
 #: Largest difference between torch and ONNX in a sampled chunk [rad, grippers 0..1].
 VECTOR_ATOL = 1e-4
+#: The same where ONNX multiplies in half precision and torch in single.
+HALF_VECTOR_ATOL = 1e-2
 
 
-class _Prefix(nn.Module):
-    def __init__(self, policy: FlowPolicy) -> None:
-        super().__init__()
-        self.model = policy.model
+def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0, precision: str = 'float32',
+           external_over: int = EXTERNAL_OVER, guided: bool = True) -> float:
+    """Write a policy as :func:`write` does, and run its test vectors.
 
-    def forward(self, tokens: Tensor, images: Tensor | None = None) -> Tensor:
-        return self.model.prefix(tokens, images)
-
-
-class _Denoise(nn.Module):
-    def __init__(self, model: Expert) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x_t: Tensor, time: Tensor, state: Tensor, prefix_kv: Tensor) -> Tensor:
-        return self.model.denoise(x_t, time, self.model.with_state(state, prefix_kv))
+    :returns: the largest difference between ONNX and torch over the vectors [rad, grippers 0..1].
+    :raises fpo_ros.runtime.providers.PolicyError: when a difference exceeds the tolerance.
+    """
+    write(policy, directory, vectors=vectors, seed=seed, precision=precision, external_over=external_over,
+          guided=guided)
+    return PolicySession.load(directory).verify_vectors()
 
 
-class _Latent(nn.Module):
-    def __init__(self, actor: GaussianLatent) -> None:
-        super().__init__()
-        self.actor = actor
-
-    def forward(self, noise: Tensor, state: Tensor, prefix_kv: Tensor) -> Tensor:
-        return self.actor.latent(noise, state, prefix_kv)
-
-
-def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0, guided: bool = True) -> float:
+def write(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0, precision: str = 'float32',
+          external_over: int = EXTERNAL_OVER, guided: bool = True) -> None:
     """Write ``prefix.onnx``, ``denoise.onnx``, ``contract.json``, ``norm_stats.json`` and ``vectors.npz``.
 
     ``denoise.onnx`` takes all steps of the flow, ``guided.onnx`` a step of one that goes on from a leftover. A policy
-    with a latent actor has ``latent.onnx``, too, which makes start noise of noise. The exported graphs are run on the
-    test vectors and compared with torch.
+    with a latent actor has ``latent.onnx``, too, which makes start noise of noise. Weights are converted and written
+    one at a time: beside the policy itself, a whole pi0 takes little memory.
 
     :param directory: an existing directory; what an earlier export wrote there is replaced.
-    :param vectors: number of test vectors.
+    :param vectors: number of test vectors, made by torch in single precision whatever the policy computes in.
     :param seed: of the vectors' inputs.
+    :param precision: of the projections, one of :data:`fpo_ros.runtime.export_trace.PRECISIONS`.
+    :param external_over: graphs with more weights keep them in a file of their own [bytes].
     :param guided: whether to write ``guided.onnx``, without which chunks are executed synchronously.
-    :returns: the largest difference between ONNX and torch over the vectors [rad, grippers 0..1].
-    :raises fpo_ros.runtime.providers.PolicyError: when a difference exceeds ``VECTOR_ATOL``.
+    :raises fpo_ros.policy.saving.SaveError: when the disk refuses.
     """
-    contract, model = policy.contract, policy.model.eval()
-    (directory / 'contract.json').write_text(contract.to_json())
-    (directory / 'norm_stats.json').write_text(policy.stats.to_json())
+    contract = policy.contract
+    with saving(directory):
+        (directory / 'contract.json').write_text(contract.to_json())
+        (directory / 'norm_stats.json').write_text(policy.stats.to_json())
+    guided = guided and policy.model.latent_actor is None  # guidance knows no actor over the start noise
+    write_graphs(policy.model, directory, precision, external_over, guided=guided)
     rng = np.random.default_rng(seed)
     observations = [_observation(policy, rng) for _ in range(vectors)]
     inputs = [model_inputs(observation, contract, policy.stats) for observation in observations]
@@ -83,92 +72,82 @@ def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int =
     images = None
     if contract.cameras:
         images = np.stack([[observation.images[name] for name in contract.cameras] for observation in observations])
-    with torch.no_grad():
-        two = [0, -1]  # a batch to trace with, whatever the number of vectors
-        tokens = policy.tokens.expand(2, -1)
-        arguments = (tokens,) if images is None else (tokens, torch.as_tensor(image_tensor(images[two])))
-        names = ['tokens'] if images is None else ['tokens', 'images']
-        prefix = model.prefix(*arguments)
-        _export(_Prefix(policy), arguments, names, 'prefix_kv', {name: {0: 'batch'} for name in names},
-                directory / PREFIX_FILE)
-        noise = torch.randn(vectors, contract.horizon, contract.action_dim,
-                            generator=torch.Generator().manual_seed(seed))
-        _export_flow(model, noise[two], states[two], prefix, 'actions', directory / DENOISE_FILE)
-        _export_latent(policy, noise[two], states[two], prefix, directory / LATENT_FILE)
-        joints = np.stack([observation.joint_positions for observation in observations])
-        prefixes = policy.prefix(images)
-        chunk = policy.to_raw(policy.act(states, prefixes, noise), joints)
-    arrays: dict[str, np.ndarray] = {}
-    if guided and model.latent_actor is None:  # guidance knows no actor over the start noise
-        arrays |= _guided_vectors(policy, states, prefixes, noise, chunk, joints, directory / GUIDED_FILE)
-    else:
-        (directory / GUIDED_FILE).unlink(missing_ok=True)
+    joints = np.stack([observation.joint_positions for observation in observations])
+    noise = torch.randn(vectors, contract.horizon, contract.action_dim, generator=torch.Generator().manual_seed(seed))
+    seen = _seen(policy, vectors)
+    with _single(policy) as plain:
+        with torch.no_grad():
+            prefixes = plain.prefix(images, batch=1)
+            chunk = np.concatenate([plain.to_raw(plain.act(*one), joints[i:i + 1]) for i, one in enumerate(
+                _seen_by(plain, images, seen, prefixes, states, noise))])
+        arrays = _guided_vectors(plain, states, prefixes, noise, chunk, joints) if guided else {}
     arrays |= {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
-              'chunk': chunk, 'atol': np.float32(VECTOR_ATOL)}
-    np.savez(directory / 'vectors.npz', **arrays, **({} if images is None else {'images': images}),
-             **({'joints': joints} if contract.relative else {}))
-    return PolicySession.load(directory).verify_vectors()
+               'chunk': chunk, 'atol': np.float32(HALF_VECTOR_ATOL if precision == 'float16' else VECTOR_ATOL)}
+    if images is not None:
+        arrays['images'] = images
+    if contract.optional_cameras:
+        arrays['seen'] = seen
+    if contract.relative:
+        arrays['joints'] = joints
+    with saving(directory):
+        np.savez(directory / 'vectors.npz', **arrays)
 
 
-def _export_flow(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, output: str, path: Path) -> None:
-    """Write the graph of all steps of a flow."""
-    export_step(expert, noise, states, prefix, path)
-    loop_steps(path, expert.contract.flow_steps, output)
+def _seen(policy: FlowPolicy, vectors: int) -> np.ndarray:
+    """Return which cameras test vectors have, (vectors, cameras): every other one lacks the optional ones."""
+    cameras, optional = policy.contract.cameras, policy.contract.optional_cameras
+    return np.array([[index % 2 == 0 or name not in optional for name in cameras] for index in range(vectors)], bool)
 
 
-def export_step(expert: Expert, noise: Tensor, states: Tensor, prefix: Tensor, path: Path) -> None:
-    """Write the graph (x_t, time, state, prefix_kv) -> velocity of one step of a flow, traced with a batch of two."""
-    _export(_Denoise(expert), (noise, torch.tensor([1.0, 0.5]), states, prefix),
-            ['x_t', 'time', 'state', 'prefix_kv'], 'velocity',
-            {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
+def _seen_by(policy: FlowPolicy, images: np.ndarray | None, seen: np.ndarray, prefixes: Tensor, states: Tensor,
+             noise: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield state, prefix of the cameras that are seen, and noise of each test vector."""
+    for index in range(len(states)):
+        one = slice(index, index + 1)
+        if seen[index].all():
+            prefix = prefixes if prefixes.shape[2] == 1 else prefixes[:, :, one]
+        else:
+            prefix = policy.prefix(images[one][:, seen[index]])
+        yield states[one], prefix, noise[one]
+
+
+class _Widened(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.float()
+
+
+@contextmanager
+def _single(policy: FlowPolicy) -> Iterator[FlowPolicy]:
+    """Give the policy computing in single precision: weights in another are widened when they are used, no sooner."""
+    narrow = any(parameter.dtype != torch.float32 for parameter in policy.model.parameters())
+    if not narrow:
+        policy.model.eval()
+        yield policy
+        return
+    with torch.device('meta'):
+        model = Pi0(policy.model.config, policy.contract)
+    model.load_state_dict(policy.model.state_dict(), assign=True)
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            parameter.requires_grad_(False)
+            if parameter.dtype != torch.float32:
+                parametrize.register_parametrization(module, name, _Widened(), unsafe=True)
+    yield FlowPolicy(model.eval(), policy.stats)
 
 
 def _guided_vectors(policy: FlowPolicy, states: Tensor, prefixes: Tensor, noise: Tensor, chunk: np.ndarray,
-                    joints: np.ndarray, path: Path) -> dict[str, np.ndarray]:
-    """Write the graph of a guided step; return chunks that go on from leftovers, a third of the horizon late."""
+                    joints: np.ndarray) -> dict[str, np.ndarray]:
+    """Return chunks that go on from leftovers, a third of the horizon late."""
     contract, delay = policy.contract, policy.contract.horizon // 3
     left = contract.horizon - delay
     rows = np.roll(chunk, 1, 0)[:, delay:]  # what was left of some other chunk
     decided = policy.known_chunks(padded(rows, contract.horizon), joints)
     mask = torch.as_tensor(entry_mask(left, delay, contract.horizon, contract.action_dim)).expand_as(decided)
-    shared = prefixes.shape[2] == 1
-    one = prefixes if shared else prefixes[:, :, :1]
-    arguments = (noise[:1], torch.tensor([0.5]), states[:1], one, decided[:1], mask[:1], torch.tensor([2.0]))
-    _export(guided_graph(policy.model, arguments), arguments, INPUTS, 'velocity', {}, path)
     with torch.no_grad():
         cache = policy.model.with_state(states, prefixes)
     drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), noise, contract.flow_steps, decided,
                           mask)
     return {'leftover': rows, 'delay': np.array(delay), 'guided': policy.to_raw(drawn, joints)}
-
-
-def _export_latent(policy: FlowPolicy, noise: Tensor, states: Tensor, prefix: Tensor, path: Path) -> None:
-    """Write the graph of the actor over the start noise, or see that there is none."""
-    actor = policy.model.latent_actor
-    if actor is None:
-        path.unlink(missing_ok=True)
-    elif isinstance(actor, GaussianLatent):
-        _export(_Latent(actor), (noise, states, prefix), ['noise', 'state', 'prefix_kv'], 'latent',
-                {'noise': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch'}}, path)
-    else:
-        _export_flow(actor, noise, states, prefix, 'latent', path)
-
-
-def _export(module: nn.Module, arguments: tuple[Tensor, ...], names: list[str], output: str,
-            dynamic: dict[str, dict[int, str]], path: Path) -> None:
-    """Trace and write one graph.
-
-    Tracing is exact here, since no branch depends on data, and takes a second where torch.export's
-    decompositions take half a minute.
-    """
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        torch.onnx.export(module.eval(), arguments, buffer, dynamo=False, opset_version=OPSET,
-                          input_names=names, output_names=[output], dynamic_axes=dynamic)
-    proto = onnx.load_from_string(buffer.getvalue())
-    onnx.checker.check_model(proto)
-    onnx.save(proto, path)
 
 
 def _observation(policy: FlowPolicy, rng: np.random.Generator) -> Observation:

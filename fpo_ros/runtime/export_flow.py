@@ -7,34 +7,40 @@ becomes a table with a row for each step. Only nodes move; weights stay one copy
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
-import onnx
 import onnxruntime
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from torch import nn
+
+from fpo_ros.runtime.export_weights import Weight
 
 #: Inputs of a step that change from step to step.
 _X, _TIME = 'x_t', 'time'
 
 
-def loop_steps(path: Path, steps: int, output: str) -> None:
+def loop_steps(model: ModelProto, weights: dict[str, Weight], module: nn.Module, steps: int,
+               output: str) -> tuple[ModelProto, dict[str, Weight]]:
     """Turn a graph (x_t, time, state, prefix_kv) -> velocity into (noise, state, prefix_kv) -> ``output``.
 
-    :param path: the graph, which is replaced.
+    Steps are summed up in single precision, whatever the projections multiply in.
+
+    :param model: the graph, whose weights are not attached yet.
+    :param weights: name in the graph → weight.
+    :param module: the network whose weights they are; those that act on the flow time alone are read.
     :param steps: Euler steps from noise at time 1 to data at 0.
     :param output: name of what the flow arrives at.
+    :returns: the graph, and which of the weights it uses.
     """
-    model = onnx.load(path, load_external_data=False)
     step, velocity = model.graph, model.graph.output[0].name
-    needs = _needs(step)
+    needs = _needs(step, weights)
     varying = [node for node in step.node if _X in needs[node.output[0]]
                or (_TIME in needs[node.output[0]] and len(needs[node.output[0]]) > 1)]
-    constant = [node for node in step.node if not needs[node.output[0]] & {_X, _TIME}]
     read = {name for node in varying for name in node.input} | {velocity}
     timed = [name for name in sorted(read - {''}) if needs[name] == {_TIME}]
-    tables = _tables(model, timed, steps, path.parent)
+    constant = _leading_to(read - set(timed), [node for node in step.node if not needs[node.output[0]] & {_X, _TIME}])
+    tables = _tables(model, weights, module, timed, steps)
 
     x = next(value for value in step.input if value.name == _X)
     size = helper.make_tensor('flow_step_size', TensorProto.FLOAT, [], [1 / steps])
@@ -57,48 +63,47 @@ def loop_steps(path: Path, steps: int, output: str) -> None:
     looped = ModelProto()
     looped.CopyFrom(model)
     looped.graph.CopyFrom(flow)
-    onnx.save(looped, path)
-    onnx.checker.check_model(path)
+    return looped, {name: weight for name, weight in weights.items() if name in used}
 
 
-def _needs(graph: GraphProto) -> dict[str, frozenset[str]]:
+def _needs(graph: GraphProto, weights: Iterable[str]) -> dict[str, frozenset[str]]:
     """Return the inputs of the graph that each value depends on."""
-    needs = {tensor.name: frozenset() for tensor in graph.initializer} | {'': frozenset()}
-    needs |= {value.name: frozenset([value.name]) for value in graph.input if value.name not in needs}
+    needs = dict.fromkeys(['', *weights, *(tensor.name for tensor in graph.initializer)], frozenset())
+    needs |= {value.name: frozenset([value.name]) for value in graph.input}
     for node in graph.node:
         of_node = frozenset().union(*(needs[name] for name in node.input))
         needs |= dict.fromkeys(node.output, of_node)
     return needs
 
 
-def _tables(model: ModelProto, names: list[str], steps: int, directory: Path) -> list[TensorProto]:
+def _leading_to(names: Iterable[str], nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """Return those of sorted nodes that the named values depend on."""
+    found, wanted = [], set(names)
+    for node in reversed(list(nodes)):
+        if wanted.intersection(node.output):
+            found.insert(0, node)
+            wanted.update(node.input)
+    return found
+
+
+def _tables(model: ModelProto, weights: dict[str, Weight], module: nn.Module, names: list[str],
+            steps: int) -> list[TensorProto]:
     """Return what the named values are at the time of each step, stacked, as ``<name>_by_step``."""
     if not names:
         return []
-    graph, nodes, wanted = model.graph, [], set(names)
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            nodes.insert(0, node)
-            wanted.update(node.input)
-    weights = [_with_data(tensor, directory) for tensor in graph.initializer if tensor.name in wanted]
+    nodes = _leading_to(names, model.graph.node)
+    wanted = {name for node in nodes for name in node.input}
+    held = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
+    held += [numpy_helper.from_array(weight.numbers(module).numpy(), name)
+             for name, weight in weights.items() if name in wanted]
     part = helper.make_graph(nodes, 'times', [helper.make_tensor_value_info(_TIME, TensorProto.FLOAT, [1])],
-                             [ValueInfoProto(name=name) for name in names], weights)
+                             [ValueInfoProto(name=name) for name in names], held)
     whole = helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
     session = onnxruntime.InferenceSession(whole.SerializeToString(), providers=['CPUExecutionProvider'])
     times = 1 - np.arange(steps, dtype=np.float32) / np.float32(steps)
     rows = [session.run(names, {_TIME: time[None]}) for time in times]
     return [numpy_helper.from_array(np.stack(values), f'{name}_by_step')
             for name, values in zip(names, zip(*rows, strict=True), strict=True)]
-
-
-def _with_data(tensor: TensorProto, directory: Path) -> TensorProto:
-    """Return a tensor that holds its numbers itself."""
-    if not uses_external_data(tensor):
-        return tensor
-    held = TensorProto()
-    held.CopyFrom(tensor)
-    load_external_data_for_tensor(held, str(directory))
-    return held
 
 
 def _like(value: ValueInfoProto, name: str) -> ValueInfoProto:

@@ -26,8 +26,9 @@ _DECOMPOSED = [_ATEN._softmax, _ATEN._softmax_backward_data, _ATEN.native_layer_
 
 
 def guided_graph(expert: Expert, arguments: tuple[Tensor, ...]) -> GraphModule:
-    """Return the step as a graph of plain operators.
+    """Return the step as a graph of plain operators, whose parameters are the expert's own.
 
+    :param expert: without gradients of its parameters, such as a hollow one.
     :param arguments: examples of :data:`INPUTS`, of one sample: its shapes are those of the graph.
     """
     def step(x_t: Tensor, time: Tensor, state: Tensor, prefix_kv: Tensor, decided: Tensor, mask: Tensor,
@@ -36,16 +37,9 @@ def guided_graph(expert: Expert, arguments: tuple[Tensor, ...]) -> GraphModule:
         return guided_velocity(lambda x, t: expert.denoise(x, t, cache), x_t, time, decided, mask, weight)
 
     table = {**core_aten_decompositions(), **get_decompositions(_DECOMPOSED)}
-    trainable = [parameter for parameter in expert.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        # Fused attention has a backward pass that is no plain operator.
-        with sdpa_kernel(SDPBackend.MATH):
-            graph = make_fx(step, decomposition_table=table)(*arguments)
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+    # Fused attention has a backward pass that is no plain operator.
+    with sdpa_kernel(SDPBackend.MATH):
+        graph = make_fx(step, decomposition_table=table)(*arguments)
     for node in graph.graph.nodes:
         node.target = _PLAIN.get(node.target, node.target)
     graph.graph.eliminate_dead_code()

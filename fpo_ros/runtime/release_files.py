@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fpo_ros.files import explain
 from fpo_ros.policy.contract import ContractError, PolicyContract
@@ -67,8 +68,8 @@ class ReleaseFiles:
             raise PolicyError(f'{self.path / name}: cannot be read: {error}') from error
 
     @contextlib.contextmanager
-    def graph(self, name: str) -> Iterator[Path]:
-        """Give the file from which onnxruntime may take a graph, its large weights in other files beside it.
+    def graph(self, name: str) -> Iterator[tuple[Path, bool]]:
+        """Give the file from which onnxruntime may take a graph, and whether it has large weights in others beside it.
 
         onnxruntime reads a file without holding Python's lock, as it holds it for bytes. It maps large weights into
         memory and sees every later change of them. So for a verified release the file lies in a directory of this
@@ -79,15 +80,12 @@ class ReleaseFiles:
         :raises PolicyError: when it cannot be read, it refers to a file that the release does not list, a file was
             changed, or there is no room for the copies.
         """
-        if self._release is None:
-            try:
-                os.close(os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC))
-            except OSError as error:
-                raise PolicyError(f'{self.path / name}: cannot be read: {error}') from error
-            yield self.path / name
-            return
         model = self.read(name)
-        needed = _external_files(model)
+        needed = external_files(model)
+        if self._release is None:
+            del model
+            yield self.path / name, bool(needed)
+            return
         for file in needed:
             if file not in self._release.manifest.files:
                 raise PolicyError(f'{self.path / name}: its weights lie in {file!r}, which is no file of the signed '
@@ -95,14 +93,27 @@ class ReleaseFiles:
         with contextlib.ExitStack() as stack:
             try:
                 private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='fpo_ros-graph-')))
-                for file, data in ((name, model), *((file, self.read(file)) for file in needed)):
-                    _write(private / file, data)
+                with _private(private / name) as file:
+                    file.write(model)
+                for weights in needed:
+                    self._copy(weights, private / weights)
             except OSError as error:
                 place = Path(tempfile.gettempdir())
                 raise PolicyError(f'{self.path / name} cannot be copied: {explain(error, place)} '
                                   '(the variable TMPDIR names another place)') from error
-            del model, data
-            yield private / name
+            del model
+            yield private / name, bool(needed)
+
+    def _copy(self, name: str, target: Path) -> None:
+        """Copy a file without waiting for the disk; what is in the copy is verified.
+
+        :raises PolicyError: when the file is missing or was changed.
+        """
+        with _private(target) as file:
+            try:
+                self._release.copy(name, file.write)
+            except ValueError as error:
+                raise PolicyError(f'{self.path / name}: cannot be read: {error}') from error
 
     def contract(self) -> PolicyContract:
         """Return the contract.
@@ -133,7 +144,7 @@ class ReleaseFiles:
         return stats
 
 
-def _external_files(model: bytes) -> list[str]:
+def external_files(model: bytes) -> list[str]:
     """Return the names of the files in which a graph keeps weights."""
     names = {}
     for start in range(0, len(model), _STRIDE):
@@ -146,7 +157,6 @@ def _external_files(model: bytes) -> list[str]:
     return list(names)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that this user alone may read, without waiting for the disk."""
-    with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), 'wb') as file:
-        file.write(data)
+def _private(path: Path) -> BinaryIO:
+    """Open a new file that this user alone may read, to write."""
+    return open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), 'wb')

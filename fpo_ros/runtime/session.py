@@ -9,7 +9,9 @@ all steps. A policy with an actor over its start noise has a third graph, which 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -20,10 +22,12 @@ from fpo_ros.policy.realtime import Leftover, entry_mask, guidance_weight, padde
 from fpo_ros.policy.tokenizer import tokens_of
 from fpo_ros.policy.transforms import image_tensor, known_actions, model_inputs, targets_of
 from fpo_ros.releases import Release
-from fpo_ros.runtime.providers import PolicyError, open_graph
+from fpo_ros.runtime.graphs import GraphError, Graphs
+from fpo_ros.runtime.providers import DEFAULT_OPTIONS, SINGLE, PolicyError, ProviderOptions
 from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE, ReleaseFiles
 from fpo_ros.runtime.vectors import read_vectors
 
+T = TypeVar('T')
 #: Inputs and output of one step of a flow, and of all of them at once. Flows and actors over the start noise come as
 #: either, told apart by their inputs.
 _STEP = ({'x_t', 'time', 'state', 'prefix_kv'}, 'velocity')
@@ -36,7 +40,7 @@ class PolicySession:
     """A loaded policy. Use :meth:`load`; :meth:`infer` may be called from one thread at a time."""
 
     def __init__(self, files: ReleaseFiles, contract: PolicyContract, stats: NormStats,
-                 graphs: dict[str, onnxruntime.InferenceSession], provider: str) -> None:
+                 graphs: Graphs) -> None:
         self._files = files
         self.path: Path = files.path
         self.version = files.version
@@ -44,35 +48,45 @@ class PolicySession:
         self.manifest_sha256 = files.manifest_sha256
         self.contract = contract
         self.stats = stats
-        #: Provider that runs the graphs: 'cpu', 'cuda' or 'tensorrt'.
-        self.provider = provider
         self._graphs = graphs
         self._interfaces = {name: self._interface(name) for name in graphs}
         self._tokens = tokens_of(contract)[None]
         self._text_prefix: onnxruntime.OrtValue | None = None
-        self._device = 'cpu' if provider == 'cpu' else 'cuda'
         self._check_graphs()
         steps = np.arange(contract.flow_steps, dtype=np.float32)
         self._times = (1 - steps / np.float32(contract.flow_steps))[:, None]
 
     @classmethod
-    def load(cls, release: str | os.PathLike[str] | Release, provider: str = 'cpu', threads: int = 1) -> PolicySession:
+    def load(cls, release: str | os.PathLike[str] | Release, provider: str = 'cpu', threads: int = 1,
+             options: ProviderOptions = DEFAULT_OPTIONS) -> PolicySession:
         """Open a release.
 
         :param release: a verified release, of which no byte is used that is not as signed; or a directory of
             such files, which is *not* verified.
         :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto' (the fastest of these that works).
         :param threads: threads of one inference on the CPU.
-        :raises PolicyError: for an absent provider or a missing or unfit file, naming it.
+        :param options: of the provider.
+        :raises PolicyError: for an absent provider, options that do not fit it, or a missing or unfit file, naming it.
         """
+        options.check(provider)
         files = ReleaseFiles(release)
         contract = files.contract()
         stats = files.stats(contract)
-        graphs, used = {}, provider
-        for name in (PREFIX_FILE, DENOISE_FILE, *(name for name in (LATENT_FILE, GUIDED_FILE) if files.has(name))):
-            with files.graph(name) as file:
-                graphs[name], used = open_graph(file, files.path / name, used, threads)
-        return cls(files, contract, stats, graphs, used)
+        names = (PREFIX_FILE, DENOISE_FILE, *(name for name in (LATENT_FILE, GUIDED_FILE) if files.has(name)))
+        lengths = {**SINGLE, 'text': tokens_of(contract).shape[-1]}
+        if contract.cameras and not contract.optional_cameras:
+            lengths['cameras'] = len(contract.cameras)
+        return cls(files, contract, stats, Graphs(files, names, provider, threads, options, lengths))
+
+    @property
+    def provider(self) -> str:
+        """Provider that runs the graphs: 'cpu', 'cuda' or 'tensorrt'."""
+        return self._graphs.provider
+
+    @property
+    def problem(self) -> str:
+        """Why the policy runs on the CPU instead of what was asked for; empty if it does not."""
+        return self._graphs.problem
 
     def infer(self, observation: Observation, noise: np.ndarray | None = None,
               rng: np.random.Generator | None = None, leftover: Leftover | None = None) -> np.ndarray:
@@ -85,7 +99,8 @@ class PolicySession:
         :param leftover: rows that are executed while the chunk is made, which it shall go on from.
         :returns: (horizon, 14) float32 joint targets [rad, grippers 0..1].
         :raises ContractError: when the observation lacks something.
-        :raises PolicyError: when the policy's output is not finite.
+        :raises PolicyError: when the policy's output is not finite, or a leftover meets fewer than all cameras.
+        :raises GraphError: when a graph fails.
         """
         shape = (self.contract.horizon, self.contract.action_dim)
         if noise is None:
@@ -93,8 +108,13 @@ class PolicySession:
         if noise.shape != shape:
             raise PolicyError(f'noise has shape {noise.shape}, the contract wants {shape}')
         inputs = model_inputs(observation, self.contract, self.stats)
+        images = inputs.get('images')
+        if leftover is not None and images is not None and images.shape[1] < len(self.contract.cameras):
+            raise PolicyError(f'policy {self.version} goes on from a leftover with all cameras alone, and the '
+                              f'observation has {sorted(observation.images)}: give no leftover')
         joints = np.asarray(observation.joint_positions)[None]
-        chunk = self._sample(self._prefix_of(inputs.get('images')), inputs['state'], noise[None], joints, leftover)[0]
+        chunk = self._run(lambda: self._sample(self._prefix_of(images), inputs['state'], noise[None],
+                                               joints, leftover)[0])
         try:
             check_chunk(chunk, self.contract)
         except ContractError as error:
@@ -107,17 +127,23 @@ class PolicySession:
         :returns: largest absolute difference from the stored chunks [rad, grippers 0..1].
         :raises PolicyError: when the vectors are missing or unfit, or a difference exceeds their tolerance.
         """
+        return self._run(self._verify_vectors)
+
+    def _verify_vectors(self) -> float:
         vectors = read_vectors(self._files, self.contract, self._tokens, self.goes_on)
         expected, tokens, images = vectors['chunk'], vectors['tokens'], vectors.get('images')
         worst = 0.0
         for index in range(len(expected)):
             one = slice(index, index + 1)
-            prefix = self._run_prefix(tokens[one], None if images is None else image_tensor(images[one]))
-            wanted = [(expected[index], None)]
+            whole, seen = None if images is None else image_tensor(images[one]), vectors['seen'][index]
+            prefix = self._run_prefix(tokens[one], whole)
+            part = prefix if seen.all() else self._run_prefix(tokens[one], whole[:, seen])
+            wanted = [(expected[index], part, None)]
             if self.goes_on:
-                wanted.append((vectors['guided'][index], Leftover(vectors['leftover'][index], int(vectors['delay']))))
-            for chunk, leftover in wanted:
-                found = self._sample(prefix, vectors['state'][one], vectors['noise'][one], vectors['joints'][one],
+                wanted.append((vectors['guided'][index], prefix,
+                               Leftover(vectors['leftover'][index], int(vectors['delay']))))
+            for chunk, seen_prefix, leftover in wanted:
+                found = self._sample(seen_prefix, vectors['state'][one], vectors['noise'][one], vectors['joints'][one],
                                      leftover)[0]
                 worst = max(worst, self._difference(found, chunk, float(vectors['atol']),
                                                     f'{index} of {len(expected)}{" (guided)" if leftover else ""}'))
@@ -150,8 +176,8 @@ class PolicySession:
         binding.bind_cpu_input('tokens', tokens)
         if images is not None:
             binding.bind_cpu_input('images', np.ascontiguousarray(images))
-        binding.bind_output('prefix_kv', self._device)
-        self._run(PREFIX_FILE, binding)
+        binding.bind_output('prefix_kv', self._graphs.device)
+        self._graphs.run(PREFIX_FILE, binding)
         return binding.get_outputs()[0]
 
     @property
@@ -178,7 +204,7 @@ class PolicySession:
             return self._integrate(name, prefix, state, noise)
         binding = self._binding(name, prefix, state)
         binding.bind_cpu_input('noise', noise)
-        self._run(name, binding)
+        self._graphs.run(name, binding)
         return np.array(binding.get_outputs()[0].numpy())
 
     def _decided(self, leftover: Leftover, joints: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -208,7 +234,7 @@ class PolicySession:
                 binding.bind_cpu_input('weight', np.array([guidance_weight(float(time[0]))], np.float32))
             binding.bind_cpu_input('x_t', x)
             binding.bind_cpu_input('time', time)
-            self._run(name, binding)
+            self._graphs.run(name, binding)
             x -= binding.get_outputs()[0].numpy() * step
         return x
 
@@ -219,11 +245,14 @@ class PolicySession:
         binding.bind_output(self._interfaces[name][1], 'cpu')
         return binding
 
-    def _run(self, name: str, binding: onnxruntime.IOBinding) -> None:
+    def _run(self, work: Callable[[], T]) -> T:
+        """Do what runs graphs; once more on the CPU where one fails and that is allowed."""
         try:
-            self._graphs[name].run_with_iobinding(binding)
-        except Exception as error:  # onnxruntime raises many unrelated types
-            raise PolicyError(f'policy {self.version}: {name} failed: {error}') from error
+            return work()
+        except GraphError as error:
+            self._graphs.fall_back(error)
+            self._text_prefix = None  # it lies on the device that failed
+            return work()
 
     def _interface(self, name: str) -> tuple[set[str], str]:
         """Return the inputs and the output that a graph must have."""
@@ -239,8 +268,9 @@ class PolicySession:
         shapes = {'tokens': (self._tokens.shape[1],), **dict.fromkeys(('x_t', 'noise', 'decided', 'mask'), chunk),
                   'state': (contract.state_dim,),
                   'images': (len(contract.cameras), 3, contract.image_height, contract.image_width)}
-        for name, graph in self._graphs.items():
-            inputs, output = self._interfaces[name]
+        for name in self._graphs:
+            graph, (inputs, output) = self._graphs[name], self._interfaces[name]
+            self._check_origin(name, graph)
             found = {value.name: value.shape for value in graph.get_inputs()}
             if set(found) != inputs:
                 raise PolicyError(f'{self.path / name}: inputs are {sorted(found)}, '
@@ -249,8 +279,18 @@ class PolicySession:
                 raise PolicyError(f"{self.path / name}: has no output '{output}': export the policy again")
             for value in found.keys() & shapes.keys():
                 have, want = found[value][1:], shapes[value]
+                if value == 'images' and self.contract.optional_cameras and isinstance(have[0], int):
+                    raise PolicyError(f'{self.path / name}: takes pictures of {have[0]} cameras, and the contract has '
+                                      'optional ones: export the policy again')
                 fits = len(have) == len(want) and all(
                     not isinstance(one, int) or one == other for one, other in zip(have, want, strict=True))
                 if not fits:
                     raise PolicyError(f'{self.path / name}: {value} has shape {have} per sample, '
                                       f'the contract wants {list(want)}')
+
+    def _check_origin(self, name: str, graph: onnxruntime.InferenceSession) -> None:
+        """Refuse a graph that notes another contract; graphs without notes are taken as they are."""
+        noted = graph.get_modelmeta().custom_metadata_map.get('contract_sha256', '')
+        if noted and noted != self.contract.digest():
+            raise PolicyError(f'{self.path / name} was exported for another contract ({noted[:12]}…) than the one '
+                              f'beside it ({self.contract.digest()[:12]}…): export the policy again')

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from fpo_ros.policy.contract import Observation, PolicyContract
+from fpo_ros.policy.realtime import Leftover
 from fpo_ros.releases import Release, load_release
 from fpo_ros.runtime.admission import PromotedOnly
-from fpo_ros.runtime.providers import PolicyError
+from fpo_ros.runtime.providers import DEFAULT_OPTIONS, PolicyError, ProviderOptions
 from fpo_ros.runtime.session import PolicySession
 
 #: Entries of the contract a release must share with the cell. Prompt, flow steps, the network's units and what
@@ -66,16 +67,19 @@ class PolicySlot:
     :param trusted_keys: keys releases must be signed with (``fpo_ros.releases.load_trusted_keys``).
     :param provider: as :meth:`PolicySession.load`.
     :param threads: as :meth:`PolicySession.load`.
+    :param options: as :meth:`PolicySession.load`.
     :param admit: called with each verified release and whether it is the one configured to serve first; returns
         why it may not serve, or an empty string; see :class:`PromotedOnly`, which without a store admits the
         configured release only. None: any verified release may.
     """
 
     def __init__(self, cell: PolicyContract, trusted_keys: Any, provider: str = 'cpu', threads: int = 1,
-                 admit: Callable[[Release, bool], str] | None = _NO_STORE) -> None:
+                 admit: Callable[[Release, bool], str] | None = _NO_STORE,
+                 options: ProviderOptions = DEFAULT_OPTIONS) -> None:
+        options.check(provider)
         self.cell = cell
         self._trusted_keys = trusted_keys
-        self._provider, self._threads = provider, threads
+        self._provider, self._threads, self._options = provider, threads, options
         self._admit = admit
         self._lock = threading.Condition()
         self._offers: collections.deque[_Offer] = collections.deque()
@@ -138,10 +142,11 @@ class PolicySlot:
             return True
 
     def infer(self, observation: Observation, noise: np.ndarray | None = None,
-              rng: np.random.Generator | None = None) -> np.ndarray:
+              rng: np.random.Generator | None = None, leftover: Leftover | None = None) -> np.ndarray:
         """Swap if a release is ready, then sample a chunk.
 
-        Parameters and errors as :meth:`PolicySession.infer`.
+        Parameters and errors as :meth:`PolicySession.infer`; but a policy that cannot go on from a leftover leaves it
+        alone, for it may be the one that was swapped in just now.
 
         :raises PolicyError: also when no policy is loaded.
         """
@@ -150,7 +155,7 @@ class PolicySlot:
         if session is None:
             raise PolicyError('no policy is loaded: announce a release'
                               + (f' (newest refusal: {self.last_refusal})' if self.last_refusal else ''))
-        chunk = session.infer(observation, noise, rng)
+        chunk = session.infer(observation, noise, rng, leftover if session.goes_on else None)
         self.answered = session
         return chunk
 
@@ -250,6 +255,6 @@ class PolicySlot:
             raise PolicyError(f'{name} does not fit the cell: {problem}. Announce a policy made for this cell, or '
                               f'start the graph anew with {verified.path} as its first policy, for which it is laid '
                               'out then')
-        session = PolicySession.load(verified, self._provider, self._threads)
+        session = PolicySession.load(verified, self._provider, self._threads, self._options)
         session.verify_vectors()
         return session

@@ -5,17 +5,28 @@ Control periods are counted; a chunk that answers the observation of period k ha
 
 from __future__ import annotations
 
-import math
+import enum
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
-#: Rules by which chunks are joined.
-RULES = ('synchronous', 'ensemble', 'realtime')
+from fpo_ros.policy.contract import ACTION_DIM
+
 #: Temporal ensembling: the weight of the prediction made i-th, the oldest being 0, is exp(-0.01 i)
 #: (Zhao et al. 2023, arXiv 2304.13705, algorithm 2).
 ENSEMBLE_DECAY = 0.01
+
+
+class Joining(enum.IntEnum):
+    """How a chunk is joined to those before, numbered as ActionChunk.JOIN_*."""
+
+    #: Its rows count from the period in which it arrives, once the chunk before has ended.
+    AFTER = 0
+    #: They count from the observation's period, and replace those of the chunks before.
+    REALTIME = 1
+    #: They count from the observation's period, and are averaged with those of the chunks before.
+    ENSEMBLE = 2
 
 
 @dataclass
@@ -23,49 +34,58 @@ class _Entry:
     rows: np.ndarray
     first: int
 
+    @property
+    def end(self) -> int:
+        return self.first + self.rows.shape[-2]
+
 
 class Timeline:
-    """The targets of control periods to come.
+    """The targets of control periods to come."""
 
-    :param rule: ``'synchronous'``: a chunk's rows count from the period in which it arrives, and the next is asked for
-        at their end; ``'realtime'``: they count from the observation's period, and the newest chunk has its way;
-        ``'ensemble'``: as that, and all chunks that have a row for a period are averaged.
-    :param execute: rows of a chunk that are executed at most; the rest is a plan that nothing follows.
-    :raises ValueError: for an unknown rule.
-    """
-
-    def __init__(self, rule: str, execute: int) -> None:
-        if rule not in RULES:
-            raise ValueError(f"unknown rule '{rule}': use {', '.join(RULES)}")
-        self.rule, self.execute = rule, execute
+    def __init__(self) -> None:
         self._entries: list[_Entry] = []
 
-    def offer(self, rows: np.ndarray, observed: int, now: int) -> int:
+    def offer(self, rows: np.ndarray, first: int, now: int, joining: Joining) -> int:
         """Take a chunk.
 
-        :param rows: (..., H, 14) targets.
-        :param observed: period of the observation it answers.
+        :param rows: (..., n, 14) targets.
+        :param first: period of the first row.
         :param now: period in which it is here.
+        :param joining: whether the chunks before stay and are averaged with it, or are forgotten.
         :returns: rows of it that are due still; none of a chunk that came too late, which is dropped.
         """
-        first = now if self.rule == 'synchronous' else observed
-        entry = _Entry(np.array(rows[..., :self.execute, :]), first)
-        due = first + entry.rows.shape[-2] - now
+        entry = _Entry(np.array(rows), first)
+        due = entry.end - now
         if due <= 0:
             return 0
-        if self.rule != 'ensemble':
+        if joining is not Joining.ENSEMBLE:
             self._entries.clear()
         self._entries.append(entry)
         return due
 
+    def postpone(self) -> None:
+        """Let all rows be due a period later."""
+        for entry in self._entries:
+            entry.first += 1
+
     def remaining(self, now: int) -> int:
         """Return how many periods from ``now`` on have a target."""
-        return max((entry.first + entry.rows.shape[-2] - now for entry in self._entries), default=0)
+        return max(0, max((entry.end - now for entry in self._entries), default=0))
 
     def target(self, now: int) -> np.ndarray | None:
         """Return the (..., 14) target of a period, or None where there is none: the arms hold."""
-        self._entries = [entry for entry in self._entries if entry.first + entry.rows.shape[-2] > now]
-        due = [entry.rows[..., now - entry.first, :] for entry in self._entries if entry.first <= now]
+        self._entries = [entry for entry in self._entries if entry.end > now]
+        return self._due(now)
+
+    def upcoming(self, now: int, count: int) -> np.ndarray:
+        """Return the (n, 14) targets from period ``now`` on, at most ``count``, up to the first period without one."""
+        rows: list[np.ndarray] = []
+        while len(rows) < count and (row := self._due(now + len(rows))) is not None:
+            rows.append(row)
+        return np.array(rows).reshape(len(rows), -1) if rows else np.empty((0, ACTION_DIM))
+
+    def _due(self, now: int) -> np.ndarray | None:
+        due = [entry.rows[..., now - entry.first, :] for entry in self._entries if entry.first <= now < entry.end]
         if len(due) < 2:
             return due[0] if due else None
         weights = np.exp(-ENSEMBLE_DECAY * np.arange(len(due)))
@@ -87,18 +107,17 @@ class Timeline:
 class DelayEstimate:
     """How many control periods the next chunk will take: the longest of the newest ones (arXiv 2506.07339, section IV).
 
-    :param period_s: of control [s].
     :param first: assumed before the first was measured [control periods].
     :param window: newest delays that count.
     """
 
-    def __init__(self, period_s: float, first: int = 1, window: int = 10) -> None:
-        self._period_s, self._first = period_s, first
+    def __init__(self, first: int = 1, window: int = 10) -> None:
+        self._first = first
         self._delays: deque[int] = deque(maxlen=window)
 
-    def measured(self, seconds: float) -> None:
-        """Note how long a chunk took from its observation to the controller [s]."""
-        self._delays.append(max(0, math.ceil(seconds / self._period_s - 1e-6)))
+    def measured(self, periods: int) -> None:
+        """Note how long a chunk took from its observation to its first executed row [control periods]."""
+        self._delays.append(max(0, periods))
 
     @property
     def periods(self) -> int:

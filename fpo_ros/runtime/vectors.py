@@ -23,7 +23,8 @@ def read_vectors(files: ReleaseFiles, contract: PolicyContract, tokens: np.ndarr
     :param guided: whether the release has a graph that goes on from leftovers, which its vectors then show, too.
     :returns: ``state`` (N, state_dim) normalised, ``noise`` (N, H, action_dim), ``chunk`` (N, H, 14), ``tokens``
         (N, n), ``joints`` (N, 14), zeros where no action counts from them, and ``atol``; of a policy with cameras
-        ``images`` (N, cameras, height, width, 3); ``leftover`` (N, rows, 14), ``guided`` (N, H, 14) and ``delay``
+        ``images`` (N, cameras, height, width, 3) and ``seen`` (N, cameras), which of them the chunk answers, all but
+        for optional ones; ``leftover`` (N, rows, 14), ``guided`` (N, H, 14) and ``delay``
         where guided.
     :raises PolicyError: for vectors that are missing, cannot be read or do not fit, naming the part.
     """
@@ -52,12 +53,15 @@ def read_vectors(files: ReleaseFiles, contract: PolicyContract, tokens: np.ndarr
         raise PolicyError(f'{path}: its tokens are not those of the prompt {contract.prompt!r}: '
                           'export the policy again')
     vectors['tokens'] = np.ascontiguousarray(np.broadcast_to(known, (count, known.shape[1])))
+    if contract.optional_cameras and vectors['seen'].dtype != bool:
+        raise PolicyError(f"{path}: seen must be of bool, got {vectors['seen'].dtype}")
     for name in ('chunk', *(('guided',) if guided else ())):
         if not np.isfinite(vectors[name]).all():
             raise PolicyError(f'{path}: a stored {name} is not finite')
     if vectors['atol'].ndim or not 0 < vectors['atol'] <= LARGEST_ATOL:
         raise PolicyError(f"{path}: atol must lie in 0..{LARGEST_ATOL}, got {vectors['atol']}")
-    return {'joints': np.zeros((count, ACTION_DIM), np.float32), **vectors}
+    return {'joints': np.zeros((count, ACTION_DIM), np.float32),
+            'seen': np.ones((count, len(contract.cameras)), bool), **vectors}
 
 
 def _shapes(contract: PolicyContract, guided: bool, vectors: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -66,6 +70,8 @@ def _shapes(contract: PolicyContract, guided: bool, vectors: dict[str, np.ndarra
     shapes = {'state': (contract.state_dim,), 'noise': chunk, 'chunk': (contract.horizon, ACTION_DIM)}
     if contract.cameras:
         shapes['images'] = (len(contract.cameras), contract.image_height, contract.image_width, 3)
+    if contract.optional_cameras:
+        shapes['seen'] = (len(contract.cameras),)
     if contract.relative:
         shapes['joints'] = (ACTION_DIM,)
     if guided:

@@ -1,63 +1,65 @@
-"""One follower's xs_sdk node: the topics, services, names and units of interbotix_xs_sdk."""
+"""One arm's xs_sdk node: the topics, services, names and units of interbotix_xs_sdk. What it does is in arm.py."""
 
 from __future__ import annotations
 
 import array
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
+from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand, JointTrajectoryCommand
 from interbotix_xs_msgs.srv import MotorGains, OperatingModes, Reboot, RegisterValues, RobotInfo, TorqueEnable
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 
-from fpo_ros.hardware.gripper import GripperCalibration
-from fpo_ros.hardware.joints import joint_state_positions
-from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, JOINT_STATE_NAMES
+from fpo_ros.hardware import xs
+from fpo_ros.hardware.names import JOINT_STATE_NAMES
 from fpo_ros.nodes import qos
-from fpo_ros.policy.limits import JointLimits
+from fpo_ros.nodes.base import make_executor
+from fpo_ros.sim.twin.arm import MotorSettings
 from fpo_ros.sim.twin.physics import TwinPhysics
 
-#: The seven motors, in the order of joint_states.
-MOTORS = JOINT_STATE_NAMES[:7]
-#: Sleep pose of the arm (aloha_vx300s.yaml) [rad].
-SLEEP = (0.0, -2.05, 1.7, 0.0, -2.0, 0.0)
-#: Velocity limit of every motor (aloha_vx300s.urdf) [rad/s].
-VELOCITY_LIMIT = 3.14159
+#: How often a request looks whether a stalled bus goes on [s].
+_STALL_LOOK_S = 0.01
 
 
 class XsDriver(Node):
-    """Publishes joint_states and takes commands and services of one follower.
+    """Publishes joint_states and takes commands and services of one arm, on a thread of its own.
 
-    As the real driver, it drops a command of a wrong length or name with a log line, answers services
-    with empty replies, and checks neither limits nor NaN of its own, except that MuJoCo must stay finite.
+    As in the real driver, requests are served one by one, each blocks as long as its registers take, joint_states pause
+    meanwhile, and a reply says nothing of success.
 
-    :param side: 'left' or 'right'.
-    :param namespace: namespace of the cell; the follower's own is added.
+    :param arm: name of the arm, such as follower_left, below ``namespace``.
+    :param namespace: namespace of the cell.
+    :param settings: of the seven motors at the start.
+    :param time_scale: factor of what the bus costs; 1 as in reality.
+    :param mode_configs: file that the settings come from, shown as the driver's parameter.
     """
 
-    def __init__(self, side: str, namespace: str, physics: TwinPhysics, gripper: GripperCalibration,
-                 **kwargs: Any) -> None:
+    def __init__(self, arm: str, namespace: str, physics: TwinPhysics, settings: Sequence[MotorSettings], *,
+                 time_scale: float = 1.0, mode_configs: str = '', **kwargs: Any) -> None:
         # Without the process's arguments: their namespace and name are those of the twin.
-        super().__init__(
-            'xs_sdk',
-            namespace=f'{namespace.rstrip("/")}/{FOLLOWERS[side]}',
-            start_parameter_services=False,
-            use_global_arguments=False,
-            enable_rosout=False,
-            **kwargs,
-        )
-        self.side, self.physics, self.gripper = side, physics, gripper
-        self.mode = {
-            ARM_GROUP: ('position', 'velocity'),
-            GRIPPER_NAME: ('current_based_position', 'velocity'),
-        }
-        self.registers: dict[tuple[str, str], int] = {}
+        super().__init__('xs_sdk', namespace=f'{namespace.rstrip("/")}/{arm}', use_global_arguments=False,
+                         enable_rosout=False, **kwargs)
+        for name, value in (('motor_configs', ''), ('mode_configs', mode_configs), ('load_configs', False),
+                            ('robot_description', ''), ('xs_driver_logging_level', 'INFO')):
+            self.declare_parameter(name, value, ParameterDescriptor(read_only=True))
+        self.arm, self.physics, self.settings, self.time_scale = arm, physics, settings, time_scale
+        self.core = physics.arms[arm]
+        self.core.log = self._log
         self.message = JointState(name=list(JOINT_STATE_NAMES))
+        self._publishing, self._turn = threading.Lock(), threading.Lock()
+        self._busy = self._due = self._closing = False
+        self._thread: threading.Thread | None = None
         self.output = self.create_publisher(JointState, 'joint_states', qos.DRIVER)
         self.create_subscription(JointGroupCommand, 'commands/joint_group', self._on_group, qos.DRIVER)
         self.create_subscription(JointSingleCommand, 'commands/joint_single', self._on_single, qos.DRIVER)
+        self.create_subscription(JointTrajectoryCommand, 'commands/joint_trajectory', self._on_trajectory, qos.DRIVER)
         self.create_service(TorqueEnable, 'torque_enable', self._on_torque)
         self.create_service(Reboot, 'reboot_motors', self._on_reboot)
         self.create_service(RobotInfo, 'get_robot_info', self._on_info)
@@ -66,100 +68,162 @@ class XsDriver(Node):
         self.create_service(RegisterValues, 'set_motor_registers', self._on_set_registers)
         self.create_service(RegisterValues, 'get_motor_registers', self._on_get_registers)
 
+    # ---- life
+
+    def ping(self) -> None:
+        """Look for the motors and switch their torque off.
+
+        :raises ValueError: naming a motor that does not answer.
+        """
+        with self.physics.lock:
+            self.core.ping()
+
+    def serve(self) -> None:
+        """Set the motors up and serve requests, on a thread of its own."""
+        self._closing, self._busy = False, True
+        self._thread = threading.Thread(target=self._spin, name=f'xs_sdk {self.arm}', daemon=True)
+        self._thread.start()
+
+    def rest(self) -> None:
+        """Serve no more requests; the motors keep their goals."""
+        self._closing = True
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        """End the thread and the node."""
+        self.rest()
+        self.destroy_node()
+
+    def _spin(self) -> None:
+        self._spend(self.core.configure(self.settings))
+        executor = make_executor(self.context)
+        executor.add_node(self)
+        while not self._closing:
+            executor.spin_once(timeout_sec=0.1)
+        executor.remove_node(self)
+        executor.shutdown()
+
+    def _spend(self, work: Iterator[float]) -> None:
+        """Do what a request asks for, and block as long as it takes on the bus."""
+        with self._turn:
+            self._busy = True
+        try:
+            while not self._closing:
+                with self.physics.lock:
+                    stalled = self.core.stalled
+                    seconds = _STALL_LOOK_S if stalled else next(work, None)
+                if seconds is None:
+                    break
+                time.sleep(seconds if stalled else seconds * self.time_scale)
+        finally:
+            with self._turn:
+                self._busy, due, self._due = False, self._due, False
+        if due:
+            self._publish(self.get_clock().now())
+
+    # ---- joint states
+
     def publish(self, stamp: Time) -> None:
-        """Publish joint_states measured at an instant."""
-        state = self.physics.follower(self.side)
-        self.message.header.stamp = stamp.to_msg()
-        self.message.position = array.array('d', joint_state_positions(state.positions, self.gripper))
-        self.message.velocity = array.array('d', [*state.velocities, 0.0, 0.0, 0.0])
-        self.message.effort = array.array('d', [*state.currents_ma, 0.0, 0.0, 0.0])
-        self.output.publish(self.message)
+        """Publish joint_states measured at an instant; while a request blocks the bus, once it no longer does."""
+        with self._turn:
+            if self._busy:
+                self._due = True
+                return
+        self._publish(stamp)
+
+    def _publish(self, stamp: Time) -> None:
+        with self._publishing:
+            with self.physics.lock:
+                readout, jump = self.core.read(), self.physics.faults.value('clock_jump', self.arm)
+            if readout is None:
+                return
+            shifted = stamp + Duration(seconds=jump) if jump else stamp
+            self.message.header.stamp = shifted.to_msg()
+            self.message.position = array.array('d', readout.position)
+            self.message.velocity = array.array('d', readout.velocity)
+            self.message.effort = array.array('d', readout.effort)
+            self.output.publish(self.message)
+
+    # ---- commands
 
     def _on_group(self, message: JointGroupCommand) -> None:
-        values = np.asarray(message.cmd, np.float64)
-        if message.name != ARM_GROUP or values.shape != (6,) or not np.isfinite(values).all():
-            self._log(f"dropped a command of {len(values)} values for group '{message.name}': "
-                      f"the twin takes 6 finite values for '{ARM_GROUP}'")
-            return
-        self.physics.set_arm(self.side, values)
+        def work() -> Iterator[float]:
+            self.core.group(message.name, message.cmd)
+            return iter(())
+
+        self._spend(_later(work))
 
     def _on_single(self, message: JointSingleCommand) -> None:
-        if message.name != GRIPPER_NAME or not np.isfinite(message.cmd):
-            self._log(f"dropped a command for motor '{message.name}': the twin takes '{GRIPPER_NAME}' [rad]")
-            return
-        self.physics.set_gripper(self.side, float(self.gripper.normalise_joint(message.cmd)))
+        self._spend(self.core.single(message.name, message.cmd))
 
-    def _motors(self, cmd_type: str, name: str) -> np.ndarray:
-        """Return which of the seven motors a request addresses; none, with a log line, if unknown."""
-        motors = np.zeros(len(MOTORS), bool)
-        if cmd_type == 'group' and name in ('all', ARM_GROUP):
-            motors[:7 if name == 'all' else 6] = True
-        elif cmd_type == 'single' and name in MOTORS:
-            motors[MOTORS.index(name)] = True
-        else:
-            self._log(f"unknown {cmd_type} '{name}'")
-        return motors
+    def _on_trajectory(self, message: JointTrajectoryCommand) -> None:
+        points = message.traj.points
+        times = [(point.time_from_start.sec, point.time_from_start.nanosec) for point in points]
+        with self.physics.lock:
+            self.core.trajectory(message.cmd_type, message.name, times, [point.positions for point in points],
+                                 self.physics.time_s)
 
-    def _on_torque(
-        self, request: TorqueEnable.Request, response: TorqueEnable.Response
-    ) -> TorqueEnable.Response:
-        self.physics.set_torque(self.side, self._motors(request.cmd_type, request.name), request.enable)
+    # ---- services
+
+    def _on_torque(self, request: TorqueEnable.Request, response: TorqueEnable.Response) -> TorqueEnable.Response:
+        self._spend(self.core.torque_enable(request.cmd_type, request.name, request.enable))
         return response
 
     def _on_reboot(self, request: Reboot.Request, response: Reboot.Response) -> Reboot.Response:
-        motors = self._motors(request.cmd_type, request.name)
-        if not request.smart_reboot:  # no motor of the twin is ever in error
-            self.physics.set_torque(self.side, motors, request.enable)
+        self._spend(self.core.reboot(request.cmd_type, request.name, request.enable, request.smart_reboot))
         return response
 
-    def _on_info(self, request: RobotInfo.Request, response: RobotInfo.Response) -> RobotInfo.Response:
-        motors = np.flatnonzero(self._motors(request.cmd_type, request.name))
-        limits = JointLimits()
-        group = GRIPPER_NAME if len(motors) == 1 and motors[0] == 6 else ARM_GROUP
-        response.mode, response.profile_type = self.mode[group]
-        for motor in map(int, motors):
-            finger = motor == 6
-            low, high = ((self.gripper.finger_closed_m, self.gripper.finger_open_m) if finger
-                         else (limits.lower[motor], limits.upper[motor]))
-            response.joint_names.append('left_finger' if finger else MOTORS[motor])
-            response.joint_ids.append((1, 2, 4, 6, 7, 8, 9)[motor])
-            response.joint_lower_limits.append(float(low))
-            response.joint_upper_limits.append(float(high))
-            response.joint_velocity_limits.append(1.0 if finger else VELOCITY_LIMIT)
-            response.joint_sleep_positions.append(float(high) if finger else SLEEP[motor])
-            response.joint_state_indices.append(motor)
-        response.num_joints = len(motors)
-        response.name = ['arm', 'all'] if request.name == 'all' else [request.name]
-        return response
-
-    def _on_modes(self, request: OperatingModes.Request,
-                  response: OperatingModes.Response) -> OperatingModes.Response:
-        motors = self._motors(request.cmd_type, request.name)
-        if request.mode not in ('position', 'ext_position', 'current_based_position'):
-            self._log(f"mode '{request.mode}' is not simulated: position modes are")
-            return response
-        for part, chosen in ((ARM_GROUP, motors[:6].any()), (GRIPPER_NAME, motors[6])):
-            if chosen:
-                self.mode[part] = (request.mode, request.profile_type)
-        self.physics.set_torque(self.side, motors, True)  # a mode change leaves the torque on
+    def _on_modes(self, request: OperatingModes.Request, response: OperatingModes.Response) -> OperatingModes.Response:
+        self._spend(self.core.set_modes(request.cmd_type, request.name, request.mode, request.profile_type,
+                                        request.profile_velocity, request.profile_acceleration))
         return response
 
     def _on_gains(self, request: MotorGains.Request, response: MotorGains.Response) -> MotorGains.Response:
-        self._motors(request.cmd_type, request.name)
-        self._log('motor gains are not simulated: the model keeps its own')
+        self._spend(self.core.set_gains(request.cmd_type, request.name, [
+            request.kp_pos, request.ki_pos, request.kd_pos, request.k1, request.k2, request.kp_vel, request.ki_vel]))
         return response
 
     def _on_set_registers(self, request: RegisterValues.Request,
                           response: RegisterValues.Response) -> RegisterValues.Response:
-        for motor in np.flatnonzero(self._motors(request.cmd_type, request.name)):
-            self.registers[MOTORS[motor], request.reg] = request.value
+        self._spend(self.core.set_registers(request.cmd_type, request.name, request.reg, request.value))
         return response
 
     def _on_get_registers(self, request: RegisterValues.Request,
                           response: RegisterValues.Response) -> RegisterValues.Response:
-        response.values = [self.registers.get((MOTORS[motor], request.reg), 0)
-                           for motor in np.flatnonzero(self._motors(request.cmd_type, request.name))]
+        def work() -> Iterator[float]:
+            response.values = self.core.get_registers(request.cmd_type, request.name, request.reg)
+            return iter(())
+
+        self._spend(_later(work))
+        return response
+
+    def _on_info(self, request: RobotInfo.Request, response: RobotInfo.Response) -> RobotInfo.Response:
+        chosen, model = xs.motors_of(request.cmd_type, request.name), self.core.model
+        if chosen is None:
+            self._log(f"unknown {request.cmd_type} '{request.name}'")
+            return response
+        for motor in map(int, np.flatnonzero(chosen)):
+            finger = motor == 6
+            low, high = model.fingers_m if finger else model.joints[motor]
+            response.joint_names.append('left_finger' if finger else xs.MOTORS[motor])
+            response.joint_ids.append(model.ids[motor])
+            response.joint_lower_limits.append(float(low))
+            response.joint_upper_limits.append(float(high))
+            response.joint_velocity_limits.append(1.0 if finger else xs.VELOCITY_LIMIT_RAD_S)
+            response.joint_sleep_positions.append(model.sleep_finger_m if finger else model.sleep[motor])
+            response.joint_state_indices.append(motor)
+        first = int(np.flatnonzero(chosen)[0])
+        response.mode, response.profile_type = self.core.motors.modes[first], self.core.motors.profile_types[first]
+        response.num_joints = len(response.joint_names)
+        response.name = ['arm', 'all'] if request.name == 'all' else [request.name]
         return response
 
     def _log(self, text: str) -> None:
-        self.get_logger().error(text, throttle_duration_sec=5.0)
+        self.get_logger().error(text, throttle_duration_sec=1.0)
+
+
+def _later(work: Any) -> Iterator[float]:
+    """Call a function when it is first asked for what it takes, so that it waits for a stalled bus as others do."""
+    yield from work()

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from fpo_ros.hardware import xs
 from fpo_ros.hardware.gripper import calibration_of
-from fpo_ros.hardware.names import IMAGE_NAMES, SIDES, camera_list, camera_topic, object_pose_topics
+from fpo_ros.hardware.names import (
+    FOLLOWERS,
+    IMAGE_NAMES,
+    LEADERS,
+    SIDES,
+    camera_list,
+    camera_topic,
+    object_pose_topics,
+)
 from fpo_ros.msg import TaskReward
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode
@@ -21,11 +32,15 @@ from fpo_ros.policy.contract import TASKS
 from fpo_ros.runtime.timing import PeriodStatistics
 from fpo_ros.sim.render import RenderError, WorldRenderer
 from fpo_ros.sim.robots import VX300S
+from fpo_ros.sim.twin.cameras import CameraDrivers
 from fpo_ros.sim.twin.driver import XsDriver
-from fpo_ros.sim.twin.physics import TwinPhysics
-from fpo_ros.srv import ResetScene
+from fpo_ros.sim.twin.faults import Fault, FaultError
+from fpo_ros.sim.twin.modes import FOLLOWER_SETTINGS, LEADER_SETTINGS, load_modes
+from fpo_ros.sim.twin.physics import PlacingError, TwinPhysics
+from fpo_ros.sim.twin.schedule import FaultSchedule, load_schedule
+from fpo_ros.srv import InjectFault, PlaceObjects, ResetScene
 
-#: joint_states rate of both drivers (aloha_vx300s.yaml) [Hz].
+#: joint_states rate of all drivers (aloha_vx300s.yaml) [Hz].
 JOINT_RATE_HZ = 100
 
 
@@ -40,6 +55,17 @@ class DriverTwinParameters(GripperParameters):
     image_name: str = param(IMAGE_NAMES[0], "last part of the cameras' topic", choices=IMAGE_NAMES)
     image_height: int = param(72, 'rows of a frame [pixels]', low=8, high=1080)
     image_width: int = param(96, 'columns of a frame [pixels]', low=8, high=1920)
+    compressed: bool = param(False, 'whether JPEG pictures are published beside the others, as image_transport does')
+    jpeg_quality: int = param(80, 'quality of JPEG pictures [percent]', low=1, high=100)
+    leaders: bool = param(False, 'whether both leaders are there, for a simulated operator to move')
+    gripper_horn: float = param(0.0, "horn of the followers' grippers [m], as their motor file has it; 0: motor and "
+                                'finger keep to linear scales, as in training', low=0.0, high=0.2)
+    gripper_arm: float = param(0.0, 'arm of the same crank [m]; 0 with gripper_horn 0', low=0.0, high=0.2)
+    left_mode_configs: str = param('', "mode file of the left follower's driver; empty: position, without profile")
+    right_mode_configs: str = param('', "mode file of the right follower's driver; empty: position, without profile")
+    bus_time_scale: float = param(1.0, 'factor of the time that registers, reboots and modes take [1]; 1: as real',
+                                  low=0.0, high=10.0)
+    fault_schedule: str = param('', 'YAML file of faults and when they begin; empty for none')
     judge: bool = param(True, 'whether the twin resets the scene and judges the task; false: the operator does')
     realtime_priority: int = param(
         10, 'SCHED_FIFO priority of the physics thread, where permitted; 0 for none', low=0, high=99
@@ -47,7 +73,7 @@ class DriverTwinParameters(GripperParameters):
 
 
 class DriverTwin(CellNode):
-    """Both followers' drivers, the cameras, a tracker of the objects and the judge of the task."""
+    """The arms' drivers, the cameras, a tracker of the objects, the judge of the task, and what can go wrong."""
 
     NAME = 'driver_twin'
     PARAMETERS = DriverTwinParameters
@@ -59,27 +85,45 @@ class DriverTwin(CellNode):
         unknown = [camera for camera in cameras if camera not in VX300S.cameras]
         if unknown:
             raise ValueError(f"unknown camera '{unknown[0]}': the simulated cell has {', '.join(VX300S.cameras)}")
-        self.physics = TwinPhysics(p.task, p.seed)
+        linkage = xs.Linkage(p.gripper_horn, p.gripper_arm) if p.gripper_horn or p.gripper_arm else None
+        self.physics = TwinPhysics(p.task, p.seed, calibration_of(p), linkage, p.leaders, cameras)
+        self.schedule = FaultSchedule([])
+        if p.fault_schedule:
+            load_schedule(p.fault_schedule, self.physics.faults)  # what is wrong in it shows now
         self.substeps = round(1 / JOINT_RATE_HZ / self.physics.timestep)
         self.timing = PeriodStatistics(1 / JOINT_RATE_HZ)
         self.ticks = self.frames = 0
         self.loops: list[SteadyLoop] = []
         self.reward_output = None
-        gripper = calibration_of(p)
+        self.started_s = 0.0
         if cameras:
             self._probe_renderer()
-        self.drivers = [XsDriver(side, self.get_namespace(), self.physics, gripper, context=self.context)
-                        for side in SIDES]
-        for driver in self.drivers:
-            self.on_teardown(driver.destroy_node)
-            if self.executor is not None:
-                self.executor.add_node(driver)
+        self.drivers = [self._driver(name, side, name in LEADERS.values()) for names in (FOLLOWERS, LEADERS)
+                        for side, name in names.items() if name in self.physics.arms]
         self.pose_outputs = [self.add_publisher(PoseStamped, topic, qos.DRIVER) for topic in object_pose_topics(p.task)]
-        self.camera_outputs = {camera: self.add_publisher(Image, camera_topic(camera, p.image_name), qos.DRIVER)
-                               for camera in cameras}
+        self.camera_outputs = {camera: self._camera_outputs(camera_topic(camera, p.image_name)) for camera in cameras}
+        self.add_service(InjectFault, '~/inject_fault', self._on_fault)
+        self.add_service(PlaceObjects, '~/place_objects', self._on_place)
+        for side in SIDES if p.leaders else ():
+            self.add_subscription(JointState, f'~/move_leader_{side}', partial(self._on_hand, side), qos.DRIVER)
         if p.judge:
             self.reward_output = self.add_publisher(TaskReward, 'task_reward', qos.STATUS)
             self.add_service(ResetScene, 'reset_scene', self._on_reset)
+
+    def _driver(self, name: str, side: str, leader: bool) -> XsDriver:
+        p = self.params
+        file = '' if leader else getattr(p, f'{side}_mode_configs')
+        settings = load_modes(file) if file else LEADER_SETTINGS if leader else FOLLOWER_SETTINGS
+        driver = XsDriver(name, self.get_namespace(), self.physics, settings, time_scale=p.bus_time_scale,
+                          mode_configs=file, context=self.context)
+        self.on_teardown(driver.close)
+        return driver
+
+    def _camera_outputs(self, topic: str) -> tuple:
+        """Return the publishers of a camera's pictures and, where wanted, of compressed ones."""
+        return (self.add_publisher(Image, topic, qos.DRIVER),
+                self.add_publisher(CompressedImage, f'{topic}/compressed', qos.DRIVER) if self.params.compressed
+                else None)
 
     def _probe_renderer(self) -> None:
         """Draw one picture on a thread of its own, as the cameras will, so that a lack of GL shows before active.
@@ -102,7 +146,18 @@ class DriverTwin(CellNode):
             raise ValueError(f'no camera pictures: {problems[0]}. Or run without cameras')
 
     def start(self) -> None:
-        """Let time run."""
+        """Ping all motors, which switches their torque off, and let time run.
+
+        :raises ValueError: when a motor does not answer.
+        """
+        p, self.started_s = self.params, self.physics.time_s
+        self.schedule = (load_schedule(p.fault_schedule, self.physics.faults) if p.fault_schedule
+                         else FaultSchedule([]))
+        self._strike()
+        for driver in self.drivers:
+            driver.ping()
+        for driver in self.drivers:
+            driver.serve()
         self.loops = [SteadyLoop(1 / JOINT_RATE_HZ, self._tick, self._on_failure, name='physics',
                                  realtime_priority=self.params.realtime_priority)]
         if self.camera_outputs:
@@ -116,6 +171,8 @@ class DriverTwin(CellNode):
 
     def stop(self) -> None:
         """Stop time."""
+        for driver in self.drivers:
+            driver.rest()
         for loop in self.loops:
             loop.stop()
         self.loops = []
@@ -123,6 +180,7 @@ class DriverTwin(CellNode):
     def _tick(self) -> None:
         self.timing.tick(self.now_ns())
         before = self.physics.divergences
+        self._strike()
         self.physics.step(self.substeps)
         if self.physics.divergences > before:
             self.get_logger().error('the physics diverged: arms and objects stand at their start again')
@@ -143,6 +201,46 @@ class DriverTwin(CellNode):
         reward.header.stamp = stamp.to_msg()
         self.reward_output.publish(reward)
 
+    def _strike(self) -> None:
+        """Let the scheduled faults that are due begin."""
+        for fault in self.schedule.due(self.physics.time_s - self.started_s):
+            with self.physics.lock:
+                self.physics.faults.inject(fault, self.physics.time_s)
+            self.get_logger().warning(f'fault: {fault}')
+
+    def _on_fault(self, request: InjectFault.Request, response: InjectFault.Response) -> InjectFault.Response:
+        fault = Fault(request.fault, request.target, request.motor, request.value, request.duration)
+        try:
+            with self.physics.lock:
+                self.physics.faults.inject(fault, self.physics.time_s)
+            response.success = True
+            self.get_logger().warning(f'fault: {fault}')
+        except FaultError as error:
+            response.message = str(error)
+        return response
+
+    def _on_place(self, request: PlaceObjects.Request, response: PlaceObjects.Response) -> PlaceObjects.Response:
+        if request.task != self.params.task:
+            response.message = f"task '{request.task}' is not simulated here, {self.params.task} is"
+            return response
+        try:
+            poses = convert.poses_array(request.object_poses)
+            self.physics.place(np.empty(0) if poses is None else poses)
+            response.success = True
+        except PlacingError as error:
+            response.message = str(error)
+        return response
+
+    def _on_hand(self, side: str, message: JointState) -> None:
+        """Let the simulated operator pull a leader to some joints; no names: let go."""
+        values = np.asarray(message.position, np.float64)
+        if len(message.name) != len(values) or not np.isfinite(values).all() or set(message.name) - set(xs.MOTORS):
+            self.get_logger().error(f'a hand at leader {side} needs a finite position for each of its motors '
+                                    f'({", ".join(xs.MOTORS)}), got {list(message.name)}', throttle_duration_sec=1.0)
+            return
+        self.physics.pull_leader(side, {xs.MOTORS.index(name): float(value)
+                                        for name, value in zip(message.name, values, strict=True)})
+
     def _on_failure(self, error: Exception) -> None:
         self.fail(f'simulation failed: {error}' if isinstance(error, RenderError) else f'simulation failed: {error!r}')
 
@@ -157,6 +255,8 @@ class DriverTwin(CellNode):
     def health(self) -> list[Health]:
         """Return whether the simulation keeps up with the clock."""
         timing = self.timing.summary()
+        with self.physics.lock:
+            faults = self.physics.faults.in_force()
         slow = self.active and timing.rate_hz < 0.95 * JOINT_RATE_HZ
         return [
             Health(
@@ -169,33 +269,6 @@ class DriverTwin(CellNode):
                     'frames': self.frames,
                     'divergences': self.physics.divergences,
                 },
-            )
+            ),
+            Health('faults', WARN if faults else OK, ', '.join(faults) or 'none', {}),
         ]
-
-
-class CameraDrivers:
-    """Renders and publishes one frame per camera and call, always on the one thread that owns the GL context.
-
-    :param node: the twin.
-    """
-
-    def __init__(self, node: DriverTwin) -> None:
-        self._node = node
-        self._renderer: WorldRenderer | None = None
-
-    def publish(self) -> None:
-        """Render and publish one frame per camera."""
-        node, p = self._node, self._node.params
-        if self._renderer is None:
-            self._renderer = WorldRenderer(p.task, p.image_height, p.image_width)
-        stamp, positions = node.get_clock().now().to_msg(), node.physics.positions()
-        for camera, output in node.camera_outputs.items():
-            image = self._renderer.render(positions, camera)
-            output.publish(convert.image_message(image, stamp, f'{camera}_color_optical_frame'))
-            node.frames += 1
-
-    def close(self) -> None:
-        """Release the GL context."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None

@@ -14,7 +14,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from fpo_ros.episodes.store import EpisodeStore  # noqa: E402
-from fpo_ros.msg import PolicyRelease, TaskReward  # noqa: E402
+from fpo_ros.msg import ActionChunk, ControllerStatus, PolicyRelease, TaskReward  # noqa: E402
 from fpo_ros.nodes import qos  # noqa: E402
 from fpo_ros.nodes.client import EpisodeClient  # noqa: E402
 from fpo_ros.nodes.graph import GraphError, GraphOptions  # noqa: E402
@@ -229,6 +229,21 @@ def test_second_graph_in_the_same_domain_is_refused(cell) -> None:
     with pytest.raises(GraphError, match='already has a node /'):
         with running_graph(cell.options, sink=lambda node, line: None):
             pytest.fail('two graphs of the same names started in one domain')
+
+
+def test_chunks_go_on_from_one_another_without_a_pause(cell) -> None:
+    """The next chunk is there before the one before has ended; synchronously, a fifth of the periods had no row."""
+    client, chunks, remaining = cell.client, [], []
+    subscriptions = [
+        client.node.create_subscription(ActionChunk, 'action_chunk', lambda m: chunks.append(m.joining), qos.COMMAND),
+        client.node.create_subscription(ControllerStatus, 'controller_status', lambda m: remaining.append(m.remaining)
+                                        if m.state == ControllerStatus.STATE_POLICY and m.chunk_sequence else None,
+                                        qos.STATUS)]
+    client.run_episode(5, max_steps=150, timeout_s=60.0)
+    for subscription in subscriptions:
+        client.node.destroy_subscription(subscription)
+    assert chunks.count(ActionChunk.JOIN_REALTIME) > len(chunks) / 2 and len(chunks) > 15
+    assert np.mean(np.array(remaining) > 0) > 0.9
 
 
 def test_command_stream_keeps_its_pace(cell) -> None:

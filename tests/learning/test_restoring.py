@@ -17,7 +17,7 @@ from runs import files, newest, progress, train, without_clock
 from safetensors.torch import load_file
 
 from fpo_ros.learning.algorithms import prepared
-from fpo_ros.learning.config import CriticConfig
+from fpo_ros.learning.config import CriticConfig, FPOConfig
 from fpo_ros.learning.finetune import _has_fallen
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.policy.checkpoint import FlowPolicy
@@ -162,6 +162,14 @@ def test_when_a_restoration_is_due(smoothed, restored, drop, due):
     history = [{'smoothed_success': value} | ({'restored': True} if index + 1 in restored else {})
                for index, value in enumerate(smoothed)]
     assert _has_fallen(history, tiny_task.config(restore_drop=drop)) == due
+
+
+@pytest.mark.parametrize(('best', 'newest', 'due'), [
+    # Two deviations of the difference of two rates of 288 episodes about a half are 8.3 points.
+    (0.5, 0.43, False), (0.5, 0.41, True), (0.98, 0.94, False), (0.98, 0.92, True)])
+def test_a_fall_that_chance_explains_restores_nothing(best, newest, due):
+    history = [{'smoothed_success': value} for value in (best,) * 3 + (newest,) * 3]
+    assert _has_fallen(history, FPOConfig(episodes=128, replay=0.25, restore_drop=0.05)) == due
 
 
 SETTINGS = {

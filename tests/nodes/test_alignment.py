@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from fpo_ros.hardware.alignment import Aligner, StreamBuffer
 from fpo_ros.nodes.logic.chunk_gate import ChunkGate
 from fpo_ros.nodes.logic.joints_of_then import depth_for, with_joints_of_then
+from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.runtime.timeline import Joining
 
 MS = 1_000_000
 S = 1000 * MS
@@ -146,7 +148,7 @@ def test_arms_seen_at_a_decision_have_not_come_to_rest(row, timer, joints_late, 
     :param joints_late: how long joint states are under way [ms].
     :param pose_late: how long the pose is under way [ms].
     """
-    aligner, gate = Aligner({'joints': 0.1}, {'pose': 0.2}, depth_for(100.0, (0.1, 0.2))), ChunkGate()
+    aligner, gate = Aligner({'joints': 0.1}, {'pose': 0.2}, depth_for(100.0, (0.1, 0.2))), ChunkGate(PolicyContract())
     last_row = 100 + row
     for now in range(300):
         for name, period, late in (('joints', 10, joints_late), ('pose', 20, pose_late)):
@@ -157,7 +159,7 @@ def test_arms_seen_at_a_decision_have_not_come_to_rest(row, timer, joints_late, 
         if now % 20 != timer or (newest := aligner.align(now * MS)[0]) is None:
             continue
         ages_s = with_joints_of_then(aligner, newest, ['joints']).ages_s
-        if gate.admits(now * MS - round(max(ages_s.values()) * 1e9)):
+        if gate.question(now * MS, now * MS - round(max(ages_s.values()) * 1e9), Joining.AFTER):
             assert last_row <= round(now - 1e3 * ages_s['joints']) <= last_row + 20
             return
     raise AssertionError('no observation was admitted')

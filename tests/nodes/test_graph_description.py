@@ -11,8 +11,8 @@ import yaml
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from fpo_ros.hardware.gripper import CALIBRATIONS, calibration_of  # noqa: E402
+from fpo_ros.hardware.xs import VELOCITY_UNIT_RAD_S  # noqa: E402
 from fpo_ros.nodes.configuration import layered  # noqa: E402
-from fpo_ros.nodes.drivers import PROFILE_UNIT_RAD_S  # noqa: E402
 from fpo_ros.nodes.graph import (  # noqa: E402
     GraphError,
     GraphOptions,
@@ -82,7 +82,7 @@ def test_servos_never_run_at_full_speed_and_never_lag_behind_their_targets(mine)
     for driver in describe(GraphOptions(mode='real', cameras='')).drivers:
         modes = yaml.safe_load(Path(driver.arguments['mode_configs']).read_text(encoding='utf-8'))
         for part in (modes['groups']['arm'], modes['singles']['gripper']):
-            assert 0 < part['profile_velocity'] * PROFILE_UNIT_RAD_S < 0.9 * 3.14
+            assert 0 < part['profile_velocity'] * VELOCITY_UNIT_RAD_S < 0.9 * 3.14
     with pytest.raises(GraphError, match=r'profile_velocity of arm is 1\.51 rad/s.*1\.40 rad/s'):
         describe(GraphOptions(mode='real', parameters={'arm_controller': {'joint_speed': 1.4}}))
     with pytest.raises(GraphError, match=r'profile_velocity of gripper is 2\.52 rad/s.*4\.01 rad/s'):

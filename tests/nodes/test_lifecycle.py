@@ -25,6 +25,7 @@ from fpo_ros.nodes.locate import share_path  # noqa: E402
 from fpo_ros.nodes.operator import Operator  # noqa: E402
 from fpo_ros.nodes.policy import Policy  # noqa: E402
 from fpo_ros.nodes.proprio_ingest import ProprioIngest  # noqa: E402
+from fpo_ros.nodes.teleop import Teleop  # noqa: E402
 from fpo_ros.releases import generate_keypair  # noqa: E402
 from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
 from fpo_ros.sim.twin.node import DriverTwin  # noqa: E402
@@ -32,7 +33,7 @@ from fpo_ros.srv import SetControllerState  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CLASSES = {node.NAME: node for node in (DriverTwin, CameraIngest, ProprioIngest, ArmController, Policy,
-                                         Operator, EpisodeManager, Learner)}
+                                         Operator, EpisodeManager, Learner, Teleop)}
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -210,7 +211,8 @@ def test_foreign_store_is_refused_and_left_alone(ros, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(('name', 'parameter', 'value'), [
-    ('proprio_ingest', 'rate', 0.0), ('arm_controller', 'joint_speed', 3.5), ('policy', 'threads', 0)])
+    ('proprio_ingest', 'rate', 0.0), ('arm_controller', 'joint_speed', 3.5),
+    ('arm_controller', 'arm_clearance', 0.3), ('arm_controller', 'temperature_stop', 90.0), ('policy', 'threads', 0)])
 def test_value_outside_its_range_cannot_be_declared(ros, name, parameter, value) -> None:
     with pytest.raises(InvalidParameterValueException):
         make(name, **{parameter: value})
@@ -237,4 +239,7 @@ def test_defaults_in_code_are_those_of_the_simulated_cell() -> None:
     differing = {f'{name}.{field.name}' for name in NODES
                  for field in dataclasses.fields(CLASSES[name].PARAMETERS)
                  if config[name][field.name] != field.default}
-    assert differing == {'proprio_ingest.cameras'}  # the simulated cell has no camera unless asked for
+    # The simulated cell has no camera unless asked for, its model's forces, friction and all, are no currents, and its
+    # bus costs no time.
+    assert differing == {'proprio_ingest.cameras', 'arm_controller.gripper_current', 'arm_controller.joint_current',
+                         'driver_twin.bus_time_scale'}

@@ -8,43 +8,107 @@ import time
 import numpy as np
 import pytest
 
-from fpo_ros.nodes.logic.chunk_gate import TRANSIT_NS, ChunkGate
+from fpo_ros.nodes.logic.chunk_gate import TRANSIT_NS, ChunkGate, Question
 from fpo_ros.nodes.logic.episode_steps import StepAssembler
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.logic.trainer_process import newest_progress
+from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.runtime.timeline import Joining
 
 MS = 1_000_000
 
 
+CONTRACT = PolicyContract(horizon=20, execute=16)
+AFTER, REALTIME = Joining.AFTER, Joining.REALTIME
+
+
+def admits(gate: ChunkGate, stamp_ns: int, joining: Joining = AFTER) -> bool:
+    return gate.question(stamp_ns, stamp_ns, joining) is not None
+
+
+def numbered(rows: int) -> np.ndarray:
+    return np.repeat(np.arange(rows, dtype=np.float32)[:, None], 14, 1)
+
+
 def test_gate_admits_one_observation_newer_than_the_last_row() -> None:
-    gate = ChunkGate()
-    assert not gate.admits(10 * MS)
+    gate = ChunkGate(CONTRACT)
+    assert not admits(gate, 10 * MS)
     gate.on_status(100 * MS, following=True, remaining=1)
-    assert not gate.admits(200 * MS)
+    assert not admits(gate, 200 * MS)
     gate.on_status(120 * MS, following=True, remaining=0)
     gate.on_status(140 * MS, following=True, remaining=0)
-    assert not gate.admits(119 * MS) and gate.admits(120 * MS)
-    gate.sent(150 * MS)
-    assert not gate.admits(160 * MS)
+    assert not admits(gate, 119 * MS)
+    assert gate.question(120 * MS, 120 * MS, REALTIME) == Question(AFTER), 'nothing is left to go on from'
+    assert gate.question(130 * MS, 119 * MS, AFTER) is None, 'a part of it is older than the last row'
+    gate.sent(150 * MS, 120 * MS)
+    assert not admits(gate, 160 * MS)
     gate.on_status(160 * MS, following=True, remaining=0)  # cannot have seen the chunk yet
-    assert not gate.admits(170 * MS)
+    assert not admits(gate, 170 * MS)
     gate.on_status(150 * MS + TRANSIT_NS, following=True, remaining=0)  # so the chunk was lost or refused
-    assert gate.admits(200 * MS)
+    assert admits(gate, 200 * MS)
 
 
 def test_gate_opens_again_after_the_clock_was_set_back() -> None:
-    gate = ChunkGate()
-    gate.sent(10_000 * MS)
+    gate = ChunkGate(CONTRACT)
+    gate.sent(10_000 * MS, 9_990 * MS)
     gate.on_status(5_000 * MS, following=True, remaining=0)
-    assert gate.admits(5_000 * MS)
+    assert admits(gate, 5_000 * MS)
 
 
 def test_gate_is_shut_outside_policy() -> None:
-    gate = ChunkGate()
+    gate = ChunkGate(CONTRACT)
     gate.on_status(100 * MS, following=True, remaining=0)
     gate.on_status(120 * MS, following=False, remaining=0)
-    assert not gate.admits(200 * MS)
+    assert not admits(gate, 200 * MS)
+
+
+def test_in_real_time_the_next_chunk_is_asked_for_half_way_and_goes_on_from_the_rows_left() -> None:
+    gate = ChunkGate(CONTRACT)
+    gate.sent(1000 * MS, 990 * MS, 1, numbered(20), AFTER)  # 16 rows of it are executed
+    gate.on_status(1020 * MS, True, remaining=15, sequence=1, delay=2)  # row 0 is being executed
+    assert not admits(gate, 1160 * MS, REALTIME), 'row 7 is executed then'
+    assert not admits(gate, 1180 * MS, AFTER), 'it is played to its end'
+    question = gate.question(1180 * MS, 1170 * MS, REALTIME)
+    assert question.joining is REALTIME and question.leftover.delay == 2
+    assert question.leftover.rows[:, 0].tolist() == list(range(8, 16))
+    gate.sent(1200 * MS, 1180 * MS, 2, numbered(20) + 100, REALTIME)
+    assert not admits(gate, 1400 * MS, REALTIME), 'the controller has not said yet that it has the chunk'
+    gate.on_status(1220 * MS, True, remaining=17, sequence=2, delay=2)  # its row 2 is being executed
+    question = gate.question(1360 * MS, 1350 * MS, REALTIME)
+    assert question.leftover.rows[:, 0].tolist() == list(range(109, 120))
+
+
+def test_a_slow_policy_asks_later_so_that_the_delay_is_bridged_by_rows_already_executed() -> None:
+    gate = ChunkGate(CONTRACT)
+    gate.sent(1000 * MS, 800 * MS, 1, numbered(20), REALTIME)
+    gate.on_status(1000 * MS, True, remaining=9, sequence=1, delay=10)
+    assert gate.delay.periods == 10
+    assert not admits(gate, 980 * MS, REALTIME) and admits(gate, 1000 * MS, REALTIME)
+
+
+def test_a_refused_chunk_leaves_the_one_before_to_go_on_from() -> None:
+    gate = ChunkGate(CONTRACT)
+    gate.sent(1000 * MS, 990 * MS, 1, numbered(20), AFTER)
+    gate.on_status(1020 * MS, True, remaining=15, sequence=1, delay=1)
+    gate.sent(1190 * MS, 1180 * MS, 2, numbered(20) + 100, REALTIME)
+    gate.on_status(1190 * MS + TRANSIT_NS, True, remaining=5, sequence=1, delay=1)
+    question = gate.question(1240 * MS, 1240 * MS, REALTIME)
+    assert question.leftover.rows[0, 0] == 11 and len(question.leftover.rows) == 5
+
+
+def test_rows_of_a_policy_that_ran_before_are_played_to_their_end() -> None:
+    gate = ChunkGate(CONTRACT)
+    gate.on_status(1020 * MS, True, remaining=5, sequence=7, delay=1)
+    assert not admits(gate, 1100 * MS, REALTIME)
+
+
+def test_ensembles_ask_whenever_there_is_something_new() -> None:
+    gate = ChunkGate(CONTRACT)
+    gate.sent(1000 * MS, 990 * MS, 1, numbered(20), AFTER)
+    gate.on_status(1020 * MS, True, remaining=15, sequence=1, delay=1)
+    assert not admits(gate, 990 * MS, Joining.ENSEMBLE)
+    assert gate.question(1010 * MS, 1000 * MS, Joining.ENSEMBLE) == Question(Joining.ENSEMBLE)
 
 
 def test_stream_health_tells_silence_slowness_and_rejects() -> None:

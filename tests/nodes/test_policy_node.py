@@ -13,9 +13,11 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from fpo_ros.msg import ControllerStatus, Observation, PolicyRelease  # noqa: E402
 from fpo_ros.nodes import convert  # noqa: E402
+from fpo_ros.nodes.logic.chunk_gate import Question  # noqa: E402
 from fpo_ros.nodes.logic.health import ERROR, OK  # noqa: E402
 from fpo_ros.nodes.policy import Policy  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
+from fpo_ros.runtime.timeline import Joining  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -35,7 +37,7 @@ def node(ros, store):
     node = Policy(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.sent = []
-    node._send = lambda chunk, stamp, elapsed: node.sent.append(chunk)
+    node._send = lambda chunk, stamp, elapsed, joining: node.sent.append(chunk)
     yield node
     node.trigger_shutdown()
     node.destroy_node()
@@ -51,7 +53,7 @@ def observation() -> Observation:
 
 
 def test_observation_is_answered_with_a_chunk(node) -> None:
-    node._answer_one(observation())
+    node._answer_one(observation(), Question(Joining.AFTER))
     assert node.sent[0].shape == (10, 14) and node.health()[0].level == OK
 
 
@@ -60,12 +62,12 @@ def test_policy_that_gives_nan_sends_nothing_and_says_so(node, monkeypatch) -> N
     chunk = np.zeros((1, 10, 14), np.float32)
     chunk[0, 3, 2] = np.nan
     monkeypatch.setattr(session, '_sample', lambda *_: chunk)
-    node._answer_one(observation())
+    node._answer_one(observation(), Question(Joining.AFTER))
     line, = node.health()
     assert not node.sent and line.level == ERROR
     assert 'v000001' in line.message and 'not finite: row 3, left_elbow is nan' in line.message
     monkeypatch.undo()
-    node._answer_one(observation())
+    node._answer_one(observation(), Question(Joining.AFTER))
     assert node.health()[0].level == OK
 
 
@@ -76,14 +78,18 @@ def test_policy_that_gives_nan_sends_nothing_and_says_so(node, monkeypatch) -> N
 def test_unfit_observation_is_not_answered(node, change, why) -> None:
     message = observation()
     change(message)
-    node._answer_one(message)
+    node._answer_one(message, Question(Joining.AFTER))
     assert not node.sent and why in node.health()[0].message
 
 
 def test_late_status_is_answered_with_the_first_observation_after_the_last_row(node, monkeypatch) -> None:
     """The status says when the last row was sent; what came before it is not forgotten."""
     answered = []
-    monkeypatch.setattr(node, '_answer_one', lambda message: answered.append(convert.nanoseconds(message.header.stamp)))
+    def answer(message, question):
+        answered.append(convert.nanoseconds(message.header.stamp))
+        node.gate.sent(node.now_ns(), answered[-1])
+
+    monkeypatch.setattr(node, '_answer_one', answer)
     node.trigger_activate()
     start = node.now_ns()
     for period in range(4):
@@ -103,13 +109,45 @@ def test_late_status_is_answered_with_the_first_observation_after_the_last_row(n
 def test_malformed_announcement_leaves_the_policy_serving(node, uri) -> None:
     node._on_release(PolicyRelease(version='v000002', uri=uri))
     assert node.slot.wait(10.0) and node.slot.version == 'v000001'
-    node._answer_one(observation())
+    node._answer_one(observation(), Question(Joining.AFTER))
     assert len(node.sent) == 1
 
 
 def test_a_defect_in_the_inference_thread_ends_the_node(node, monkeypatch) -> None:
     monkeypatch.setattr(node.slot, 'infer', lambda *_, **__: 1 / 0)
     node.trigger_activate()
-    node.work.put(observation())
+    node.work.put((observation(), Question(Joining.AFTER)))
     node.worker.join(5.0)
     assert not node.worker.is_alive() and 'ZeroDivisionError' in node.failure
+
+
+def test_observation_that_is_too_old_is_not_answered(node) -> None:
+    node.trigger_activate()
+    stale = node.now_ns() - 600_000_000
+    status = ControllerStatus(state=ControllerStatus.STATE_POLICY, remaining=0)
+    status.header.stamp = convert.stamp_of(stale - 1)
+    node._on_status(status)
+    message = observation()
+    message.header.stamp = convert.stamp_of(stale)
+    node._on_observation(message)
+    assert not node.work.unfinished_tasks and node.dropped == 1
+    assert 'the limit is 0.5 s' in node.health()[0].message
+
+
+def test_while_a_chunk_is_played_the_newest_observation_is_answered_from_what_is_left(node, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(type(node.slot.session), 'goes_on', True)
+    monkeypatch.setattr(node.slot, 'infer', lambda value, rng, leftover: asked.append((value.stamp_ns, leftover)))
+    node.trigger_activate()
+    start = node.now_ns() - 200_000_000
+    node.gate.sent(start, start, 1, np.zeros((10, 14), np.float32), Joining.AFTER)
+    for stamp in (start + 120_000_000, start + 140_000_000):
+        message = observation()
+        message.header.stamp = convert.stamp_of(stamp)
+        node._on_observation(message)
+    status = ControllerStatus(state=ControllerStatus.STATE_POLICY, remaining=4, chunk_sequence=1, chunk_delay=1)
+    status.header.stamp = convert.stamp_of(start + 120_000_000)  # row 5 is being executed
+    node._on_status(status)
+    node.work.join()
+    (stamp, leftover), = asked
+    assert stamp == start + 140_000_000 and leftover.delay == 1 and len(leftover.rows) == 4

@@ -22,7 +22,7 @@ from fpo_ros.policy.flow import sample
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.statistics import read_lerobot
-from fpo_ros.runtime import export as export_module
+from fpo_ros.runtime import export_graphs
 from fpo_ros.runtime.export import export
 
 CAMERAS = ('cam_high', 'cam_left_wrist', 'cam_right_wrist')
@@ -87,7 +87,7 @@ class Graphs:
     """Exported graphs, one observation and one step of the flow at a time."""
 
     def __init__(self, policy: FlowPolicy, directory) -> None:
-        with patch.object(export_module, 'loop_steps'):
+        with patch.object(export_graphs, 'loop_steps', lambda proto, weights, *_: (proto, weights)):
             export(policy, directory, vectors=2)
         self.prefix_graph, self.step_graph = (
             onnxruntime.InferenceSession(directory / name) for name in ('prefix.onnx', 'denoise.onnx'))

@@ -39,7 +39,8 @@ class Rig:
     def chunk(self, target, **changes):
         self.sequence += 1
         return self.core.accept_chunk(**{
-            'chunk': np.tile(target, (4, 1)), 'sequence': self.sequence, 'observation_stamp_ns': self.now + 1,
+            'chunk': np.tile(START_JOINTS if target is None else target, (4, 1)), 'sequence': self.sequence,
+            'observation_stamp_ns': self.now + 1,
             'now_ns': self.now + 2, 'policy_version': self.version} | changes)
 
     def enter(self, state):

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.runtime.chunks import ChunkExecutor
+from fpo_ros.runtime.timeline import Joining
 
 S = 1_000_000_000
 T0 = 1000 * S
+PERIOD = 20_000_000
+AFTER, REALTIME, ENSEMBLE = Joining
 
 
 @pytest.fixture
@@ -23,17 +26,22 @@ def chunks(small_contract):
     return executor
 
 
+def taken(executor, count=1, start=T0):
+    """Return the rows of the next control periods, of which the first one begins at ``start`` [ns]."""
+    return [executor.next_target(start + period * PERIOD) for period in range(count)]
+
+
 def rows(start=0.0):
     return (start + np.arange(4 * 14, dtype=np.float32).reshape(4, 14) / 1000)
 
 
 def test_only_the_executed_rows_come_out_then_it_starves(chunks):
-    assert chunks.next_target() is None
+    assert taken(chunks)[0] is None
     assert chunks.accept(rows(), 1, T0 + 10, T0 + 20, policy_version='v1')
     assert (chunks.remaining, chunks.sequence, chunks.policy_version) == (3, 1, 'v1')
     for row in range(3):
-        np.testing.assert_array_equal(chunks.next_target(), rows()[row])
-    assert chunks.next_target() is None
+        np.testing.assert_array_equal(taken(chunks)[0], rows()[row])
+    assert taken(chunks)[0] is None
     assert (chunks.remaining, chunks.accepted, chunks.refused) == (0, 1, 0)
 
 
@@ -41,7 +49,7 @@ def test_the_executor_keeps_its_own_copy(chunks):
     chunk = rows()
     chunks.accept(chunk, 1, T0, T0)
     chunk[:] = 9
-    np.testing.assert_array_equal(chunks.next_target(), rows()[0])
+    np.testing.assert_array_equal(taken(chunks)[0], rows()[0])
 
 
 def _nan(value):
@@ -103,17 +111,17 @@ def test_an_observation_is_answered_once(chunks):
 
 def test_a_chunk_does_not_replace_rows_that_wait(chunks):
     assert chunks.accept(rows(), 1, T0, T0)
-    chunks.next_target()
+    taken(chunks)[0]
     assert not chunks.accept(rows(1.0), 2, T0 + 1, T0 + 1)
     assert chunks.last_refusal == 'chunk 2 came while 2 rows of chunk 1 wait'
-    np.testing.assert_array_equal(chunks.next_target(), rows()[1])
+    np.testing.assert_array_equal(taken(chunks)[0], rows()[1])
 
 
 def test_drop_tells_how_many_rows_were_lost(chunks):
     chunks.accept(rows(), 1, T0, T0)
     assert chunks.drop() == 3
     assert chunks.drop() == 0
-    assert chunks.next_target() is None
+    assert taken(chunks)[0] is None
 
 
 def test_an_age_limit_must_be_positive():
@@ -128,16 +136,76 @@ def test_executed_chunks_are_always_ordered_and_fresh(events):
     executor = ChunkExecutor(PolicyContract(horizon=4, execute=3))
     executor.reset(T0)
     executed, refused = [], 0
-    for sequence, observed, age, broken, taken in events:
+    for sequence, observed, age, broken, count in events:
         stamp, now = T0 + observed, T0 + observed + age
         if executor.accept(_nan(np.nan) if broken else rows(), sequence, stamp, now):
             assert not broken
             executed.append((sequence, stamp, age))
         else:
             refused += 1
-        for _ in range(taken):
-            executor.next_target()
+        for _ in range(count):
+            taken(executor)
     assert [s for s, _, _ in executed] == sorted({s for s, _, _ in executed})
     assert [t for _, t, _ in executed] == sorted({t for _, t, _ in executed})
     assert all(-0.05 * S <= age <= 0.5 * S and stamp >= T0 for _, stamp, age in executed)
     assert (executor.accepted, executor.refused) == (len(executed), refused)
+
+
+def test_real_time_rows_count_from_the_control_period_of_their_observation(chunks):
+    chunks.accept(rows(), 1, T0, T0 + 1)
+    taken(chunks, 2, T0 + PERIOD)
+    # Observed 6 ms after row 0 was taken, here after row 1 was: row 2 of the chunk is due next.
+    assert chunks.accept(rows(1.0), 2, T0 + PERIOD + 6_000_000, T0 + 2 * PERIOD + 1, joining=REALTIME)
+    assert chunks.delay == 2 and chunks.remaining == 2
+    np.testing.assert_array_equal(taken(chunks, 2), rows(1.0)[2:])
+    assert taken(chunks) == [None]
+
+
+def test_a_real_time_chunk_that_comes_after_its_last_row_is_refused(chunks):
+    chunks.accept(rows(), 1, T0, T0 + 1)
+    taken(chunks, 2, T0 + 10 * PERIOD)
+    assert not chunks.accept(rows(1.0), 2, T0 + 7 * PERIOD, T0 + 11 * PERIOD, joining=REALTIME)
+    assert chunks.last_refusal == ('chunk 2 answers an observation 5 control periods old, and has 4 rows: none of '
+                                   'them is still to come')
+    np.testing.assert_array_equal(taken(chunks)[0], rows()[2], 'the chunk before goes on')
+
+
+def test_ensembled_chunks_are_averaged_but_not_over_policies(chunks):
+    chunks.accept(rows(), 1, T0, T0 + 1, joining=ENSEMBLE)
+    taken(chunks, 1, T0 + PERIOD)
+    assert chunks.accept(rows(1.0), 2, T0 + PERIOD, T0 + PERIOD + 1, joining=ENSEMBLE)
+    weights = np.exp([0, -0.01]) / np.exp([0, -0.01]).sum()
+    averaged, = taken(chunks, 1, T0 + 2 * PERIOD)
+    np.testing.assert_allclose(averaged, weights @ [rows()[2].ravel(), rows(1.0)[1].ravel()], rtol=1e-6)
+    chunks.accept(rows(2.0), 3, T0 + 2 * PERIOD, T0 + 2 * PERIOD + 1, policy_version='v2', joining=ENSEMBLE)
+    np.testing.assert_array_equal(taken(chunks)[0], rows(2.0)[1])
+
+
+def test_an_unknown_way_to_join_is_refused(chunks):
+    assert not chunks.accept(rows(), 1, T0, T0, joining=7)
+    assert 'unknown way, 7' in chunks.last_refusal
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([REALTIME, ENSEMBLE]), st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9)), max_size=12),
+       st.integers(0, 19_999_999))
+def test_no_row_is_executed_out_of_its_period_or_older_than_its_chunk(joining, events, phase):
+    """Every row holds the number of the period it is for; observations lie anywhere in their period."""
+    executor, period, sequence = ChunkExecutor(PolicyContract(horizon=4, execute=3)), 0, 0
+    executor.reset(T0)
+    for periods, delay in events:
+        for _ in range(periods):
+            row = executor.next_target(T0 + period * PERIOD)
+            assert row is None or row[0] == pytest.approx(period, abs=0.51)
+            period += 1
+        sequence += 1
+        now = T0 + (period - 1) * PERIOD
+        observed = now - delay * PERIOD + phase - PERIOD // 2
+        number = (observed - T0) / PERIOD
+        chunk = np.repeat((number + np.arange(4))[:, None], 14, 1).astype(np.float32)
+        executor.accept(chunk, sequence, observed, now + PERIOD // 2, joining=joining)
+        assert executor.remaining <= 5
+    for _ in range(6):
+        last = executor.next_target(T0 + period * PERIOD)
+        period += 1
+    assert last is None

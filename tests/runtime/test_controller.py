@@ -110,14 +110,14 @@ def test_homing_tells_which_joint_did_not_arrive():
 def test_rows_are_sent_one_per_tick_then_the_last_is_held(rig):
     np.testing.assert_array_equal(rig.enter(ArmState.POLICY), START_JOINTS)
     chunk = np.stack([near(0.001 * k) for k in (1, 2, 3, 4)])
-    assert rig.core.ready_for_chunk
+    assert rig.core.remaining == 0
     assert rig.chunk(chunk[0], chunk=chunk)
-    assert not rig.core.ready_for_chunk and rig.core.remaining == 3
+    assert rig.core.remaining == 3
     for row in range(3):
         np.testing.assert_array_equal(rig.tick(), chunk[row])
     for _ in range(5):  # row 4 of 4 is not executed
         np.testing.assert_array_equal(rig.tick(), chunk[2])
-    assert rig.core.state is ArmState.POLICY and rig.core.ready_for_chunk
+    assert rig.core.state is ArmState.POLICY and rig.core.remaining == 0
 
 
 def test_a_distant_target_is_approached_at_limited_speed_after_a_ramp(rig):
@@ -156,6 +156,34 @@ def test_a_new_policy_starts_from_the_current_target_and_ramps(rig):
     moves = np.diff([command[0], rig.tick()[0], rig.tick()[0]])
     np.testing.assert_allclose(moves, [-0.04 / 6, -0.04 * 2 / 6])
     assert rig.core.remaining == 1, 'the first row was not skipped'
+
+
+def test_chunks_that_come_late_in_real_time_make_no_jump(rig):
+    """Chunks of one smooth path, each a period late, are executed as if there were no delay."""
+    rig.enter(ArmState.POLICY)
+
+    def path(period):
+        return near(0.01 * period)
+
+    commands, asked = [], {}
+    for period in range(14):
+        if period % 2 == 0:
+            asked[period + 1] = (rig.now, np.stack([path(period - 1 + row) for row in range(4)]))
+        if period in asked:
+            stamp, chunk = asked[period]
+            assert rig.chunk(None, chunk=chunk, observation_stamp_ns=stamp + 1, joining=1)
+        commands.append(rig.tick()[0])
+    np.testing.assert_allclose(np.diff(commands[8:]), 0.01, atol=1e-6)
+
+
+def test_a_new_policy_joined_in_real_time_starts_from_the_current_target_too(rig):
+    rig.enter(ArmState.POLICY)
+    rig.chunk(near(0.02))
+    command = rig.tick(2)
+    rig.version = 'v2'
+    assert rig.chunk(near(0.5), joining=1)
+    np.testing.assert_array_equal(rig.tick(), command)
+    assert rig.core.remaining == 2, 'its first row lapsed meanwhile'
 
 
 def test_a_silent_policy_ends_in_hold(rig):
@@ -245,7 +273,7 @@ def test_a_paused_control_loop_abandons_the_chunk(rig):
     command = rig.tick()
     rig.now += S
     np.testing.assert_array_equal(rig.tick(), command)
-    assert rig.core.state is ArmState.POLICY and rig.core.ready_for_chunk
+    assert rig.core.state is ArmState.POLICY and rig.core.remaining == 0
     assert '2 rows of chunk 1 abandoned' in rig.core.chunks.last_refusal
     assert rig.chunk(near(0.5))
     assert rig.tick()[0] > command[0]

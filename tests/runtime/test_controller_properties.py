@@ -10,12 +10,13 @@ from hypothesis.extra.numpy import arrays
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.controller import ArmControllerCore, ArmState, ControllerConfig
+from fpo_ros.runtime.safety_config import SafetyConfig, inside_registers
 
-LIMITS = JointLimits()
+LIMITS = inside_registers(JointLimits(), SafetyConfig().position_margin)
 STEP = LIMITS.speed * 0.02
 S = 1_000_000_000
 PERIOD_NS = 20_000_000
-ACTIVE = (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD)
+ACTIVE = (ArmState.HOMING, ArmState.POLICY, ArmState.HOLD, ArmState.TELEOP, ArmState.PARKING)
 
 elapsed = st.one_of(st.just(PERIOD_NS), st.integers(-5 * S, 5 * S), st.just(0))
 age = st.one_of(st.just(0), st.integers(-S, S))
@@ -32,10 +33,12 @@ chunk = st.one_of(
 events = st.lists(st.one_of(
     st.tuples(st.just('tick'), elapsed, joints, age),
     st.tuples(st.just('run'), st.integers(1, 6)),
-    st.tuples(st.just('chunk'), chunk, st.integers(-3, 9), age, st.sampled_from(['v1', 'v2'])),
+    st.tuples(st.just('chunk'), chunk, st.integers(-3, 9), age, st.sampled_from(['v1', 'v2']),
+              st.integers(0, 3)),
     st.tuples(st.just('good chunk'), arrays(np.float32, (4, 14), elements=st.floats(-4, 4, width=32)),
-              st.sampled_from(['v1', 'v2'])),
-    st.tuples(st.just('request'), st.integers(-1, 5)),
+              st.sampled_from(['v1', 'v2']), st.integers(0, 2)),
+    st.tuples(st.just('request'), st.integers(-1, 7)),
+    st.tuples(st.just('leaders'), st.one_of(joints, st.just(START_JOINTS)), age),
     st.tuples(st.just('stop'), st.booleans()),
     st.tuples(st.just('reset'))), max_size=40)
 
@@ -72,7 +75,7 @@ class Watch:
                 np.testing.assert_array_equal(command, pose)
         else:
             assert (np.abs(command - self.last) <= STEP + 1e-12).all()
-            if remaining == 0 and before is not ArmState.HOMING:
+            if remaining == 0 and before in (ArmState.POLICY, ArmState.HOLD):
                 np.testing.assert_array_equal(command, self.last, 'moved without a fresh row')
         self.last = command
 
@@ -84,12 +87,15 @@ class Watch:
             for _ in range(values[0]):
                 self.tick(PERIOD_NS, START_JOINTS if self.last is None else self.last, 0)
         elif kind == 'chunk':
-            rows, sequence, observed, version = values
-            core.accept_chunk(rows, sequence, self.now - observed, self.now, policy_version=version)
+            rows, sequence, observed, version, joining = values
+            core.accept_chunk(rows, sequence, self.now - observed, self.now, policy_version=version,
+                              joining=joining)
         elif kind == 'good chunk':
             self.sequence += 1
             core.accept_chunk(values[0], self.sequence, self.now + self.sequence, self.now,
-                              policy_version=values[1])
+                              policy_version=values[1], joining=values[2])
+        elif kind == 'leaders':
+            core.teleoperation.offer(values[0], self.now - values[1])
         elif kind == 'request':
             granted, why = core.request(values[0])
             assert granted or why
@@ -123,7 +129,7 @@ def test_from_policy_on_no_sequence_of_events_makes_a_bad_command(sequence):
 def test_the_arms_hold_within_two_periods_of_the_last_fresh_row(rows, sent, silent):
     """After ``sent`` rows of a chunk the policy dies; once the rows are used up no command moves any more."""
     watch = Watch()
-    for event in [('run', 1), ('request', ArmState.POLICY), ('run', 1), ('good chunk', rows, 'v1')]:
+    for event in [('run', 1), ('request', ArmState.POLICY), ('run', 1), ('good chunk', rows, 'v1', 0)]:
         watch.run(*event)
     watch.run('run', max(1, sent))
     watch.run('run', watch.core.remaining + 1)

@@ -17,10 +17,9 @@ from fpo_ros.policy.contract import ContractError, Observation, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.releases import Release, ReleaseStore, generate_keypair, load_release, load_trusted_keys
-from fpo_ros.runtime import providers
-from fpo_ros.runtime import session as session_module
+from fpo_ros.runtime import graphs, providers
 from fpo_ros.runtime.providers import PolicyError
-from fpo_ros.runtime.release_files import _external_files
+from fpo_ros.runtime.release_files import external_files
 from fpo_ros.runtime.session import PolicySession
 
 
@@ -247,8 +246,8 @@ def test_large_weights_of_a_signed_release_work_and_leave_no_copies(tmp_path, si
     (tmp_path / 'private').mkdir()
     seen = []
     real = providers.open_graph
-    monkeypatch.setattr(session_module, 'open_graph', lambda file, *rest: (
-        seen.append((file.parent, os.stat(file.parent).st_mode & 0o777)), real(file, *rest))[1])
+    monkeypatch.setattr(graphs, 'open_graph', lambda file, *rest, **options: (
+        seen.append((file.parent, os.stat(file.parent).st_mode & 0o777)), real(file, *rest, **options))[1])
     session = PolicySession.load(signed(bias=0.5, pad=1 << 24))
     np.testing.assert_allclose(session.infer(observation), -0.5, atol=1e-6)
     (_, (private, mode)) = seen
@@ -306,4 +305,4 @@ def test_a_listed_provider_that_cannot_start_is_refused_not_replaced(tmp_path, m
 @pytest.mark.parametrize('place', [0, (1 << 20) - 12, (1 << 20) - 5, 1 << 20, (1 << 20) + 1])
 def test_names_of_weights_are_found_wherever_they_stand_in_a_graph(place):
     entry = onnx.StringStringEntryProto(key='location', value='w' * 200).SerializeToString()
-    assert _external_files(bytes(place) + entry + bytes(100)) == ['w' * 200]
+    assert external_files(bytes(place) + entry + bytes(100)) == ['w' * 200]

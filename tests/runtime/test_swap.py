@@ -132,7 +132,8 @@ def test_prompt_and_flow_steps_are_the_policys_own(small_contract):
     other = dataclasses.replace(small_contract, prompt='other', flow_steps=3, action_width=32)
     assert misfit(small_contract, other) == ''
     entries = {field.name for field in dataclasses.fields(PolicyContract)}
-    assert entries <= {*CELL_ENTRIES, 'prompt', 'prompt_tokens', 'flow_steps', 'action_width', 'units', 'relative'}
+    assert entries <= {*CELL_ENTRIES, 'prompt', 'prompt_tokens', 'flow_steps', 'action_width', 'units', 'relative',
+                       'optional_cameras'}
 
 
 @pytest.mark.parametrize('options', [{'shift': 0.01}, {'time_gain': float('nan')}])

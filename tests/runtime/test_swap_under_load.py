@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper
 from release_shop import WAIT_S, offered, value
 
-from fpo_ros.runtime import session as session_module
+from fpo_ros.runtime import graphs, session
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 from fpo_ros.runtime.swap import PolicySlot
@@ -156,19 +156,19 @@ def test_offers_from_many_threads_are_all_checked(shop, open_slot, observation):
     assert open_slot.refusals == 80, 'each bad one is refused, and no good one'
 
 
-@pytest.mark.parametrize('place', ['open_graph', 'read_vectors'])
+@pytest.mark.parametrize(('module', 'place'), [(graphs, 'open_graph'), (session, 'read_vectors')])
 @pytest.mark.parametrize('error', [MemoryError(), RuntimeError('Failed to allocate memory'), PolicyError('unfit')])
-def test_whatever_fails_while_a_release_is_loaded_the_old_one_serves(shop, open_slot, observation, monkeypatch, place,
-                                                                     error):
+def test_whatever_fails_while_a_release_is_loaded_the_old_one_serves(shop, open_slot, observation, monkeypatch, module,
+                                                                     place, error):
     offered(open_slot, shop.publish(1.0, promote=False))
     assert value(open_slot, observation) == -1.0
     second = shop.publish(2.0, promote=False)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(session_module, place, fail)
+        patch.setattr(module, place, fail)
         offered(open_slot, second)
     assert value(open_slot, observation) == -1.0 and open_slot.refusals == 1
     assert str(error) in open_slot.last_refusal and open_slot.last_refusal

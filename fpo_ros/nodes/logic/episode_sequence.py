@@ -96,6 +96,8 @@ class EpisodeSequence:
         self.reason = ''
         self.message = ''
         self.steps = 0
+        #: Steps in which an operator drove the arms.
+        self.operated = 0
         self.stage = 0
         self.max_stage = 0
         self.policy_version = ''
@@ -142,13 +144,14 @@ class EpisodeSequence:
         elif self.phase is Phase.TAKING_OVER and self._asked_ns is not None and state is ArmState.POLICY:
             self._go(Phase.RUNNING, now_ns)
             self._rewarded = now_ns
-        elif self.phase is Phase.RUNNING and state is not ArmState.POLICY:
+        elif self.phase is Phase.RUNNING and state not in (ArmState.POLICY, ArmState.TELEOP):
             self.stop(CONTROLLER, f'the controller left POLICY for {state.name}: {why}')
         elif self.phase is Phase.HOLDING and self._asked_ns is not None:
             self.hold_confirmed = state in (ArmState.IDLE, ArmState.HOLD, ArmState.STOPPED)
         if self.phase is not Phase.RUNNING or self.reason:
             return False
         self.steps += 1
+        self.operated += state is ArmState.TELEOP
         if policy_version and policy_version != self.policy_version:
             self.policy_version = policy_version
             self.policy_versions.append(policy_version)

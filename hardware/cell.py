@@ -1,0 +1,277 @@
+"""The cell in one file: arms, cameras, speeds, reference pose and calibration, checked key by key.
+
+``config/cells/`` holds examples. :func:`graph_values` turns it into what the nodes' configuration has; ``fpo-ros
+calibrate`` writes its section ``calibration``, which is the last one of the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fpo_ros import files
+from fpo_ros.hardware.gripper import GripperCalibration
+from fpo_ros.hardware.names import FOLLOWERS, IMAGE_NAMES, LEADERS, SIDES
+from fpo_ros.hardware.words import near
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel
+from fpo_ros.policy.contract import ARM_JOINTS
+
+KINDS = ('stationary', 'mobile')
+MODELS = {model.name: model for model in (FOLLOWER, LEADER)}
+#: Both followers' grippers are scaled alike by the nodes: their calibrations may differ by this much [m, rad].
+ALIKE_M, ALIKE_RAD = 0.003, 0.1
+#: Largest error of a joint's zero that Homing_Offset may mend [rad]: 1024 counts, a quarter of a turn.
+LARGEST_OFFSET_RAD = math.pi / 2
+_MARK = 'calibration:'
+
+
+class CellError(ValueError):
+    """A cell file that cannot be used; the message names the file, the key, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class ArmEntry:
+    """One arm.
+
+    :param model: what it is.
+    :param motor_configs: motor file of its driver; empty for the driver package's own.
+    :param mode_configs: mode file of its driver; empty for the one of this package.
+    """
+
+    model: ArmModel
+    motor_configs: str = ''
+    mode_configs: str = ''
+
+
+@dataclass(frozen=True)
+class CameraEntry:
+    """One camera, by its serial number."""
+
+    serial: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell.
+
+    :param path: file it was read from.
+    :param kind: one of :data:`KINDS`.
+    :param arms: name → arm, such as follower_left.
+    :param cameras: name → camera; which of them run, the contract of the policy or ``cameras`` says.
+    :param color_profile: width x height x rate of all cameras [pixels, pixels, Hz].
+    :param image_name: last part of the cameras' topics.
+    :param limits: joint_speed [rad/s], gripper_speed [strokes/s], homing_joint_speed [rad/s].
+    :param reference: (6,) pose that a person puts an arm in to calibrate its joints [rad].
+    :param grippers: follower → calibration.
+    :param joint_offsets_rad: arm → (6,) what its motors' Homing_Offset adds to their angles [rad].
+    """
+
+    path: Path
+    name: str
+    kind: str
+    arms: Mapping[str, ArmEntry]
+    cameras: Mapping[str, CameraEntry]
+    color_profile: tuple[int, int, int]
+    image_name: str
+    limits: Mapping[str, float]
+    reference: tuple[float, ...]
+    grippers: Mapping[str, GripperCalibration]
+    joint_offsets_rad: Mapping[str, tuple[float, ...]]
+
+
+class _Reader:
+    """Reads a mapping key by key and complains with the whole path of a key."""
+
+    def __init__(self, value: Any, where: str, keys: Mapping[str, bool] | None = None) -> None:
+        if not isinstance(value, Mapping):
+            raise CellError(f'{where}: must hold keys and values, got {value!r}')
+        self.value, self.where = value, where
+        if keys is None:
+            return
+        for key in value:
+            if key not in keys:
+                raise CellError(f'{self.at(key)}: unknown key: {near(str(key), keys)}')
+        for key, needed in keys.items():
+            if needed and key not in value:
+                raise CellError(f'{self.at(key)}: is missing')
+
+    def at(self, key: object) -> str:
+        return f'{self.where}{"" if self.where.endswith(": ") else "."}{key}'
+
+    def part(self, key: str, keys: Mapping[str, bool] | None = None) -> _Reader:
+        return _Reader(self.value.get(key, {}), self.at(key), keys)
+
+    def text(self, key: str, default: str = '', allowed: Any = ()) -> str:
+        value = self.value.get(key, default)
+        if not isinstance(value, str) or (allowed and value not in allowed):
+            what = f'one of {", ".join(allowed)}' if allowed else 'a text; put numbers in quotes'
+            raise CellError(f'{self.at(key)}: must be {what}, got {value!r}')
+        return value
+
+    def number(self, key: str, low: float, high: float, unit: str) -> float:
+        return _number(self.value.get(key), self.at(key), low, high, unit)
+
+    def numbers(self, key: str, count: int, low: float, high: float, unit: str) -> tuple[float, ...]:
+        value = self.value.get(key)
+        if not isinstance(value, list) or len(value) != count:
+            raise CellError(f'{self.at(key)}: must be a list of {count} numbers, got {value!r}')
+        return tuple(_number(one, f'{self.at(key)}[{index}]', low, high, unit) for index, one in enumerate(value))
+
+
+def _number(value: Any, where: str, low: float, high: float, unit: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise CellError(f'{where}: must be a number from {low:g} to {high:g} {unit}, got {value!r}')
+    return float(value)
+
+
+#: Limit → smallest and largest value and unit, as arm_controller has them.
+_LIMITS = {'joint_speed': (0.01, 3.14, 'rad/s'), 'gripper_speed': (0.01, 20.0, 'strokes/s'),
+           'homing_joint_speed': (0.01, 3.14, 'rad/s')}
+#: Parameters of the nodes' gripper scales, and keys of the file for the same.
+_SCALES = ('gripper_finger_open', 'gripper_finger_closed', 'gripper_joint_open', 'gripper_joint_closed')
+_GRIPPER = ('finger_open_m', 'finger_closed_m', 'joint_open_rad', 'joint_closed_rad')
+
+
+def load_cell(path: str | Path) -> Cell:
+    """Return the cell of a file.
+
+    :raises CellError: naming the key that is wrong and what it may be.
+    """
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise CellError(f'cannot read the cell file {path}: {error.strerror}') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CellError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
+    root = _Reader(document, f'{path}: ', dict.fromkeys(('name', 'kind', 'arms', 'cameras', 'limits', 'poses',
+                                                         'calibration'), True))
+    arms = _arms(root)
+    cameras, profile, image_name = _cameras(root)
+    limits = root.part('limits', dict.fromkeys(_LIMITS, True))
+    calibration = root.part('calibration', {'grippers': True, 'joint_offsets_rad': True})
+    return Cell(
+        path, root.text('name'), root.text('kind', allowed=KINDS), arms, cameras, profile, image_name,
+        {name: limits.number(name, *bounds) for name, bounds in _LIMITS.items()},
+        root.part('poses', {'reference_rad': True}).numbers('reference_rad', 6, -math.pi, math.pi, 'rad'),
+        _grippers(calibration, arms),
+        {arm: calibration.part('joint_offsets_rad', dict.fromkeys(arms, False)).numbers(
+            arm, len(ARM_JOINTS), -LARGEST_OFFSET_RAD, LARGEST_OFFSET_RAD, 'rad')
+         for arm in calibration.part('joint_offsets_rad', dict.fromkeys(arms, False)).value})
+
+
+def _arms(root: _Reader) -> dict[str, ArmEntry]:
+    known = (*FOLLOWERS.values(), *LEADERS.values())
+    part = root.part('arms', {name: name in FOLLOWERS.values() for name in known})
+    if len(set(part.value) & set(LEADERS.values())) == 1:
+        raise CellError(f'{part.where}: a cell has both leaders or none')
+    arms = {}
+    for name in part.value:
+        one = part.part(name, {'model': True, 'motor_configs': False, 'mode_configs': False})
+        wanted = FOLLOWER if name in FOLLOWERS.values() else LEADER
+        model = MODELS[one.text('model', allowed=tuple(MODELS))]
+        if model is not wanted:
+            raise CellError(f'{one.at("model")}: {name} must be {wanted.name}, got {model.name}')
+        arms[name] = ArmEntry(model, one.text('motor_configs'), one.text('mode_configs'))
+    return arms
+
+
+def _cameras(root: _Reader) -> tuple[dict[str, CameraEntry], tuple[int, int, int], str]:
+    part = root.part('cameras', {'image_name': True, 'color_profile': True, 'serials': True})
+    profile = part.text('color_profile')
+    sizes = profile.split('x')
+    if len(sizes) != 3 or not all(size.isdecimal() and 1 <= int(size) <= 4096 for size in sizes):
+        raise CellError(f"{part.at('color_profile')}: must be width x height x rate such as 640x480x30, got "
+                        f"'{profile}'")
+    serials = part.part('serials')
+    cameras = {}
+    for name in serials.value:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise CellError(f'{serials.at(name)}: a camera is named as ROS names go, such as cam_high')
+        cameras[name] = CameraEntry(serials.text(name))
+    taken = [camera.serial for camera in cameras.values() if camera.serial]
+    for name, camera in cameras.items():
+        if taken.count(camera.serial) > 1:
+            raise CellError(f'{serials.at(name)}: serial number {camera.serial} is that of another camera, too')
+    width, height, rate = map(int, sizes)
+    return cameras, (width, height, rate), part.text('image_name', allowed=IMAGE_NAMES)
+
+
+def _grippers(calibration: _Reader, arms: Mapping[str, ArmEntry]) -> dict[str, GripperCalibration]:
+    followers = [name for name in FOLLOWERS.values() if name in arms]
+    part = calibration.part('grippers', dict.fromkeys(followers, True))
+    found = {}
+    for name in followers:
+        one = part.part(name, dict.fromkeys(_GRIPPER, True))
+        values = [one.number(key, -math.pi, math.pi, key.rsplit('_', 1)[1]) for key in _GRIPPER]
+        try:
+            found[name] = GripperCalibration(*values)
+        except ValueError as error:
+            raise CellError(f'{one.where}: {error}') from error
+    first, second = (found[name] for name in followers)
+    for key in _GRIPPER:
+        apart, most = abs(getattr(first, key) - getattr(second, key)), ALIKE_M if key.endswith('_m') else ALIKE_RAD
+        if apart > most:
+            raise CellError(f'{part.at(followers[1])}.{key}: differs by {apart:.4f} from that of {followers[0]}; the '
+                            f'nodes scale both grippers alike, so {most:g} is allowed: mend or re-zero one of them')
+    return found
+
+
+def save_calibration(cell: Cell, grippers: Mapping[str, GripperCalibration] | None = None,
+                     joint_offsets_rad: Mapping[str, tuple[float, ...]] | None = None) -> Cell:
+    """Write calibrations into the cell's file and return the cell as it is then; everything above them stays.
+
+    :raises CellError: when the result would be no cell, or ``calibration`` is not the last section; the file is as
+        before then.
+    """
+    text = cell.path.read_text(encoding='utf-8')
+    lines = text.splitlines(keepends=True)
+    starts = [number for number, line in enumerate(lines) if line.startswith(_MARK)]
+    after = lines[starts[0] + 1:] if len(starts) == 1 else ['x']
+    if any(line[0] not in ' #\n' for line in after):
+        raise CellError(f"{cell.path}: 'calibration' must be the last section, as all below it is written anew")
+    values = {
+        'grippers': {name: {key: round(getattr(one, key), 5) for key in _GRIPPER}
+                     for name, one in {**cell.grippers, **(grippers or {})}.items()},
+        'joint_offsets_rad': {name: [round(value, 5) for value in one]
+                              for name, one in {**cell.joint_offsets_rad, **(joint_offsets_rad or {})}.items()}}
+    written = ''.join(lines[:starts[0]]) + yaml.safe_dump({'calibration': values}, sort_keys=False,
+                                                          default_flow_style=None, width=120)
+    trial = cell.path.with_name(f'.{cell.path.name}.trial')
+    files.replace_file(trial, written.encode())
+    try:
+        load_cell(trial)
+    except CellError as error:
+        raise CellError(str(error).replace(str(trial), str(cell.path))) from error
+    finally:
+        trial.unlink()
+    files.replace_file(cell.path, written.encode())
+    return load_cell(cell.path)
+
+
+def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
+    """Return node → parameter → value of a cell, with ``cell`` for what its drivers get.
+
+    Both grippers get the mean of their calibrations.
+    """
+    grippers = [cell.grippers[FOLLOWERS[side]] for side in SIDES]
+    scales = {parameter: sum(getattr(one, key) for one in grippers) / len(grippers)
+              for parameter, key in zip(_SCALES, _GRIPPER, strict=True)}
+    width, height, rate = cell.color_profile
+    drivers: dict[str, Any] = {'color_profile': f'{width}x{height}x{rate}'}
+    for side in SIDES:
+        arm = cell.arms[FOLLOWERS[side]]
+        drivers |= {f'{side}_motor_configs': arm.motor_configs, f'{side}_mode_configs': arm.mode_configs}
+    drivers |= {f'{name}_serial': camera.serial for name, camera in cell.cameras.items()}
+    return {
+        'cell': drivers,
+        'driver_twin': scales | {'image_name': cell.image_name, 'camera_rate': float(rate),
+                                 'leaders': LEADERS['left'] in cell.arms},
+        'camera_ingest': {'image_name': cell.image_name, 'expected_rate': float(rate)},
+        'proprio_ingest': scales | {'camera_rate': float(rate)},
+        'arm_controller': scales | dict(cell.limits)}

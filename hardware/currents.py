@@ -1,0 +1,35 @@
+"""Motor currents and temperatures as interbotix_xs_sdk reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fpo_ros.hardware.names import JOINT_STATE_NAMES
+
+#: Motors of a follower, in the order of joint_states and of the group "all".
+MOTORS = JOINT_STATE_NAMES[:7]
+#: Register of a servo's temperature [degrees Celsius] (ROBOTIS e-manual; upper and lower case count).
+TEMPERATURE_REGISTER = 'Present_Temperature'
+
+
+def side_currents(names: Sequence[str], effort: Sequence[float]) -> np.ndarray:
+    """Return the (7,) motor currents of one follower [mA]; NaN where the driver reports none, as xs_sdk_sim does.
+
+    :param names: joint names of the message; empty is read as the driver's usual order.
+    :param effort: its efforts: signed motor currents [mA].
+    """
+    names = names if len(names) else JOINT_STATE_NAMES
+    known = dict(zip(names, effort, strict=False))
+    return np.array([known.get(motor, np.nan) for motor in MOTORS], np.float64)
+
+
+def side_temperatures(values: Sequence[int]) -> np.ndarray:
+    """Return the (7,) temperatures of one follower [degrees Celsius] from a reading of the group "all".
+
+    :raises ValueError: where the driver did not read all seven motors.
+    """
+    if len(values) != len(MOTORS):
+        raise ValueError(f'{TEMPERATURE_REGISTER} of {len(values)} motors came, of {len(MOTORS)} expected')
+    return np.asarray(values, np.float64)

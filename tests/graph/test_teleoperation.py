@@ -1,0 +1,108 @@
+"""An operator drives simulated followers by simulated leaders, over real DDS and the drivers' own interfaces."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from sensor_msgs.msg import JointState  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
+
+from fpo_ros.hardware.names import SIDES  # noqa: E402
+from fpo_ros.msg import LeaderPose  # noqa: E402
+from fpo_ros.nodes import qos  # noqa: E402
+from fpo_ros.nodes.client import EpisodeClient  # noqa: E402
+from fpo_ros.nodes.graph import GraphOptions  # noqa: E402
+from fpo_ros.nodes.up import running_graph  # noqa: E402
+from fpo_ros.policy.contract import ARM_JOINTS, START_JOINTS  # noqa: E402
+from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
+
+pytestmark = [pytest.mark.ros, pytest.mark.serial]
+#: Largest step of a joint target between two control periods (joint_speed of the configuration) [rad].
+STEP = 2.0 * 0.02
+
+
+@pytest.fixture(scope='module')
+def cell(releases) -> Iterator[SimpleNamespace]:
+    """The graph with leaders, and what the tests hear."""
+    options = GraphOptions(policy=str(releases.path / 'v000001'), trusted_keys=str(releases.keys),
+                           releases=str(releases.path), cameras='', learner=False, teleop=True)
+    with running_graph(options, sink=lambda node, line: None) as graph:
+        with EpisodeClient() as client:
+            heard = SimpleNamespace(graph=graph, client=client, pose=None, commands=[])
+            client.node.create_subscription(LeaderPose, 'leader_pose', lambda m: setattr(heard, 'pose', np.array(
+                m.joint_positions)), qos.SENSOR)
+            heard.hands = {side: client.node.create_publisher(JointState, f'driver_twin/move_leader_{side}', qos.DRIVER)
+                           for side in SIDES}
+            heard.wishes = {name: client.node.create_client(Trigger, name) for name in ('take_over', 'hand_back')}
+            yield heard
+
+
+def _hold_at_home(cell) -> None:
+    client = cell.client
+    client.set_state(ArmState.HOMING)
+    client.wait_for_state(ArmState.HOLD, 20.0)
+    client.wait_for(lambda: cell.pose is not None and np.abs(
+        cell.pose - START_JOINTS)[[0, 1, 2, 7, 8, 9]].max() < 0.05, 'the leaders to reach their followers', 30.0)
+
+
+def _wish(cell, name: str) -> Trigger.Response:
+    service = cell.wishes[name]
+    cell.client.wait_for(service.service_is_ready, f'service {name}', 10.0)
+    future = service.call_async(Trigger.Request())
+    cell.client.wait_for(future.done, f'the answer of {name}', 10.0)
+    return future.result()
+
+
+def _pull(cell, side: str, **joints: float) -> None:
+    cell.hands[side].publish(JointState(name=list(joints), position=list(joints.values())))
+
+
+def _whole(waist: float) -> dict[str, float]:
+    """Return all joints of an arm at home, the waist turned, the trigger open."""
+    return dict(zip(ARM_JOINTS, map(float, START_JOINTS[:6]), strict=True)) | {'waist': waist, 'gripper': 0.8}
+
+
+def test_leaders_go_with_their_followers_and_an_operator_drives_them(cell) -> None:
+    client = cell.client
+    _hold_at_home(cell)
+    _pull(cell, 'left', **_whole(0.0))
+    _pull(cell, 'right', **_whole(0.0))
+    assert _wish(cell, 'take_over').success
+    client.wait_for_state(ArmState.TELEOP, 10.0)
+    history = []
+    until = time.monotonic() + 3.0
+    _pull(cell, 'left', **_whole(0.3))
+    while time.monotonic() < until:
+        status = client.controller_status()
+        history.append(status.command[0])
+        time.sleep(0.01)
+    assert abs(history[-1] - 0.3) < 0.06 and abs(client.controller_status().measured[0] - history[-1]) < 0.05
+    assert np.abs(np.diff(history)).max() <= 3 * STEP, 'the followers go smoothly'
+    assert _wish(cell, 'hand_back').success
+    status = client.wait_for_state(ArmState.HOLD, 5.0)
+    assert abs(status.command[0] - history[-1]) < 0.02, 'the arms hold where the operator left them'
+    for side in SIDES:
+        _pull(cell, side)
+
+
+def test_without_the_leaders_node_the_followers_hold(cell) -> None:
+    _hold_at_home(cell)
+    for side in SIDES:
+        _pull(cell, side, **_whole(0.0))
+    assert _wish(cell, 'take_over').success
+    cell.client.wait_for_state(ArmState.TELEOP, 10.0)
+    cell.graph.signal('teleop', signal.SIGKILL)
+    reason = cell.client.wait_for_state(ArmState.HOLD, 3.0).reason
+    assert 'pose of the leaders' in reason
+    cell.graph.ended()
+    cell.graph.restart('teleop', 30.0)
+    for side in SIDES:
+        _pull(cell, side)

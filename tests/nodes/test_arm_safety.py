@@ -1,0 +1,104 @@
+"""The arm controller's node passes limits and readings to the core, and says what acts."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from fpo_ros.hardware.currents import side_currents, side_temperatures  # noqa: E402
+from fpo_ros.hardware.gripper import GYM_ALOHA  # noqa: E402
+from fpo_ros.hardware.names import JOINT_STATE_NAMES  # noqa: E402
+from fpo_ros.nodes.arm_controller import ArmController, ArmControllerParameters  # noqa: E402
+from fpo_ros.nodes.logic.health import OK, WARN  # noqa: E402
+from fpo_ros.nodes.safety import geometry_of, motor_limits, safety_config, safety_health  # noqa: E402
+from fpo_ros.policy.contract import START_JOINTS, PolicyContract  # noqa: E402
+from fpo_ros.runtime.controller import ArmControllerCore  # noqa: E402
+from fpo_ros.runtime.motor_watch import MotorLimits, MotorReadings  # noqa: E402
+from fpo_ros.runtime.safety_config import SafetyConfig  # noqa: E402
+from fpo_ros.sim.clearances import CellGeometry, Clearances  # noqa: E402
+from fpo_ros.sim.twin.driver import XsDriver  # noqa: E402
+from fpo_ros.sim.twin.physics import TwinPhysics  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+def test_the_nodes_defaults_are_those_of_the_core() -> None:
+    p = ArmControllerParameters()
+    ours, core = safety_config(p), SafetyConfig()
+    np.testing.assert_array_equal(ours.workspace, core.workspace)
+    for name in ('position_margin', 'acceleration', 'gripper_acceleration', 'jerk', 'tcp_speed', 'reduced',
+                 'look_ahead', 'on_violation'):
+        assert getattr(ours, name) == getattr(core, name), name
+    assert ours.max_step == pytest.approx(core.max_step, abs=1e-4)
+    assert motor_limits(p) == MotorLimits()
+    assert geometry_of(p).clearances == Clearances() == CellGeometry().clearances
+
+
+def test_a_cell_without_a_model_says_what_to_do(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, 'fpo_ros.sim.clearances', None)
+    with pytest.raises(RuntimeError, match='install mujoco, gymnasium and gym-aloha, or set geometry to false'):
+        geometry_of(ArmControllerParameters())
+    assert geometry_of(ArmControllerParameters(geometry=False)) is None
+
+
+def test_diagnostics_name_the_limit_that_acts() -> None:
+    core = ArmControllerCore(PolicyContract())
+    assert safety_health(core).level == OK
+    core.filter.start(START_JOINTS)
+    target = np.array(START_JOINTS)
+    target[0] = 1.0
+    core.filter.step(target)
+    health = safety_health(core)
+    assert health.values['limited_by_speed'] == 1
+    assert health.values['last_projection'] == 'left_waist: target 1.0000 sent as 0.0400 (speed limit)'
+    hot = np.full(14, 30.0)
+    hot[6] = 72.0
+    core.motors.look(MotorReadings(temperature_c=hot))
+    health = safety_health(core)
+    assert health.level == WARN and health.message.startswith('left_gripper has 72 degrees Celsius')
+
+
+def test_currents_come_by_name_and_may_be_absent() -> None:
+    effort = list(range(9))
+    np.testing.assert_array_equal(side_currents((), effort), range(7))
+    np.testing.assert_array_equal(side_currents(JOINT_STATE_NAMES[::-1], effort[::-1]), range(7))
+    assert np.isnan(side_currents(JOINT_STATE_NAMES, [])).all(), 'xs_sdk_sim reports none'
+    with pytest.raises(ValueError, match='of 3 motors came, of 7 expected'):
+        side_temperatures([30, 31, 32])
+
+
+def test_temperatures_are_read_from_the_drivers_registers(ros) -> None:
+    physics = TwinPhysics('transfer_cube')
+    drivers = [XsDriver(side, '/', physics, GYM_ALOHA) for side in ('left', 'right')]
+    drivers[1].registers['elbow', 'Present_Temperature'] = 71
+    node = ArmController(parameter_overrides=[Parameter('temperature_period', value=0.1),
+                                              Parameter('geometry', value=False)])
+    executor = SingleThreadedExecutor()
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        for one in (node, *drivers):
+            executor.add_node(one)
+        assert np.isnan(node.temperatures.newest()).all(), 'unknown before the first reading'
+        until = time.monotonic() + 20
+        while np.isnan(node.temperatures.newest()).any():
+            assert time.monotonic() < until, 'no temperatures of both followers within 20 s'
+            executor.spin_once(timeout_sec=0.1)
+        expected = np.zeros(14)
+        expected[9] = 71
+        np.testing.assert_array_equal(node.temperatures.newest(), expected)
+        executor.remove_node(drivers[1])
+        time.sleep(0.4)
+        assert np.isnan(node.temperatures.newest()[7:]).all(), 'an old reading is none'
+    finally:
+        executor.shutdown()
+        for one in (node, *drivers):
+            one.destroy_node()

@@ -1,0 +1,223 @@
+"""The cell's file: checked key by key, laid under the graph, and calibrated against the twin over DDS."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed')
+
+from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from fpo_ros.hardware.calibration import check_offsets, measure_gripper, measure_joints  # noqa: E402
+from fpo_ros.hardware.cell import CellError, load_cell, save_calibration  # noqa: E402
+from fpo_ros.hardware.gripper import GripperCalibration  # noqa: E402
+from fpo_ros.hardware.xs_client import XsClient  # noqa: E402
+from fpo_ros.hardware.xs_types import XsError  # noqa: E402
+from fpo_ros.nodes import calibrate_cli  # noqa: E402
+from fpo_ros.nodes.graph import GraphError, GraphOptions, describe  # noqa: E402
+from fpo_ros.nodes.locate import share_path  # noqa: E402
+from fpo_ros.nodes.ros_client import RosClient  # noqa: E402
+from fpo_ros.nodes.xs_transport import RosXsTransport  # noqa: E402
+from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
+from fpo_ros.sim.twin.node import DriverTwin  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+ARM = 'follower_left'
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    """A copy of the example of a stationary cell."""
+    return Path(shutil.copy(share_path('config/cells/aloha_stationary.yaml'), tmp_path / 'cell.yaml'))
+
+
+def test_examples_differ_in_what_a_mobile_cell_lacks() -> None:
+    stationary, mobile = (load_cell(share_path(f'config/cells/aloha_{kind}.yaml')) for kind in ('stationary', 'mobile'))
+    assert (stationary.kind, mobile.kind) == ('stationary', 'mobile')
+    assert set(stationary.cameras) - set(mobile.cameras) == {'cam_low'}
+    assert stationary.arms.keys() == mobile.arms.keys() and len(stationary.arms) == 4
+    assert stationary.reference == tuple(START_JOINTS[:6])
+
+
+@pytest.mark.parametrize(('before', 'after', 'why'), [
+    ('kind: stationary', 'kind: flying', 'kind: must be one of stationary, mobile'),
+    ('name: aloha', 'nam: aloha', "nam: unknown key: did you mean 'name'"),
+    ('follower_left: {model: aloha_vx300s,', 'follower_left: {modl: aloha_vx300s,',
+     r"arms\.follower_left\.modl: unknown key: did you mean 'model'"),
+    ('follower_left: {model: aloha_vx300s', 'follower_left: {model: aloha_wx250s',
+     r'arms\.follower_left\.model: follower_left must be aloha_vx300s'),
+    ('  leader_right: {model: aloha_wx250s}\n', '', 'arms: a cell has both leaders or none'),
+    ('joint_speed: 1.0', 'joint_speed: 9.0', r'limits\.joint_speed: must be a number from 0\.01 to 3\.14 rad/s, got 9'),
+    ('joint_speed: 1.0', 'joint_speed: fast', r"limits\.joint_speed: must be a number .* got 'fast'"),
+    ('  gripper_speed: 2.0', '  griper_speed: 2.0', r'limits\.griper_speed: unknown key'),
+    ('640x480x30', '640x480', r'cameras\.color_profile: must be width x height x rate'),
+    ('cam_high: ""', 'cam_high: 218622270304', r'cameras\.serials\.cam_high: must be a text; put numbers in quotes'),
+    ('0.0, -0.96, 1.16, 0.0, -0.3, 0.0]', '0.0, -0.96]', r'poses\.reference_rad: must be a list of 6 numbers'),
+    ('0.0, -0.96, 1.16, 0.0, -0.3, 0.0]', '0.0, -0.96, .nan, 0.0, -0.3, 0.0]', r'poses\.reference_rad\[2\]: must be'),
+    ('follower_left: {finger_open_m: 0.0579', 'follower_left: {finger_open_m: 0.04',
+     r'calibration\.grippers\.follower_left: gripper calibration needs open above closed'),
+    ('follower_right: {finger_open_m: 0.0579', 'follower_right: {finger_open_m: 0.0629',
+     r'calibration\.grippers\.follower_right\.finger_open_m: differs by 0\.0050'),
+    ('joint_offsets_rad: {}', 'joint_offsets_rad: {follower_left: [0, 0, 2, 0, 0, 0]}',
+     r'calibration\.joint_offsets_rad\.follower_left\[2\]: must be a number from -1\.57'),
+    ('joint_offsets_rad: {}', 'joint_offsets_rad: {follower_lft: [0, 0, 0, 0, 0, 0]}',
+     r"joint_offsets_rad\.follower_lft: unknown key: did you mean 'follower_left'"),
+    ('  joint_offsets_rad: {}', '', r'calibration\.joint_offsets_rad: is missing'),
+    ('limits:', 'limits: [', 'is no YAML file')])
+def test_what_is_wrong_in_a_cell_file_is_named(file, before, after, why) -> None:
+    text = file.read_text()
+    assert text.count(before) == 1
+    file.write_text(text.replace(before, after))
+    with pytest.raises(CellError, match=f'cell.yaml.*{why}'):
+        load_cell(file)
+
+
+def test_two_cameras_cannot_have_one_serial_number(file) -> None:
+    file.write_text(file.read_text().replace('cam_high: ""', 'cam_high: "12"').replace('cam_low: ""', 'cam_low: "12"'))
+    with pytest.raises(CellError, match='serial number 12 is that of another camera'):
+        load_cell(file)
+
+
+def test_a_cell_reaches_nodes_and_drivers(file) -> None:
+    file.write_text(file.read_text().replace('cam_high: ""', 'cam_high: "218622270304"')
+                    .replace('joint_speed: 1.0', 'joint_speed: 0.7')
+                    .replace('follower_left: {finger_open_m: 0.0579', 'follower_left: {finger_open_m: 0.0599'))
+    description = describe(GraphOptions(mode='real', cell=str(file)))
+    nodes = {spec.name: spec.parameters for spec in description.nodes}
+    assert nodes['arm_controller']['joint_speed'] == 0.7
+    assert nodes['arm_controller']['gripper_finger_open'] == nodes['proprio_ingest']['gripper_finger_open'] \
+        == pytest.approx(0.0589)
+    assert description.drivers[-1].arguments['serial_no'] == '_218622270304'
+    twin = describe(GraphOptions(mode='real', use_twin=True, cell=str(file))).nodes[0].parameters
+    assert twin['leaders'] is True and twin['camera_rate'] == 30.0
+
+
+def test_a_configuration_lies_over_the_cell_and_the_simulation_takes_none(file, tmp_path) -> None:
+    mine = tmp_path / 'mine.yaml'
+    mine.write_text('/**/arm_controller: {ros__parameters: {joint_speed: 0.4}}')
+    options = GraphOptions(mode='real', use_twin=True, cell=str(file), config=str(mine))
+    assert next(spec for spec in describe(options).nodes if spec.name == 'arm_controller').parameters[
+        'joint_speed'] == 0.4
+    with pytest.raises(GraphError, match="mode 'sim' takes no cell"):
+        GraphOptions(cell=str(file))
+    with pytest.raises(GraphError, match='cannot read the cell file'):
+        describe(GraphOptions(mode='real', use_twin=True, cell='/nowhere.yaml'))
+
+
+def test_calibrations_are_written_below_everything_else(file) -> None:
+    above = file.read_text().split('calibration:\n')[0]
+    measured = GripperCalibration(0.0581, 0.0435, 1.63, 0.61)
+    cell = save_calibration(load_cell(file), {ARM: measured}, {ARM: (0.01, 0.0, -0.02, 0.0, 0.0, 0.0)})
+    assert file.read_text().startswith(above)
+    assert cell.grippers[ARM] == measured and cell.grippers['follower_right'].finger_open_m == 0.0579
+    assert save_calibration(cell, joint_offsets_rad={'leader_left': (0.0,) * 6}).joint_offsets_rad[ARM][2] == -0.02
+
+
+def test_what_would_be_no_cell_is_not_written(file) -> None:
+    before = file.read_text()
+    with pytest.raises(CellError, match='differs by'):
+        save_calibration(load_cell(file), {ARM: GripperCalibration(0.09, 0.0435, 1.63, 0.61)})
+    assert file.read_text() == before and [path.name for path in file.parent.iterdir()] == ['cell.yaml']
+    file.write_text(before + 'limits_again: 1\n'.replace('limits_again: 1', '# a comment'))
+    save_calibration(load_cell(file), {ARM: GripperCalibration(0.0580, 0.044, 1.62, 0.62)})
+    lines = before.split('# Written by')
+    file.write_text('# Written by' + lines[1] + lines[0])
+    with pytest.raises(CellError, match='must be the last section'):
+        save_calibration(load_cell(file), {ARM: GripperCalibration(0.0580, 0.044, 1.62, 0.62)})
+
+
+@pytest.fixture(scope='module')
+def bench(ros):
+    """An active twin with leaders and a client of its arms."""
+    node = DriverTwin(parameter_overrides=[Parameter('bus_time_scale', value=0.1), Parameter('leaders', value=True)])
+    assert node.trigger_configure() == node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+    with RosClient('calibration_test') as client:
+        transport = RosXsTransport(client.node, (ARM, 'leader_left'))
+        for arm in (ARM, 'leader_left'):
+            transport.wait_for(lambda arm=arm: XsClient(transport, arm).info().mode, f'the set-up of {arm}', 20.0)
+        yield node, transport
+    node.trigger_shutdown()
+    node.destroy_node()
+
+
+def test_a_gripper_is_measured_where_a_hand_opens_and_closes_it(bench) -> None:
+    node, transport = bench
+    arm, plant = XsClient(transport, 'leader_left'), node.physics
+
+    def hand(what: str) -> None:
+        assert not arm.torques()['gripper']
+        wanted = 0.8 if 'open' in what else 0.0
+        plant.pull_leader('left', {6: wanted})
+        transport.wait_for(lambda: abs(arm.read().gripper_rad - wanted) < 0.04, what, 10.0)
+
+    found = measure_gripper(arm, hand)
+    assert found.joint_open_rad == pytest.approx(0.8, abs=0.05) and found.joint_closed_rad == pytest.approx(0, abs=0.05)
+    assert found.finger_open_m > found.finger_closed_m + 0.02
+    plant.pull_leader('left', {})
+
+
+def test_zeros_are_mended_in_the_motors_and_kept_in_the_file(bench, file, monkeypatch) -> None:
+    """The elbow's horn sits 0.123 rad off and the waist's -0.06: what is reported differs from where the arm is."""
+    node, transport = bench
+    arm, cell = XsClient(transport, 'leader_left'), load_cell(file)
+    arm.set_torque('arm', False)
+    for joint, counts in (('elbow', 80), ('waist', -40)):
+        arm.set_register(joint, 'Homing_Offset', counts)
+
+    def hand(what: str) -> None:
+        node.physics.pull_leader('left', dict(enumerate(cell.reference)))
+        transport.wait_for(lambda: np.abs(node.physics.measure('leader_left').positions[:6] - cell.reference).max()
+                           < 0.004, what, 10.0)
+        transport.wait_for(lambda: abs(node.physics.measure('leader_left').velocities).max() < 0.01, what, 10.0)
+
+    hand('the arm to stand in the jig')
+    assert arm.read().joints[2] - cell.reference[2] == pytest.approx(80 * 2 * math.pi / 4096, abs=0.005)
+    offsets = measure_joints(arm, cell.reference, hand)
+    np.testing.assert_allclose(arm.read().joints, cell.reference, atol=0.01)
+    np.testing.assert_allclose(offsets, np.zeros(6), atol=0.01)
+    cell = save_calibration(cell, joint_offsets_rad={'leader_left': offsets})
+    check_offsets(arm, cell)
+    arm.set_register('elbow', 'Homing_Offset', 30)
+    with pytest.raises(CellError, match='leader_left: elbow: register Homing_Offset: .* calibrate it again'):
+        check_offsets(arm, cell)
+    arm.set_register('elbow', 'Homing_Offset', 0)
+    with pytest.raises(XsError, match='waist reads .* that is no error of its zero'):
+        measure_joints(arm, (1.0, *cell.reference[1:]), hand)
+    node.physics.pull_leader('left', {})
+
+
+def test_an_offset_moves_where_the_servo_regulates(bench) -> None:
+    node, transport = bench
+    arm = XsClient(transport, ARM)
+    arm.set_torque('waist', False)
+    arm.set_register('waist', 'Homing_Offset', 100)
+    arm.set_torque('waist', True)
+    arm.reach([0.3, *arm.read().joints[1:]], 5.0, 0.02)
+    assert node.physics.measure(ARM).positions[0] == pytest.approx(0.3 - 100 * 2 * math.pi / 4096, abs=0.02)
+    node.physics.reset(1)
+    time.sleep(0.3)
+    assert node.physics.measure(ARM).positions[0] == pytest.approx(0.0, abs=0.01), 'a reset scene is the training start'
+    arm.set_torque('waist', False)
+    arm.set_register('waist', 'Homing_Offset', 0)
+
+
+def test_the_command_writes_the_file_and_names_arms_that_are_not_there(bench, file, monkeypatch) -> None:
+    node, _ = bench
+    calibration = GripperCalibration(0.0583, 0.0437, 1.62, 0.62)
+    monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda arm, ask: calibration)
+    calibrate_cli.gripper(file, ARM, '/')
+    assert load_cell(file).grippers[ARM] == calibration
+    with pytest.raises(CellError, match="'leader_left' has no gripper to be calibrated"):
+        calibrate_cli.gripper(file, 'leader_left', '/')
+    with pytest.raises(CellError, match="has no arm 'follower_middle'"):
+        calibrate_cli.joints(file, 'follower_middle', '/')
+    with pytest.raises(CellError, match='no arm is calibrated yet'):
+        calibrate_cli.check(file, '/')
