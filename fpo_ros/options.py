@@ -18,6 +18,7 @@ TaskName = Annotated[str, typer.Option(help='transfer_cube or insertion.')]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help='Time-out of an episode [control steps of 0.02 s]: 300 as '
                                               'gym-aloha, 400 as most publications, or any other.',
                                               show_default='300')]
+Variant = Annotated[str, typer.Option(help='Size of the network: pi0_tiny or pi0_small.')]
 RandomisationFile = Annotated[Path | None, typer.Option(
     '--randomisation', metavar='FILE', help='Draw the dynamics, delays, sensor errors and looks of every episode from '
     'the ranges in this YAML file, such as config/randomisation.yaml.', show_default='none')]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fpo_ros.options import AsJson, Observation, Seed, display_of
+from fpo_ros.options import AsJson, Observation, Seed, Variant, display_of
 
 app = typer.Typer(no_args_is_help=True, help='Measure speed and memory, each beside a named baseline of the same run.')
 
@@ -67,19 +67,39 @@ def experts(episodes: Annotated[int, typer.Option(min=1, help='Scenes, from 0 on
 
 
 @app.command()
-def policy(calls: Annotated[int, typer.Option(min=1, help='Chunks of each.')] = 200, as_json: AsJson = False) -> None:
-    """Time of a chunk in ONNX and in torch.
+def policy(variant: Variant = 'pi0_tiny',
+           samples: Annotated[int | None, typer.Option(min=1, help='Rounds, in each of which everything compared '
+                                                       'makes a chunk.',
+                                                       show_default='300, or 60 of pi0_small')] = None,
+           provider: Annotated[str, typer.Option(help='What runs the exported graphs: cpu, cuda, tensorrt or '
+                                                 'auto.')] = 'cpu',
+           growth: Annotated[Path | None, typer.Option(
+               help='Measure also how the time of a chunk grows with cameras, chunk length, flow steps and batch, and '
+                    'write the plot here: .png or .svg.', show_default=False)] = None,
+           check: Annotated[bool, typer.Option('--check', help='Fail when a ratio falls short of what '
+                                               'docs/benchmarks.md promises for the CPU.')] = False,
+           as_json: AsJson = False) -> None:
+    """Time of a chunk of an exported policy.
 
-    Of pi0_tiny, one thread each.
+    Beside torch, beside no cached prefix, through the policy node, and while policies change; one thread each. Takes
+    about a minute, of pi0_small 5.
     """
     from fpo_ros.bench import policy as bench
 
-    found = bench.measure(calls)
-    display_of(as_json).line(
-        f'{found["onnx_ms_per_chunk"]:.1f} ms in ONNX Runtime, {found["torch_ms_per_chunk"]:.1f} ms in torch: '
-        f'{found["speed_up_over_torch"]:.2f} times as fast')
-    if as_json:
-        print(json.dumps(found), flush=True)
+    _check_picture(growth)
+    display = display_of(as_json)
+    found = bench.measure(variant, samples, provider, report=display.line)
+    short = bench.broken_promises(found) if check else []
+    if growth is not None:
+        from fpo_ros.bench.plot import plot_latencies
+        from fpo_ros.bench.policy_growth import measure_growth
+
+        found['growth'] = measure_growth(variant, provider, display.line)
+        plot_latencies(found['growth'], growth)
+        display.line(f'plot in {growth}')
+    for line in bench.in_words(found):
+        display.line(line)
+    _end(found, as_json, short)
 
 
 @app.command('pi0')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -10,6 +11,9 @@ matplotlib.use('agg')
 
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
 from matplotlib.figure import Figure  # noqa: E402
+
+#: What axes are called in plots of latencies.
+_LABELS = {'horizon': 'rows of a chunk', 'flow_steps': 'denoising steps', 'batch': 'observations at once'}
 
 
 def plot_growth(rows: list[dict[str, float]], path: Path) -> None:
@@ -45,6 +49,23 @@ def plot_iterations(rows: list[dict[str, float]], path: Path) -> None:
     axes.set_xticks(episodes)
     axes.grid(alpha=0.3)
     axes.legend(loc='upper left')
+    _save(figure, path)
+
+
+def plot_latencies(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the time of a chunk over each of the axes.
+
+    :param rows: ``axis``, ``value`` and ``p50_ms`` each.
+    :param path: picture that is written; its directory is made.
+    """
+    axes_names = list(dict.fromkeys(row['axis'] for row in rows))
+    figure, panels = plt.subplots(1, len(axes_names), figsize=(2.6 * len(axes_names), 3), sharey=True, squeeze=False)
+    for panel, name in zip(panels[0], axes_names, strict=True):
+        line = sorted((row['value'], row['p50_ms']) for row in rows if row['axis'] == name)
+        panel.plot(*zip(*line, strict=True), marker='o')
+        panel.set(xlabel=_LABELS.get(name, name), ylim=(0, None), xlim=(0, None), xticks=[value for value, _ in line])
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel('time of a chunk [ms]')
     _save(figure, path)
 
 

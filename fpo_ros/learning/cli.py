@@ -15,6 +15,7 @@ from fpo_ros.options import (
     Observation,
     RandomisationFile,
     Seed,
+    Variant,
     Workers,
     cluster_of,
     contract_of,
@@ -30,7 +31,7 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
               out: Annotated[Path, typer.Option(help='Directory of the trained policy; made if missing.')],
               task: Annotated[str | None, typer.Option(help='transfer_cube or insertion; needed where the store holds '
                                                        'both.', show_default="that of the store's episodes")] = None,
-              observation: Observation = 'state', cameras: Cameras = None,
+              observation: Observation = 'state', cameras: Cameras = None, variant: Variant = 'pi0_tiny',
               steps: Annotated[int, typer.Option(min=1, help='Optimiser steps.')] = 800,
               batch: Annotated[int, typer.Option(min=1, help='Training pairs per step.')] = 128,
               prefix: Annotated[str | None, typer.Option(
@@ -39,7 +40,7 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
                        'learned from the demonstrations.',
                   show_default='sft_pixels where it fits, otherwise new')] = None,
               seed: Seed = 0) -> None:
-    """Train pi0_tiny by conditional flow matching on recorded episodes."""
+    """Train a policy by conditional flow matching on recorded episodes."""
     from fpo_ros.episodes.store import EpisodeStore
     from fpo_ros.learning import sft
     from fpo_ros.learning.demonstrations import load_demonstrations, task_of
@@ -47,15 +48,15 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
     from fpo_ros.policy.config import preset
 
     store = EpisodeStore.open(demonstrations)
-    contract = contract_of(task_of(store, task), observation, cameras)
+    contract, sizes = contract_of(task_of(store, task), observation, cameras), preset(variant)
     pairs = load_demonstrations(store, contract)
     display = display_of(False)
     if pairs.left_out:
         display.line(pairs.left_out)
     out.mkdir(parents=True, exist_ok=True)
-    network = network_for(contract, preset('pi0_tiny'), prefix, display, seed)
+    network = network_for(contract, sizes, prefix, display, seed)
     with display.bar('flow matching', steps) as bar:
-        policy = sft.train(pairs, contract, preset('pi0_tiny'), sft.SFTConfig(steps=steps, batch=batch), seed,
+        policy = sft.train(pairs, contract, sizes, sft.SFTConfig(steps=steps, batch=batch), seed,
                            lambda step, loss: bar.update(step, f'(loss {loss:.3f})'), network)
     policy.save(out)
     display.line(f'{out}: trained on {len(pairs.states):,} pairs of {pairs.episodes} episodes of {contract.task}')

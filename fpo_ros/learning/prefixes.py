@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,6 +69,7 @@ def network_for(contract: PolicyContract, model: Pi0Config, how: str | None, pro
                 seed: int = 0) -> Pi0 | None:
     """Return the network whose expert is to be trained, or None: all of a new one is.
 
+    :param model: sizes of the network.
     :param how: a policy's directory or name in the package, :data:`NEW` or :data:`UNTRAINED`; None: the package's own
         where it fits, otherwise a new one; for a policy without cameras there is nothing to choose.
     :raises ContractError: for a policy that does not fit, or a choice where there are no cameras.
@@ -78,7 +80,7 @@ def network_for(contract: PolicyContract, model: Pi0Config, how: str | None, pro
         return None
     if how is None and SHIPPED in names():
         try:
-            network = prefix_of(FlowPolicy.load(Path(SHIPPED)), contract, seed)
+            network = prefix_of(_of_sizes(SHIPPED, model), contract, seed)
         except ContractError as error:
             progress.line(f'a new prefix is trained: {error}')
         else:
@@ -88,4 +90,13 @@ def network_for(contract: PolicyContract, model: Pi0Config, how: str | None, pro
         return None
     if how is None or how == NEW:
         return new_prefix(contract, model, GroundingConfig(), progress, seed)
-    return prefix_of(FlowPolicy.load(Path(how)), contract, seed)
+    return prefix_of(_of_sizes(how, model), contract, seed)
+
+
+def _of_sizes(where: str, model: Pi0Config) -> FlowPolicy:
+    """Load a policy whose network has the sizes that are asked for; it may have an actor over its start noise."""
+    policy = FlowPolicy.load(Path(where))
+    if replace(policy.model.config, latent_actor='') != model:
+        raise ContractError(f'the prefix of {where} belongs to a network of other sizes than the one to be trained: '
+                            f"take another policy's, --prefix {NEW}, or the --variant of that policy")
+    return policy

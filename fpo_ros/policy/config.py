@@ -110,6 +110,11 @@ PRESETS = {
         head_dim=16, vocabulary_size=VOCABULARY_SIZE,
         vision=VisionConfig(patch_size=16, width=64, depth=2, num_heads=4, mlp_dim=192),
         steps_per_token=5, predicts='actions'),
+    # 40 M parameters, 7 M of them the expert's: a chunk from a picture or two takes a core some hundred milliseconds.
+    'pi0_small': Pi0Config(
+        width=512, mlp_dim=2048, expert_width=256, expert_mlp_dim=1024, depth=6, num_heads=8, num_kv_heads=1,
+        head_dim=64, vocabulary_size=VOCABULARY_SIZE,
+        vision=VisionConfig(patch_size=16, width=384, depth=6, num_heads=6, mlp_dim=1536)),
 }
 
 

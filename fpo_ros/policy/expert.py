@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import ContractError, PolicyContract
-from fpo_ros.policy.layers import GatedMLP, RMSNorm, half_turn, rotary_table, time_embedding
+from fpo_ros.policy.layers import GatedMLP, RMSNorm, attend, half_turn, rotary_table, time_embedding
 
 #: Flow times below this one divide like it where clean actions are predicted: at 0 nothing is left to remove.
 LEAST_TIME = 0.05
@@ -33,14 +33,14 @@ class GemmaLayer(nn.Module):
 
     def qkv(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries (B, heads, n, d), rotated keys and values (B, kv_heads, n, d)."""
-        batch, tokens, _ = x.shape
+        tokens = x.shape[1]
         q_width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         plain, turned, v = F.linear(self.input_layernorm(x), self.joined()).split(
             [q_width + kv_width, q_width + kv_width, kv_width], -1)
         q, k = (plain * table[0] + turned * table[1]).split([q_width, kv_width], -1)
-        return (q.view(batch, tokens, self.num_heads, self.head_dim).transpose(1, 2),
-                k.view(batch, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2),
-                v.view(batch, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2))
+        return (q.view(-1, tokens, self.num_heads, self.head_dim).transpose(1, 2),
+                k.view(-1, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2),
+                v.view(-1, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2))
 
     def joined(self) -> Tensor:
         """Return one projection of all: queries and keys, the quarter turns of both, values."""
@@ -49,12 +49,8 @@ class GemmaLayer(nn.Module):
 
     def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend, then apply the output projection, residuals and MLP to (B, n, width)."""
-        repeat = self.num_heads // self.num_kv_heads
-        if repeat > 1:
-            k = k.repeat_interleave(repeat, 1) if self.num_kv_heads > 1 else k.expand(-1, self.num_heads, -1, -1)
-            v = v.repeat_interleave(repeat, 1) if self.num_kv_heads > 1 else v.expand(-1, self.num_heads, -1, -1)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.o_proj(mixed.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
+        mixed = attend(q, k, v, self.num_heads // self.num_kv_heads)
+        x = x + self.o_proj(mixed.transpose(1, 2).reshape(-1, x.shape[1], self.num_heads * self.head_dim))
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -131,15 +127,18 @@ class Expert(nn.Module):
 
     def project(self, x_t: Tensor, time: Tensor, cache: Tensor) -> Tensor:
         """Return what the last projection gives for noisy (B, H, action_dim) chunks; see :meth:`denoise`."""
-        tokens, expert = x_t.shape[1] // self.config.steps_per_token, self.config.expert_width
-        embedded = time_embedding(time, expert)[:, None].expand(-1, tokens, -1)
-        x = torch.cat([self.action_in_proj(x_t.reshape(x_t.shape[0], tokens, -1)), embedded], -1)
-        x = self.action_time_mlp_out(F.silu(self.action_time_mlp_in(x))).to(self.computes_in)
+        tokens, expert = self.contract.horizon // self.config.steps_per_token, self.config.expert_width
+        # The projection of [actions, time] in two parts: that of the time is one row for all tokens.
+        of_actions, of_time = self.action_time_mlp_in.weight.split(expert, 1)
+        x = F.linear(self.action_in_proj(x_t.reshape(-1, tokens, self.action_in_proj.in_features)), of_actions)
+        x = x + F.linear(time_embedding(time, expert), of_time, self.action_time_mlp_in.bias)[:, None]
+        x = self.action_time_mlp_out(F.silu(x)).to(self.computes_in)
         table = self._rotary(cache.shape[4] + torch.arange(tokens, device=x.device))
         for layer, past in zip(self.expert_layers, cache, strict=True):
             q, k, v = layer.qkv(x, table)
             x = layer.finish(x, q, torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
-        return self.action_out_proj(self.expert_norm(x).float()).reshape(x_t.shape)
+        out = self.action_out_proj(self.expert_norm(x).float())
+        return out.reshape(-1, self.contract.horizon, self.contract.action_dim)
 
     def denoise(self, x_t: Tensor, time: Tensor, cache: Tensor) -> Tensor:
         """Return the velocity (B, H, action_dim) of one denoising step.

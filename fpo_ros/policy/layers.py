@@ -21,8 +21,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis of (..., width)."""
         wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
-        return (wide * scale * (1.0 + self.weight.float())).to(x.dtype)
+        scale = 1.0 + self.weight.float()
+        if torch.onnx.is_in_onnx_export():  # the form that ONNX Runtime knows as one operator
+            return (wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6) * scale).to(x.dtype)
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6) * scale).to(x.dtype)
 
 
 class GatedMLP(nn.Module):
@@ -53,6 +55,23 @@ def grid_positions(rows: int, columns: int, width: int) -> Tensor:
     return F.pad(table, (0, width - 4 * quarter))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, shared: int = 1) -> Tensor:
+    """Return (B, heads, n, d) values that queries (B, heads, n, d) find under keys (B, kv_heads, m, d); all see all.
+
+    Heads that share keys are rows of one product: keys and values are not repeated for them. No shape depends on m,
+    which graphs leave free.
+
+    :param shared: heads / kv_heads.
+    """
+    heads, rows, width = q.shape[1:]
+    grouped = q.reshape(-1, heads // shared, shared * rows, width)
+    if torch.onnx.is_in_onnx_export():  # the scale with the queries, which are fewer
+        mixed = torch.softmax(grouped * width ** -0.5 @ k.transpose(2, 3), -1) @ v
+    else:
+        mixed = F.scaled_dot_product_attention(grouped, k, v)
+    return mixed.reshape(-1, heads, rows, width)
+
+
 class VisionLayer(nn.Module):
     """One pre-norm SigLIP layer with biases, bidirectional attention."""
 
@@ -68,11 +87,11 @@ class VisionLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, tokens, width) to the same shape."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(self.layer_norm1(x)).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        tokens, width = x.shape[1:]
+        qkv = self.qkv(self.layer_norm1(x)).view(-1, tokens, 3, self.num_heads, width // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        x = x + self.out_proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        mixed = attend(q, k, v)
+        x = x + self.out_proj(mixed.transpose(1, 2).reshape(-1, tokens, width))
         return x + self.fc2(F.gelu(self.fc1(self.layer_norm2(x)), approximate='tanh'))
 
 

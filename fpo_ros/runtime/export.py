@@ -32,37 +32,39 @@ HALF_VECTOR_ATOL = 1e-2
 
 
 def export(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0, precision: str = 'float32',
-           external_over: int = EXTERNAL_OVER) -> float:
+           external_over: int = EXTERNAL_OVER, guided: bool = True) -> float:
     """Write a policy as :func:`write` does, and run its test vectors.
 
     :returns: the largest difference between ONNX and torch over the vectors [rad, grippers 0..1].
     :raises fpo_ros.runtime.providers.PolicyError: when a difference exceeds the tolerance.
     """
-    write(policy, directory, vectors=vectors, seed=seed, precision=precision, external_over=external_over)
+    write(policy, directory, vectors=vectors, seed=seed, precision=precision, external_over=external_over,
+          guided=guided)
     return PolicySession.load(directory).verify_vectors()
 
 
 def write(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 0, precision: str = 'float32',
-          external_over: int = EXTERNAL_OVER) -> None:
+          external_over: int = EXTERNAL_OVER, guided: bool = True) -> None:
     """Write ``prefix.onnx``, ``denoise.onnx``, ``contract.json``, ``norm_stats.json`` and ``vectors.npz``.
 
-    A policy with a latent actor has ``latent.onnx``, too: a step of the actor's flow, with the inputs and the output
-    of ``denoise.onnx``; or for a Gaussian actor what makes start noise of noise, of a name of its own each.
-    ``guided.onnx`` is a step that goes on from a leftover. Weights are converted and written one at a time: beside the
-    policy itself, a whole pi0 takes little memory.
+    ``denoise.onnx`` takes all steps of the flow, ``guided.onnx`` a step of one that goes on from a leftover. A policy
+    with a latent actor has ``latent.onnx``, too, which makes start noise of noise. Weights are converted and written
+    one at a time: beside the policy itself, a whole pi0 takes little memory.
 
     :param directory: an existing directory; what an earlier export wrote there is replaced.
     :param vectors: number of test vectors, made by torch in single precision whatever the policy computes in.
     :param seed: of the vectors' inputs.
     :param precision: of the projections, one of :data:`fpo_ros.runtime.export_trace.PRECISIONS`.
     :param external_over: graphs with more weights keep them in a file of their own [bytes].
+    :param guided: whether to write ``guided.onnx``, without which chunks are executed synchronously.
     :raises fpo_ros.policy.saving.SaveError: when the disk refuses.
     """
     contract = policy.contract
     with saving(directory):
         (directory / 'contract.json').write_text(contract.to_json())
         (directory / 'norm_stats.json').write_text(policy.stats.to_json())
-    write_graphs(policy.model, directory, precision, external_over)
+    guided = guided and policy.model.latent_actor is None  # guidance knows no actor over the start noise
+    write_graphs(policy.model, directory, precision, external_over, guided=guided)
     rng = np.random.default_rng(seed)
     observations = [_observation(policy, rng) for _ in range(vectors)]
     inputs = [model_inputs(observation, contract, policy.stats) for observation in observations]
@@ -78,7 +80,7 @@ def write(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 
             prefixes = plain.prefix(images, batch=1)
             chunk = np.concatenate([plain.to_raw(plain.act(*one), joints[i:i + 1]) for i, one in enumerate(
                 _seen_by(plain, images, seen, prefixes, states, noise))])
-        arrays = _guided_vectors(plain, states, prefixes, noise, chunk, joints)
+        arrays = _guided_vectors(plain, states, prefixes, noise, chunk, joints) if guided else {}
     arrays |= {'tokens': policy.tokens.expand(vectors, -1).numpy(), 'state': states.numpy(), 'noise': noise.numpy(),
                'chunk': chunk, 'atol': np.float32(HALF_VECTOR_ATOL if precision == 'float16' else VECTOR_ATOL)}
     if images is not None:
@@ -135,12 +137,7 @@ def _single(policy: FlowPolicy) -> Iterator[FlowPolicy]:
 
 def _guided_vectors(policy: FlowPolicy, states: Tensor, prefixes: Tensor, noise: Tensor, chunk: np.ndarray,
                     joints: np.ndarray) -> dict[str, np.ndarray]:
-    """Return chunks that go on from leftovers, a third of the horizon late.
-
-    A policy with an actor over its start noise has none: guidance knows no actor.
-    """
-    if policy.model.latent_actor is not None:
-        return {}
+    """Return chunks that go on from leftovers, a third of the horizon late."""
     contract, delay = policy.contract, policy.contract.horizon // 3
     left = contract.horizon - delay
     rows = np.roll(chunk, 1, 0)[:, delay:]  # what was left of some other chunk

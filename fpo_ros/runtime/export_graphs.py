@@ -14,10 +14,11 @@ from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.saving import saving
 from fpo_ros.policy.tokenizer import tokens_of
+from fpo_ros.runtime.export_flow import loop_steps
 from fpo_ros.runtime.export_guided import INPUTS, guided_graph
 from fpo_ros.runtime.export_hollow import hollow
 from fpo_ros.runtime.export_trace import PRECISIONS, note_origin, traced, weights_of
-from fpo_ros.runtime.export_weights import Weight, WeightsFile, attach
+from fpo_ros.runtime.export_weights import EXTERNAL_OVER, Weight, WeightsFile, attach
 from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE
 
 _STEP_INPUTS = ['x_t', 'time', 'state', 'prefix_kv']
@@ -50,12 +51,13 @@ class _Latent(nn.Module):
         return self.actor.latent(noise, state, prefix_kv)
 
 
-def write_graphs(model: Pi0, directory: Path, precision: str, external_over: int) -> None:
+def write_graphs(model: Pi0, directory: Path, precision: str, external_over: int, *, guided: bool) -> None:
     """Write a policy's graphs, and see that there are no others of an earlier export.
 
     :param directory: an existing directory.
     :param precision: one of :data:`PRECISIONS`.
     :param external_over: graphs with more weights keep them in a file of their own [bytes].
+    :param guided: whether to write the graph of a guided step.
     :raises ContractError: for an unknown precision.
     :raises fpo_ros.policy.saving.SaveError: when the disk refuses.
     """
@@ -65,14 +67,23 @@ def write_graphs(model: Pi0, directory: Path, precision: str, external_over: int
         (directory / name).unlink(missing_ok=True)
     writer = _Writer(model, directory, precision, external_over)
     writer.prefix()
-    writer.step(model, DENOISE_FILE)
-    actor = model.latent_actor
-    if actor is None:
+    writer.flow(model, 'actions', DENOISE_FILE)
+    if guided:
         writer.guided()
-    elif isinstance(actor, GaussianLatent):
+    actor = model.latent_actor
+    if isinstance(actor, GaussianLatent):
         writer.gaussian(actor)
-    else:
-        writer.step(actor, LATENT_FILE)
+    elif actor is not None:
+        writer.flow(actor, 'latent', LATENT_FILE)
+
+
+def write_step(model: Pi0, path: Path) -> None:
+    """Write the graph (x_t, time, state, prefix_kv) -> velocity of one step of a policy's flow, with its weights.
+
+    :raises fpo_ros.policy.saving.SaveError: when the disk refuses.
+    """
+    writer = _Writer(model, path.parent, PRECISIONS[0], EXTERNAL_OVER)
+    writer.step(model, path.name)
 
 
 def weights_file(graph: str) -> str:
@@ -100,20 +111,35 @@ class _Writer:
             dynamic['images'] = {0: 'batch', 1: 'cameras'}
         self._write(_Prefix(self._model), tuple(arguments), list(dynamic), 'prefix_kv',
                     dynamic | {'prefix_kv': {2: 'batch', 4: 'prefix'}}, PREFIX_FILE,
-                    WeightsFile(self._directory / weights_file(PREFIX_FILE)))
+                    self._weights_of(PREFIX_FILE))
+
+    def flow(self, expert: Expert, output: str, name: str) -> None:
+        """Write the graph of all steps of a flow."""
+        module = _Denoise(expert)
+        proto, weights = self._step(module)
+        proto, weights = loop_steps(proto, weights, module, expert.contract.flow_steps, output)
+        self._save(proto, weights, module, name, self._weights_of(name))
 
     def step(self, expert: Expert, name: str) -> None:
         """Write the graph of one step of a flow."""
-        file = self._denoise_weights if name == DENOISE_FILE else WeightsFile(self._directory / weights_file(name))
-        self._write(_Denoise(expert), (self._noise(2), torch.ones(2), self._state(2), self._cache(2)), _STEP_INPUTS,
-                    'velocity', {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'},
-                                 'prefix_kv': {2: 'batch', 4: 'prefix'}}, name, file)
+        module = _Denoise(expert)
+        self._save(*self._step(module), module, name, self._weights_of(name))
+
+    def _step(self, module: _Denoise) -> tuple[onnx.ModelProto, dict[str, Weight]]:
+        arguments = self._noise(2), torch.ones(2), self._state(2), self._cache(2)
+        proto = traced(hollow(module), arguments, _STEP_INPUTS, 'velocity',
+                       {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'},
+                        'prefix_kv': {2: 'batch', 4: 'prefix'}})
+        return proto, weights_of(proto, _STEP_INPUTS, self._precision)
+
+    def _weights_of(self, name: str) -> WeightsFile:
+        return self._denoise_weights if name == DENOISE_FILE else WeightsFile(self._directory / weights_file(name))
 
     def gaussian(self, actor: GaussianLatent) -> None:
         """Write the graph of an actor that makes start noise at once."""
         self._write(_Latent(actor), (self._noise(2), self._state(2), self._cache(2)), ['noise', 'state', 'prefix_kv'],
                     'latent', {'noise': {0: 'batch'}, 'state': {0: 'batch'}, 'prefix_kv': {2: 'batch', 4: 'prefix'}},
-                    LATENT_FILE, WeightsFile(self._directory / weights_file(LATENT_FILE)))
+                    LATENT_FILE, self._weights_of(LATENT_FILE))
 
     def guided(self) -> None:
         """Write the graph of a step that is guided, of one sample and the prefix of all cameras."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnxruntime
 
-from fpo_ros.runtime.providers import DEFAULT_OPTIONS, PolicyError, ProviderOptions, open_graph
-from fpo_ros.runtime.release_files import ReleaseFiles, external_files
+from fpo_ros.runtime.providers import DEFAULT_OPTIONS, SINGLE, PolicyError, ProviderOptions, open_graph
+from fpo_ros.runtime.release_files import ReleaseFiles
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,12 +25,14 @@ class Graphs:
     :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto' (the fastest of these that works).
     :param threads: threads of one inference on the CPU.
     :param options: of the provider.
+    :param lengths: see :func:`fpo_ros.runtime.providers.open_graph`.
     :raises PolicyError: for an absent provider or a missing or unfit file, naming it.
     """
 
     def __init__(self, files: ReleaseFiles, names: Sequence[str], provider: str = 'cpu', threads: int = 1,
-                 options: ProviderOptions = DEFAULT_OPTIONS) -> None:
+                 options: ProviderOptions = DEFAULT_OPTIONS, lengths: Mapping[str, int] = SINGLE) -> None:
         self._files, self._names, self._threads, self._options = files, tuple(names), threads, options
+        self._lengths = lengths
         #: Why the graphs were moved to the CPU; empty if they were not.
         self.problem = ''
         self._open(provider)
@@ -38,10 +40,9 @@ class Graphs:
     def _open(self, provider: str) -> None:
         graphs = {}
         for name in self._names:
-            model = self._files.read(name)
-            with self._files.weights(name, model) as weights:
-                graphs[name], provider = open_graph(model, self._files.path / name, weights, provider, self._threads,
-                                                    self._options, mapped=bool(external_files(model)))
+            with self._files.graph(name) as (file, mapped):
+                graphs[name], provider = open_graph(file, self._files.path / name, provider, self._threads,
+                                                    self._options, mapped=mapped, lengths=self._lengths)
         self._graphs: dict[str, onnxruntime.InferenceSession] = graphs
         #: Provider that runs the graphs: 'cpu', 'cuda' or 'tensorrt'.
         self.provider = provider

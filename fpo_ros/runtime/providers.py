@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')  # it would write into the home directory as soon as imported
@@ -84,6 +85,8 @@ class ProviderOptions:
 
 
 DEFAULT_OPTIONS = ProviderOptions()
+#: Lengths of graphs that take one observation at a time.
+SINGLE: Mapping[str, int] = MappingProxyType({'batch': 1})
 
 
 def tensorrt_options(text: str) -> dict[str, str]:
@@ -100,18 +103,18 @@ def tensorrt_options(text: str) -> dict[str, str]:
     return found
 
 
-def open_graph(model: bytes, path: Path, weights: Path, provider: str, threads: int,
-               options: ProviderOptions = DEFAULT_OPTIONS, *,
-               mapped: bool = False) -> tuple[onnxruntime.InferenceSession, str]:
+def open_graph(file: Path, path: Path, provider: str, threads: int, options: ProviderOptions = DEFAULT_OPTIONS, *,
+               mapped: bool = False, lengths: Mapping[str, int] = SINGLE) -> tuple[onnxruntime.InferenceSession, str]:
     """Open an ONNX graph.
 
-    :param model: content of the ONNX file.
-    :param path: where it was read, for messages.
-    :param weights: directory of the files it refers to for large weights; needed until this returns.
+    :param file: the ONNX file, beside the files it refers to for large weights; needed until this returns.
+    :param path: where it comes from, for messages.
     :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto'.
     :param threads: threads inside one operator on the CPU.
     :param options: of the provider.
     :param mapped: whether its large weights are mapped from files: the CPU then makes no second, packed copy of them.
+    :param lengths: name → length, of those that the graph leaves free and that are the same in all runs: shapes are
+        known then, and nothing computes them in a run.
     :returns: the graph, and the provider that runs it.
     :raises PolicyError: for an unknown or absent provider, options that do not fit it, or a broken file.
     """
@@ -123,31 +126,32 @@ def open_graph(model: bytes, path: Path, weights: Path, provider: str, threads: 
     if provider == 'auto':
         for name in [name for name, (full, _) in PROVIDERS.items() if full in present and name != 'cpu']:
             try:
-                return _open(model, path, weights, name, threads, options, mapped), name
+                return _open(file, path, name, threads, options, mapped, lengths), name
             except PolicyError as error:
                 _LOG.info('provider %s passed over: %s', name, error)
-        return _open(model, path, weights, 'cpu', threads, options, mapped), 'cpu'
+        return _open(file, path, 'cpu', threads, options, mapped, lengths), 'cpu'
     full = PROVIDERS[provider][0]
     if full not in present:
         raise PolicyError(f"provider '{provider}' is not in this onnxruntime ({', '.join(present)}): install "
                           "the extra 'gpu' in place of onnxruntime, or use provider 'cpu' or 'auto'")
-    return _open(model, path, weights, provider, threads, options, mapped), provider
+    return _open(file, path, provider, threads, options, mapped, lengths), provider
 
 
-def _open(model: bytes, path: Path, weights: Path, provider: str, threads: int,
-          given: ProviderOptions, mapped: bool) -> onnxruntime.InferenceSession:
+def _open(file: Path, path: Path, provider: str, threads: int, given: ProviderOptions, mapped: bool,
+          lengths: Mapping[str, int]) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry('session.model_external_initializers_file_folder_path', str(weights))
+    for name, length in lengths.items():
+        options.add_free_dimension_override_by_name(name, length)
     if mapped:
         options.add_session_config_entry('session.disable_prepacking', '1')
     if provider != 'cpu' and hasattr(onnxruntime, 'preload_dlls'):
         onnxruntime.preload_dlls()  # CUDA's libraries, where they came as Python packages
     wanted = [(PROVIDERS[provider][0], given.of(provider)), PROVIDERS['cpu']][:1 if provider == 'cpu' else 2]
     try:
-        graph = onnxruntime.InferenceSession(model, options, providers=wanted)
+        graph = onnxruntime.InferenceSession(str(file), options, providers=wanted)
     except Exception as error:  # onnxruntime raises many unrelated types
         raise PolicyError(f'{path}: onnxruntime cannot open the graph: {error}') from error
     if graph.get_providers()[0] != PROVIDERS[provider][0]:

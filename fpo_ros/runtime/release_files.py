@@ -9,6 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fpo_ros.files import explain
 from fpo_ros.policy.contract import ContractError, PolicyContract
@@ -24,7 +25,10 @@ LATENT_FILE = 'latent.onnx'
 GUIDED_FILE = 'guided.onnx'
 #: An entry ``location`` of an initialiser's external data: message StringStringEntryProto of onnx.proto, with key
 #: as field 1 and value as field 2, which begins with its length in groups of 7 bits, low ones first.
-_LOCATION = re.compile(rb'\x0a\x08location\x12([\x80-\xff]{0,4}[\x00-\x7f])')
+_LOCATION = b'\x0a\x08location\x12'
+_LENGTH = re.compile(rb'[\x80-\xff]{0,4}[\x00-\x7f]')
+#: Bytes that are searched at a time: while one search runs, no other thread runs Python.
+_STRIDE = 1 << 20
 
 
 class ReleaseFiles:
@@ -64,46 +68,48 @@ class ReleaseFiles:
             raise PolicyError(f'{self.path / name}: cannot be read: {error}') from error
 
     @contextlib.contextmanager
-    def weights(self, name: str, model: bytes) -> Iterator[Path]:
-        """Give the directory from which onnxruntime may take the large weights that a graph keeps in other files.
+    def graph(self, name: str) -> Iterator[tuple[Path, bool]]:
+        """Give the file from which onnxruntime may take a graph, and whether it has large weights in others beside it.
 
-        onnxruntime maps these files into memory and sees every later change of them. So for a verified release
-        it is a directory of this user alone, with copies of the verified bytes; it is removed in the end, while
-        what was mapped stays. For a plain directory it is that directory itself.
+        onnxruntime reads a file without holding Python's lock, as it holds it for bytes. It maps large weights into
+        memory and sees every later change of them. So for a verified release the file lies in a directory of this
+        user alone, with copies of the verified bytes of the graph and its weights; it is removed in the end, while
+        what was mapped stays. For a plain directory it is the file itself.
 
-        :param name: name of the graph, for messages.
-        :param model: its content.
-        :raises PolicyError: when the graph refers to a file that the release does not list, a file was changed,
-            or there is no room for the copies.
+        :param name: name of the graph.
+        :raises PolicyError: when it cannot be read, it refers to a file that the release does not list, a file was
+            changed, or there is no room for the copies.
         """
-        if self._release is None:
-            yield self.path
-            return
+        model = self.read(name)
         needed = external_files(model)
+        if self._release is None:
+            del model
+            yield self.path / name, bool(needed)
+            return
         for file in needed:
             if file not in self._release.manifest.files:
                 raise PolicyError(f'{self.path / name}: its weights lie in {file!r}, which is no file of the signed '
                                   'release: export the policy again and publish all of its files')
-        if not needed:
-            yield Path(os.devnull)  # a directory without any file
-            return
         with contextlib.ExitStack() as stack:
             try:
-                private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='fpo_ros-weights-')))
-                for file in needed:
-                    self._copy(file, private / file)
+                private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='fpo_ros-graph-')))
+                with _private(private / name) as file:
+                    file.write(model)
+                for weights in needed:
+                    self._copy(weights, private / weights)
             except OSError as error:
                 place = Path(tempfile.gettempdir())
-                raise PolicyError(f'weights of {self.path / name} cannot be copied: {explain(error, place)} '
+                raise PolicyError(f'{self.path / name} cannot be copied: {explain(error, place)} '
                                   '(the variable TMPDIR names another place)') from error
-            yield private
+            del model
+            yield private / name, bool(needed)
 
     def _copy(self, name: str, target: Path) -> None:
-        """Write a file that this user alone may read, without waiting for the disk; what is in it is verified.
+        """Copy a file without waiting for the disk; what is in the copy is verified.
 
         :raises PolicyError: when the file is missing or was changed.
         """
-        with open(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), 'wb') as file:
+        with _private(target) as file:
             try:
                 self._release.copy(name, file.write)
             except ValueError as error:
@@ -141,7 +147,16 @@ class ReleaseFiles:
 def external_files(model: bytes) -> list[str]:
     """Return the names of the files in which a graph keeps weights."""
     names = {}
-    for match in _LOCATION.finditer(model):
-        size = sum((byte & 0x7f) << 7 * place for place, byte in enumerate(match[1]))
-        names[model[match.end():match.end() + size].decode(errors='backslashreplace')] = None
+    for start in range(0, len(model), _STRIDE):
+        end, place = start + _STRIDE + len(_LOCATION) - 1, start
+        while (place := model.find(_LOCATION, place, end)) >= 0:
+            place += len(_LOCATION)
+            if length := _LENGTH.match(model, place):
+                size = sum((byte & 0x7f) << 7 * group for group, byte in enumerate(length[0]))
+                names[model[length.end():length.end() + size].decode(errors='backslashreplace')] = None
     return list(names)
+
+
+def _private(path: Path) -> BinaryIO:
+    """Open a new file that this user alone may read, to write."""
+    return open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), 'wb')

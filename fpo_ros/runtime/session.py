@@ -1,8 +1,9 @@
-"""Inference of an exported policy: ONNX graphs of the prefix and the denoising step, run by onnxruntime.
+"""Inference of an exported policy: ONNX graphs of the prefix and the flow, run by onnxruntime.
 
 Sampling is Euler integration of the learned velocity from noise (t = 1) to an action chunk (t = 0), as pi0
-does (Black et al. 2024, arXiv 2410.24164, section IV, with openpi's direction of time). A policy with an actor over
-its start noise has a third graph, which runs first; see :mod:`fpo_ros.policy.latent`.
+does (Black et al. 2024, arXiv 2410.24164, section IV, with openpi's direction of time), in the graph where it holds
+all steps. A policy with an actor over its start noise has a third graph, which runs first; see
+:mod:`fpo_ros.policy.latent`.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from fpo_ros.policy.tokenizer import tokens_of
 from fpo_ros.policy.transforms import image_tensor, known_actions, model_inputs, targets_of
 from fpo_ros.releases import Release
 from fpo_ros.runtime.graphs import GraphError, Graphs
-from fpo_ros.runtime.providers import DEFAULT_OPTIONS, PolicyError, ProviderOptions
+from fpo_ros.runtime.providers import DEFAULT_OPTIONS, SINGLE, PolicyError, ProviderOptions
 from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE, ReleaseFiles
 from fpo_ros.runtime.vectors import read_vectors
 
 T = TypeVar('T')
-#: Inputs and output of one step of a flow, and of an actor that makes start noise at once. The latter's graph is told
-#: from that of a flow over latents by its inputs.
+#: Inputs and output of one step of a flow, and of all of them at once. Flows and actors over the start noise come as
+#: either, told apart by their inputs.
 _STEP = ({'x_t', 'time', 'state', 'prefix_kv'}, 'velocity')
 _GUIDED = (_STEP[0] | {'decided', 'mask', 'weight'}, 'velocity')
-_AT_ONCE = ({'noise', 'state', 'prefix_kv'}, 'latent')
+_AT_ONCE = {DENOISE_FILE: ({'noise', 'state', 'prefix_kv'}, 'actions'),
+            LATENT_FILE: ({'noise', 'state', 'prefix_kv'}, 'latent')}
 
 
 class PolicySession:
@@ -71,7 +73,10 @@ class PolicySession:
         contract = files.contract()
         stats = files.stats(contract)
         names = (PREFIX_FILE, DENOISE_FILE, *(name for name in (LATENT_FILE, GUIDED_FILE) if files.has(name)))
-        return cls(files, contract, stats, Graphs(files, names, provider, threads, options))
+        lengths = {**SINGLE, 'text': tokens_of(contract).shape[-1]}
+        if contract.cameras and not contract.optional_cameras:
+            lengths['cameras'] = len(contract.cameras)
+        return cls(files, contract, stats, Graphs(files, names, provider, threads, options, lengths))
 
     @property
     def provider(self) -> str:
@@ -185,21 +190,21 @@ class PolicySession:
         """Integrate the flow; (1, ...) inputs, returns (1, horizon, 14) float32 in raw units."""
         x, state = np.array(noise, np.float32), np.array(state, np.float32)
         if LATENT_FILE in self._graphs:
-            x = self._latent(prefix, state, x)
+            x = self._flow(LATENT_FILE, prefix, state, x)
         if leftover is None or not len(leftover.rows):
-            x = self._integrate(DENOISE_FILE, prefix, state, x)
+            x = self._flow(DENOISE_FILE, prefix, state, x)
         else:
             x = self._integrate(GUIDED_FILE, prefix, state, x, self._decided(leftover, joints))
         actions = self.stats.unnormalise_action(x)
         return targets_of(actions, joints, self.contract).astype(np.float32, copy=False)
 
-    def _latent(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Return the start noise that the actor makes of (1, horizon, action_dim) noise."""
-        if self._interfaces[LATENT_FILE] is _STEP:
-            return self._integrate(LATENT_FILE, prefix, state, noise)
-        binding = self._binding(LATENT_FILE, prefix, state)
+    def _flow(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Return where (1, horizon, action_dim) noise, which may change, arrives."""
+        if self._interfaces[name] is _STEP:
+            return self._integrate(name, prefix, state, noise)
+        binding = self._binding(name, prefix, state)
         binding.bind_cpu_input('noise', noise)
-        self._graphs.run(LATENT_FILE, binding)
+        self._graphs.run(name, binding)
         return np.array(binding.get_outputs()[0].numpy())
 
     def _decided(self, leftover: Leftover, joints: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -255,8 +260,7 @@ class PolicySession:
             return {'tokens', 'images'} if self.contract.cameras else {'tokens'}, 'prefix_kv'
         if name == GUIDED_FILE:
             return _GUIDED
-        at_once = name == LATENT_FILE and 'noise' in {value.name for value in self._graphs[name].get_inputs()}
-        return _AT_ONCE if at_once else _STEP
+        return _AT_ONCE[name] if 'noise' in {value.name for value in self._graphs[name].get_inputs()} else _STEP
 
     def _check_graphs(self) -> None:
         contract = self.contract

@@ -79,6 +79,17 @@ def test_the_prefix_of_the_package_is_the_default_where_it_fits(monkeypatch, tmp
     assert 'stays as it is' in said.lines[0] and 'image_width is 16' in said.lines[1]
 
 
+def test_a_prefix_of_other_sizes_is_not_taken_for_the_variant_that_was_asked_for(monkeypatch, tmp_path):
+    policy_of().save(tmp_path)
+    monkeypatch.setattr(prefixes, 'SHIPPED', str(tmp_path))
+    monkeypatch.setattr(prefixes, 'names', lambda: [str(tmp_path)])
+    monkeypatch.setattr(prefixes, 'new_prefix', lambda *_: 'a new one')
+    said, larger = Silent(), replace(tiny_task.TINY, depth=tiny_task.TINY.depth + 1)
+    assert network_for(CONTRACT, larger, None, said) == 'a new one' and 'of other sizes' in said.lines[0]
+    with pytest.raises(ContractError, match='of other sizes than the one to be trained: .*--variant'):
+        network_for(CONTRACT, larger, str(tmp_path), said)
+
+
 def test_a_new_prefix_learns_where_objects_are(monkeypatch):
     frames = LabelledFrames(np.zeros((20, 1, 1, 16, 16, 3), np.uint8), np.zeros((20, 1, 3), np.float32))
     monkeypatch.setattr(prefixes, 'GroundingConfig', lambda: GroundingConfig(training=SFTConfig(2, 4)))

@@ -15,6 +15,7 @@ from sizes import SHARED
 
 from fpo_ros.policy.contract import Observation
 from fpo_ros.policy.transforms import image_tensor
+from fpo_ros.runtime import export_graphs
 from fpo_ros.runtime.export import VECTOR_ATOL, export
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
@@ -82,16 +83,40 @@ def test_graphs_take_any_batch_size(exported, batch):
         rng.standard_normal(shape).astype(np.float32)
         for shape in ((batch, contract.horizon, 14), (batch, contract.state_dim))
     )
-    time = rng.uniform(0.1, 1, batch).astype(np.float32)
     with torch.no_grad():
         expected = model.prefix(torch.as_tensor(tokens), None if images is None else torch.as_tensor(images))
-        velocity = model.denoise(
-            torch.as_tensor(x), torch.as_tensor(time), model.with_state(torch.as_tensor(state), expected)
-        )
+        actions = policy.act(torch.as_tensor(state), expected, torch.as_tensor(x))
     assert cache.shape == tuple(expected.shape)
     np.testing.assert_allclose(cache, expected.numpy(), atol=1e-4)
-    found = denoise.run(None, {'x_t': x, 'time': time, 'state': state, 'prefix_kv': cache})[0]
-    np.testing.assert_allclose(found, velocity.numpy(), atol=1e-4)
+    found = denoise.run(None, {'noise': x, 'state': state, 'prefix_kv': cache})[0]
+    np.testing.assert_allclose(found, actions.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize('steps', [1, 3])
+def test_the_loop_takes_the_steps_that_a_session_would(make_policy, tmp_path, monkeypatch, steps):
+    policy = make_policy(flow_steps=steps)
+    looped, stepped = tmp_path / 'looped', tmp_path / 'stepped'
+    for directory in (looped, stepped):
+        directory.mkdir()
+        export(policy, directory)
+        monkeypatch.setattr(export_graphs, 'loop_steps', lambda proto, weights, *_: (proto, weights))
+    assert {value.name for value in onnxruntime.InferenceSession(stepped / 'denoise.onnx').get_inputs()} == {
+        'x_t', 'time', 'state', 'prefix_kv'}
+    noise = np.random.default_rng(1).standard_normal((policy.contract.horizon, 14), np.float32)
+    by_loop, by_steps = (PolicySession.load(path).infer(observation(policy), noise) for path in (looped, stepped))
+    np.testing.assert_allclose(by_loop, by_steps, atol=1e-5)
+
+
+def test_the_loop_repeats_nothing_that_steps_share(exported):
+    policy, directory, _ = exported
+    graph = onnx.load(directory / 'denoise.onnx').graph
+    loop = next(node for node in graph.node if node.op_type == 'Loop')
+    body = loop.attribute[0].g
+    products = [node for node in body.node if node.op_type == 'MatMul']
+    # Of each layer: projections in and out, three of the MLP, two of attention; and four of the tokens' own.
+    assert len(products) <= 7 * policy.model.config.depth + 4
+    assert not {'Sin', 'Cos'} & {node.op_type for node in body.node}
+    assert not {'state', 'prefix_kv'} & {name for node in body.node for name in node.input}
 
 
 @pytest.mark.parametrize('name', ['prefix.onnx', 'denoise.onnx'])
@@ -122,7 +147,7 @@ def test_an_export_that_differs_from_torch_fails(make_policy, tmp_path, monkeypa
 def test_graphs_hold_every_weight_that_acts_and_no_sampler_state(exported):
     policy, directory, _ = exported
     names = {value.name for value in onnxruntime.InferenceSession(directory / 'denoise.onnx').get_inputs()}
-    assert names == {'x_t', 'time', 'state', 'prefix_kv'}
+    assert names == {'noise', 'state', 'prefix_kv'}
     graph = onnx.load(directory / 'denoise.onnx')
     held = sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
     weights = sum(parameter.numel() for parameter in policy.model.expert_parameters())

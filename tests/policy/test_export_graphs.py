@@ -110,6 +110,20 @@ def test_large_weights_lie_beside_the_graphs_once_and_compute_the_same(policy, s
     np.testing.assert_allclose(ours, inline, atol=1e-5)
 
 
+def test_the_loop_holds_no_weights_and_only_its_projections_are_in_half_precision(policy, tmp_path):
+    write(policy, tmp_path, vectors=1, precision='float16', external_over=0)
+    graph = onnx.load(tmp_path / 'denoise.onnx', load_external_data=False).graph
+    body = next(node for node in graph.node if node.op_type == 'Loop').attribute[0].g
+    assert not body.initializer and any(tensor.external_data for tensor in graph.initializer)
+    used = {name for part in (graph, body) for node in part.node for name in node.input}
+    assert {tensor.name for tensor in graph.initializer} <= used
+    flow = (body.input[2], body.output[1])
+    assert {value.type.tensor_type.elem_type for value in flow} == {onnx.TensorProto.FLOAT}
+    halves = {node.output[0] for node in body.node
+              if node.op_type == 'Cast' and node.attribute[0].i == onnx.TensorProto.FLOAT16}
+    assert halves and {node.op_type for node in body.node if halves.intersection(node.input)} == {'MatMul'}
+
+
 @pytest.mark.parametrize('external_over', [0, 1 << 28])
 def test_files_of_the_prefix_are_the_same_when_only_the_expert_has_changed(policy, tmp_path, external_over):
     changed = FlowPolicy(Pi0(policy.model.config, policy.contract), policy.stats)

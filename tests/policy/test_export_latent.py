@@ -87,14 +87,12 @@ def test_the_graph_of_an_actor_takes_any_batch_size(exported, batch):
         prefix = policy.model.prefix(policy.tokens.expand(batch, -1), images)
         noise = torch.randn(batch, contract.horizon, 14, generator=generator)
         states = torch.randn(batch, contract.state_dim, generator=generator)
-        time = torch.rand(batch, generator=generator)
-        feeds = {'state': states.numpy(), 'prefix_kv': prefix.numpy()}
+        feeds = {'noise': noise.numpy(), 'state': states.numpy(), 'prefix_kv': prefix.numpy()}
         if policy.model.config.latent_actor == 'gaussian':
-            feeds |= {'noise': noise.numpy()}
             expected = actor.latent(noise, states, prefix)
         else:
-            feeds |= {'x_t': noise.numpy(), 'time': time.numpy()}
-            expected = actor.denoise(noise, time, actor.with_state(states, prefix))
+            cache = actor.with_state(states, prefix)
+            expected = sample(lambda x, time: actor.denoise(x, time, cache), noise, contract.flow_steps)
     found = onnxruntime.InferenceSession(directory / 'latent.onnx').run(None, feeds)[0]
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 

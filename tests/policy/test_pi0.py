@@ -290,6 +290,14 @@ def test_sizes_come_from_the_configuration_alone():
     assert model.denoise(torch.zeros(2, 7, 14), torch.ones(2), cache).shape == (2, 7, 14)
 
 
+def test_the_small_size_has_the_parameters_that_are_documented():
+    contract = PolicyContract(observation='pixels', cameras=('a', 'b', 'c'), image_height=224, image_width=224)
+    with torch.device('meta'):
+        model = Pi0(preset('pi0_small'), contract)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 40_467_598
+    assert sum(parameter.numel() for parameter in model.expert_parameters()) == 6_699_790
+
+
 def test_configurations_survive_json_and_bad_ones_are_refused():
     config = preset('pi0_tiny')
     assert Pi0Config.from_dict(config.to_dict()) == config

@@ -52,8 +52,8 @@ def gpu(monkeypatch):
     real = providers.open_graph
 
     def appear(good_runs):
-        def opened(model, path, weights, provider, threads, options, *, mapped):
-            graph, _ = real(model, path, weights, 'cpu', threads, providers.DEFAULT_OPTIONS, mapped=mapped)
+        def opened(file, path, provider, threads, options, **given):
+            graph, _ = real(file, path, 'cpu', threads, providers.DEFAULT_OPTIONS, **given)
             runs = good_runs if path.name == 'denoise.onnx' else 10**6
             return (OnGpu(graph, runs) if provider == 'cuda' else graph), provider
         monkeypatch.setattr(graphs, 'open_graph', opened)

@@ -19,6 +19,7 @@ from fpo_ros.policy.tokenizer import tokenize
 from fpo_ros.releases import Release, ReleaseStore, generate_keypair, load_release, load_trusted_keys
 from fpo_ros.runtime import graphs, providers
 from fpo_ros.runtime.providers import PolicyError
+from fpo_ros.runtime.release_files import external_files
 from fpo_ros.runtime.session import PolicySession
 
 
@@ -245,8 +246,8 @@ def test_large_weights_of_a_signed_release_work_and_leave_no_copies(tmp_path, si
     (tmp_path / 'private').mkdir()
     seen = []
     real = providers.open_graph
-    monkeypatch.setattr(graphs, 'open_graph', lambda model, path, weights, *rest, **options: (
-        seen.append((weights, os.stat(weights).st_mode & 0o777)), real(model, path, weights, *rest, **options))[1])
+    monkeypatch.setattr(graphs, 'open_graph', lambda file, *rest, **options: (
+        seen.append((file.parent, os.stat(file.parent).st_mode & 0o777)), real(file, *rest, **options))[1])
     session = PolicySession.load(signed(bias=0.5, pad=1 << 24))
     np.testing.assert_allclose(session.infer(observation), -0.5, atol=1e-6)
     (_, (private, mode)) = seen
@@ -261,10 +262,10 @@ def test_weights_that_were_not_signed_are_refused(signed, location):
         PolicySession.load(release)
 
 
-def test_weights_that_find_no_room_for_a_private_copy_are_refused(tmp_path, signed, monkeypatch):
+def test_graphs_that_find_no_room_for_a_private_copy_are_refused(tmp_path, signed, monkeypatch):
     release = signed()
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'missing'))
-    with pytest.raises(PolicyError, match='denoise.onnx cannot be copied: .*missing: No such file.*TMPDIR'):
+    with pytest.raises(PolicyError, match='prefix.onnx cannot be copied: .*missing: No such file.*TMPDIR'):
         PolicySession.load(release)
 
 
@@ -299,3 +300,9 @@ def test_a_listed_provider_that_cannot_start_is_refused_not_replaced(tmp_path, m
     with pytest.raises(PolicyError, match="provider 'cuda' could not start|cannot open the graph"):
         PolicySession.load(make_release(tmp_path), 'cuda')
     assert PolicySession.load(tmp_path, 'auto').provider == 'cpu'
+
+
+@pytest.mark.parametrize('place', [0, (1 << 20) - 12, (1 << 20) - 5, 1 << 20, (1 << 20) + 1])
+def test_names_of_weights_are_found_wherever_they_stand_in_a_graph(place):
+    entry = onnx.StringStringEntryProto(key='location', value='w' * 200).SerializeToString()
+    assert external_files(bytes(place) + entry + bytes(100)) == ['w' * 200]
