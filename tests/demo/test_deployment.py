@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.releases.keys import load_trusted_keys
 from fpo_ros.releases.store import ReleaseStore
 from fpo_ros.releases.wilson import wilson_interval
+from fpo_ros.runtime import export
 
 
 class Killed(BaseException):
@@ -33,6 +35,12 @@ class Killed(BaseException):
 def evaluated(successes: int, episodes: int = 40) -> dict:
     low, high = wilson_interval(successes, episodes)
     return {'successes': successes, 'episodes': episodes, 'wilson_low': low, 'wilson_high': high}
+
+
+@pytest.fixture(autouse=True)
+def synchronous(monkeypatch):
+    """Leave the guided step out, most of the time of an export, which has tests of its own."""
+    monkeypatch.setattr(export, 'write', partial(export.write, guided=False))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,10 +19,17 @@ from test_release_commands import call
 
 from fpo_ros.policy.contract import Observation
 from fpo_ros.releases import PromotionRefused, ReleaseError, ReleaseStore, load_trusted_keys
+from fpo_ros.runtime import export
 from fpo_ros.runtime.admission import PromotedOnly
 from fpo_ros.runtime.swap import PolicySlot
 
 WAIT_S = 60
+
+
+@pytest.fixture(autouse=True)
+def synchronous(monkeypatch):
+    """Leave the guided step out, most of the time of an export, which has tests of its own."""
+    monkeypatch.setattr(export, 'write', partial(export.write, guided=False))
 
 
 @pytest.fixture(scope='module')
