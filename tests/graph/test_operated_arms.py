@@ -19,9 +19,9 @@ from fpo_ros.hardware.names import SIDES  # noqa: E402
 from fpo_ros.msg import LeaderPose  # noqa: E402
 from fpo_ros.nodes import qos  # noqa: E402
 from fpo_ros.nodes.client import EpisodeClient  # noqa: E402
-from fpo_ros.nodes.graph import GraphOptions  # noqa: E402
+from fpo_ros.nodes.graph import GraphError, GraphOptions  # noqa: E402
 from fpo_ros.nodes.up import running_graph  # noqa: E402
-from fpo_ros.policy.contract import ARM_JOINTS, START_JOINTS  # noqa: E402
+from fpo_ros.policy.contract import ARM_JOINTS, GRIPPER_COLUMNS, START_JOINTS  # noqa: E402
 from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
@@ -46,11 +46,18 @@ def cell(releases) -> Iterator[SimpleNamespace]:
 
 
 def _hold_at_home(cell) -> None:
-    client = cell.client
-    client.set_state(ArmState.HOMING)
+    client, until = cell.client, time.monotonic() + 15
+    while True:
+        try:
+            client.set_state(ArmState.HOMING)
+            break
+        except GraphError:  # joint states do not flow yet
+            assert time.monotonic() < until, 'the controller did not let the arms home within 15 s'
+            time.sleep(0.2)
     client.wait_for_state(ArmState.HOLD, 20.0)
-    client.wait_for(lambda: cell.pose is not None and np.abs(
-        cell.pose - START_JOINTS)[[0, 1, 2, 7, 8, 9]].max() < 0.05, 'the leaders to reach their followers', 30.0)
+    arms = [column for column in range(14) if column not in GRIPPER_COLUMNS]
+    client.wait_for(lambda: cell.pose is not None and np.abs(cell.pose - START_JOINTS)[arms].max() < 0.1,
+                    'the leaders to reach their followers', 30.0)
 
 
 def _wish(cell, name: str) -> Trigger.Response:
