@@ -113,7 +113,8 @@ def chunks_of(actions: np.ndarray, steps: np.ndarray, horizon: int) -> np.ndarra
 def chunk_starts(actions: np.ndarray, execute: int) -> np.ndarray:
     """Return the steps at which the chunks of a recorded policy began.
 
-    Until the next chunk comes, the arm controller repeats its target; a chunk begins with the first new one.
+    Joined synchronously, the arm controller repeats its target until the next chunk comes; a chunk begins with the
+    first new one. In real time nothing is repeated, and the steps are ``execute`` apart.
 
     :param actions: (T, 14) targets as commanded.
     :param execute: rows executed of a chunk.

@@ -29,6 +29,8 @@ from fpo_ros.policy.contract import CONTROL_RATE_HZ
 from fpo_ros.runtime.controller_config import ArmState
 from fpo_ros.srv import SetControllerState
 
+#: Time given to the drivers to end what they are asked for when the node is deactivated [s].
+JOIN_LIMIT_S = 5.0
 #: Joint states and controller statuses that are older than this are not acted on [s].
 FRESH_S = 0.25
 
@@ -86,7 +88,6 @@ class Teleop(CellNode):
         transport = RosXsTransport(self, tuple(LEADERS.values()))
         self.on_teardown(transport.close)
         self.drivers = {side: XsClient(transport, LEADERS[side]) for side in SIDES}
-        self.orders: queue.Queue[Order | None] = queue.Queue()
         self.done: queue.Queue[tuple[Order, str]] = queue.Queue()
         self.worker: threading.Thread | None = None
         self.add_timer(self.period_s, self._tick)
@@ -94,6 +95,7 @@ class Teleop(CellNode):
     def start(self) -> None:
         """Begin with leaders at rest."""
         self.leaders = Leaders(self.settings, self.period_s)
+        self.orders: queue.Queue[Order | None] = queue.Queue()
         self.worker = threading.Thread(target=self._work, name='drivers', daemon=True)
         self.worker.start()
 
@@ -101,6 +103,9 @@ class Teleop(CellNode):
         """Stop; the leaders keep the torque they have."""
         if self.worker is not None:
             self.orders.put(None)
+            self.worker.join(JOIN_LIMIT_S)
+            if self.worker.is_alive():
+                self.get_logger().error(f'the drivers of the leaders did not answer within {JOIN_LIMIT_S:g} s')
             self.worker = None
 
     # ---- what arrives

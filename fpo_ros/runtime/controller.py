@@ -10,6 +10,7 @@ import numpy as np
 
 from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, PolicyContract
 from fpo_ros.policy.limits import JointLimits
+from fpo_ros.runtime.apart import farthest_joint
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
 from fpo_ros.runtime.geometry import Geometry
@@ -254,12 +255,10 @@ class ArmControllerCore:
 
     def _lead(self) -> str:
         """Say which joint is too far from its target; empty when none is. Grippers squeeze and are left out."""
-        distance = np.abs(self.filter.command - self.measured)
-        distance[list(GRIPPER_COLUMNS)] = 0.0
-        column = int(np.argmax(distance))
-        if distance[column] <= self.config.lead_limit:
+        column, distance = farthest_joint(self.filter.command, self.measured)
+        if distance <= self.config.lead_limit:
             return ''
-        return (f'{JOINT_NAMES[column]} stands {distance[column]:.2f} rad from its target, the limit is '
+        return (f'{JOINT_NAMES[column]} stands {distance:.2f} rad from its target, the limit is '
                 f'{self.config.lead_limit:g} rad: it is blocked, or its motor was off; the arms hold where they stand')
 
     def _take_over(self, now_ns: int) -> None:
@@ -305,9 +304,7 @@ class ArmControllerCore:
 
     def _near(self, command: np.ndarray) -> bool:
         """Return whether the arms are near enough to a command to go on from it; grippers squeeze, and are left out."""
-        off = np.abs(command - self.measured)
-        off[list(GRIPPER_COLUMNS)] = 0.0
-        return off.max() <= self.config.takeover_joint_tolerance
+        return farthest_joint(command, self.measured)[1] <= self.config.takeover_joint_tolerance
 
     def _teleop_step(self) -> None:
         silent = self.teleoperation.silence(self._now_ns)

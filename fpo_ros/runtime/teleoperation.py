@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, JOINT_NAMES
+from fpo_ros.policy.contract import ACTION_DIM, JOINT_NAMES
+from fpo_ros.runtime.apart import farthest_joint
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S
 from fpo_ros.runtime.controller_config import ControllerConfig
 
@@ -76,12 +77,10 @@ class Teleoperation:
         silent = self.silence(now_ns)
         if silent:
             return silent
-        distance = np.abs(self._leaders - follower)
-        distance[list(GRIPPER_COLUMNS)] = 0.0
-        column = int(np.argmax(distance))
-        if distance[column] <= self._config.teleop_align_limit:
+        column, distance = farthest_joint(self._leaders, follower)
+        if distance <= self._config.teleop_align_limit:
             return ''
-        return (f'{JOINT_NAMES[column]} of the leader stands {distance[column]:.2f} rad from its follower, the limit '
+        return (f'{JOINT_NAMES[column]} of the leader stands {distance:.2f} rad from its follower, the limit '
                 f'is {self._config.teleop_align_limit:g} rad: let the leaders go to the followers first')
 
     def begin(self, command: np.ndarray) -> None:

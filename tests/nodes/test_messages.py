@@ -119,3 +119,13 @@ def test_built_interfaces_are_those_of_the_files() -> None:
             lines = [line.partition('#')[0] for line in text.splitlines()]
             wanted = [line.split()[1] for line in lines if line.strip() and '=' not in line]
             assert list(built.get_fields_and_field_types()) == wanted, f'{file.name}: make setup builds it again'
+
+
+def test_numbers_of_states_and_joinings_are_those_of_the_messages() -> None:
+    from fpo_ros.msg import ActionChunk, ControllerStatus
+    from fpo_ros.runtime.controller_config import ArmState
+    from fpo_ros.runtime.timeline import Joining
+
+    for enumeration, message, prefix in ((ArmState, ControllerStatus, 'STATE_'), (Joining, ActionChunk, 'JOIN_')):
+        assert {one.name: one.value for one in enumeration} == {
+            name.removeprefix(prefix): getattr(message, name) for name in dir(message) if name.startswith(prefix)}

@@ -9,6 +9,7 @@ import numpy as np
 
 from fpo_ros.policy.contract import GRIPPER_COLUMNS
 from fpo_ros.policy.limits import JointLimits
+from fpo_ros.runtime.apart import farthest_joint
 from fpo_ros.runtime.controller_config import ArmState
 
 #: States of the controller in which the leaders go with the followers.
@@ -155,9 +156,8 @@ class Leaders:
             return Step()
         if self._goal is None:
             self._goal = leaders.copy()
-        off = np.abs(leaders - self._goal)
-        off[list(GRIPPER_COLUMNS)] = 0.0
-        self._grabbed = self._grabbed + 1 if off.max() > self._settings.grab_distance else 0
+        held_off = farthest_joint(leaders, self._goal)[1] > self._settings.grab_distance
+        self._grabbed = self._grabbed + 1 if held_off else 0
         grabbed = controller is ArmState.POLICY and self._grabbed >= self._settings.grab_periods
         closed = bool((leaders[list(GRIPPER_COLUMNS)] < self._settings.closed_below).all())
         self._opened |= not closed  # grippers that were closed all along are no gesture
