@@ -22,6 +22,7 @@ class DemoConfig:
     :param fpo: fine-tuning.
     :param iterations: FPO iterations.
     :param graph_episodes: episodes in the running graph with each release.
+    :param force: fine-tune whatever the start policy can.
     :param gate_max_drop: points of success by which the promotion gate lets a release lie below the one before.
     """
 
@@ -33,6 +34,7 @@ class DemoConfig:
     fpo: FPOConfig = field(default_factory=FPOConfig)
     iterations: int = 24
     graph_episodes: int = 10
+    force: bool = False
     gate_max_drop: float = 0.0
 
 
@@ -46,7 +48,7 @@ def demo_config(observation: str, quick: bool) -> DemoConfig:
         full = replace(full, demonstrations=200, sft=SFTConfig(steps=1600), iterations=16)
     if not quick:
         return full
-    # So few episodes prove nothing: the gate of the quick demo lets every release pass, and the swap is shown.
+    # So few episodes prove nothing: both gates of the quick demo let everything pass, and the swap is shown.
     return replace(full, demonstrations=min(full.demonstrations, 60), sft=replace(full.sft, steps=250, warmup=20),
-                   evaluation_episodes=40, fpo=replace(full.fpo, episodes=64, epochs=2, critic=CriticConfig(steps=100)),
+                   force=True, evaluation_episodes=40, fpo=replace(full.fpo, episodes=64, epochs=2, critic=CriticConfig(steps=100)),
                    iterations=3, graph_episodes=3, gate_max_drop=100.0)
