@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,12 +111,12 @@ def shown(group: str, found: dict[str, list[dict]]) -> list[tuple[Row, list[dict
     rows = [row for row in ROWS if row.group == group]
     done = [(row, [one for one in found.get(row.name, []) if one['finished']]) for row in rows]
     done = [(row, seeds) for row, seeds in done if seeds]
+    if not done:
+        return []
     mark = rows[0].marks[-1]
-    if not done or rows[0].name == REFERENCE:
-        return done
     until = [one | {'evaluations': [entry for entry in one['evaluations'] if entry['mark'] <= mark]}
              for one in found.get(REFERENCE, []) if any(entry['mark'] == mark for entry in one['evaluations'])]
-    return [(row_named(REFERENCE), until), *done] if until else done
+    return [(replace(row_named(REFERENCE), title='FPO, the default'), until), *done] if until else done
 
 
 def _array(bits: str) -> np.ndarray:

@@ -78,8 +78,8 @@ PIXELS = Start('transfer_pixels', contract_for('transfer_cube', 'pixels'), 200, 
                GroundingConfig(), 3)
 INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.010, SFTConfig(steps=2400))
 
-#: The row that others are compared with, at their own budgets.
-REFERENCE = 'fpo'
+#: The row that others are compared with, at their own budgets; it has the default settings.
+REFERENCE = 'transfer_state'
 #: Budgets of rows that are compared: of relatives, where the default is near its end; of its parts, where it rises.
 _LONG, _SHORT = 800_000, 400_000
 
@@ -107,7 +107,6 @@ ROWS = (
         (400_000, 800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M), {'reward': 'gym', **_STEADY}),
     Row('transfer_pixels', 'main', 'TransferCube, pixels and joints', PIXELS, 4 * _M,
         (800_000, 1_600_000, 2_800_000, 4 * _M), _STEADY),
-    _compared(REFERENCE, 'relatives', 'FPO, the default'),
     _compared('awr', 'relatives', 'advantage-weighted regression', {'algorithm': 'awr', 'epochs': 8}),
     _compared('filtered_bc', 'relatives', 'filtered behaviour cloning',
               {'algorithm': 'filtered_bc', 'bc_coefficient': 1.0, 'bc_history': 50}),
