@@ -11,10 +11,11 @@ import torch
 from fpo_ros.learning.rollout import STRICT_STEPS, renderer_of
 from fpo_ros.policy.aloha import ARM_COLUMNS
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.continued import sample_continued
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.limits import JointLimits
-from fpo_ros.policy.realtime import entry_mask, padded
+from fpo_ros.policy.realtime import decided_rows, entry_mask, padded
 from fpo_ros.releases.wilson import wilson_interval
 from fpo_ros.runtime.timeline import Joining, Timeline
 from fpo_ros.sim.batch import BatchedWorlds
@@ -24,6 +25,8 @@ from fpo_ros.sim.task import MAX_STEPS, REST_STEPS, SUCCESS_STAGE
 
 #: What is compared: the ways of a timeline, and the newest chunk without guidance towards the one before.
 METHODS = ('synchronous', 'ensemble', 'newest', 'realtime')
+#: The same as 'realtime' by a flow that was trained to go on, of policies that were.
+TRAINED = 'trained'
 #: Delays from an observation to the chunk that answers it [ms].
 DELAYS_MS = (0, 60, 120, 200, 300)
 _JOINING = {'synchronous': Joining.AFTER, 'ensemble': Joining.ENSEMBLE}
@@ -45,6 +48,11 @@ class Cell:
     executed: int
 
 
+def methods_of(policy: FlowPolicy) -> tuple[str, ...]:
+    """Return what can be compared of a policy."""
+    return (*METHODS, TRAINED) if policy.contract.max_delay else METHODS
+
+
 def cell_of(method: str, delay: int, horizon: int, execute: int) -> Cell:
     """Return how often a method observes at a delay.
 
@@ -53,8 +61,8 @@ def cell_of(method: str, delay: int, horizon: int, execute: int) -> Cell:
 
     :raises ValueError: for an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method '{method}': use {', '.join(METHODS)}")
+    if method not in (*METHODS, TRAINED):
+        raise ValueError(f"unknown method '{method}': use {', '.join((*METHODS, TRAINED))}")
     if method == 'synchronous':
         return Cell(method, delay, execute)
     if method == 'ensemble':
@@ -68,13 +76,17 @@ def run(policy: FlowPolicy, cell: Cell, episodes: int, seed: int = 0, batch: int
     """Return success and jerk of one cell on held-out scenes.
 
     :param progress: called with the episodes done.
-    :raises ContractError: for a policy whose start noise an actor steers: guidance knows no actor.
+    :raises ContractError: for a policy whose start noise an actor steers: guidance knows no actor; and for one that
+        was not trained to go on, where it shall.
     """
+    if cell.method == TRAINED and not policy.contract.max_delay:
+        raise ContractError("the policy was not trained to go on from a chunk: leave out 'trained', or train one with "
+                            'fpo-ros train sft --max-delay')
     if policy.model.latent_actor is not None:
         raise ContractError('the policy has an actor over its start noise, which guidance does not know: use another')
     found = {'method': cell.method, 'delay_ms': round(1e3 * cell.delay / policy.contract.control_rate_hz),
              'executed': cell.executed, 'episodes': episodes}
-    if not cell.executed:
+    if not cell.executed or (cell.method == TRAINED and cell.delay > policy.contract.max_delay):
         return found | {'bridged': False}
     scenes, parts = scene_seeds(Scenes.EVALUATION, seed, episodes), []
     with renderer_of(policy.contract) as renderer:
@@ -150,15 +162,20 @@ class _Episodes:
         with torch.no_grad():
             states, prefix = policy.states(joints, pose), policy.prefix(pictures)
         noise = torch.randn(len(joints), contract.horizon, contract.action_dim, generator=self.noise)
-        old = self.timeline.leftover(now) if self.cell.method == 'realtime' else None
+        old = self.timeline.leftover(now) if self.cell.method in ('realtime', TRAINED) else None
         if old is None:
             return policy.to_raw(policy.act(states, prefix, noise), joints)
         with torch.no_grad():
             cache = policy.model.with_state(states, prefix)
         decided = policy.known_chunks(padded(old, contract.horizon).astype(np.float32), joints)
-        mask = entry_mask(old.shape[-2], self.cell.delay, contract.horizon, contract.action_dim)
+        left, delay = old.shape[-2], self.cell.delay
+        if self.cell.method == TRAINED:
+            held = torch.as_tensor(decided_rows(left, delay, contract.horizon)).expand(len(joints), -1)
+            drawn = sample_continued(policy.model, noise, contract.flow_steps, cache, decided, held)
+            return policy.to_raw(drawn, joints)
+        mask = torch.as_tensor(entry_mask(left, delay, contract.horizon, contract.action_dim)).expand_as(noise)
         drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), noise, contract.flow_steps, decided,
-                              torch.as_tensor(mask).expand_as(noise))
+                              mask)
         return policy.to_raw(drawn, joints)
 
     def _move(self, now: int, until: int) -> None:
@@ -179,13 +196,15 @@ class _Episodes:
 
 
 def measure(policy: FlowPolicy, episodes: int, delays_ms: Iterable[float] = DELAYS_MS,
-            methods: Iterable[str] = METHODS, seed: int = 0, threads: int | None = None,
+            methods: Iterable[str] | None = None, seed: int = 0, threads: int | None = None,
             report: Callable[[dict], None] | None = None) -> list[dict]:
     """Return the figures of all methods at all delays.
 
+    :param methods: those of :func:`methods_of` if None.
     :raises ValueError: for a negative delay or an unknown method.
     """
-    contract, found, methods = policy.contract, [], tuple(methods)
+    contract, found = policy.contract, []
+    methods = methods_of(policy) if methods is None else tuple(methods)
     for delay_ms in delays_ms:
         if delay_ms < 0:
             raise ValueError(f'a delay of {delay_ms:g} ms cannot be: use 0 or more')

@@ -149,8 +149,9 @@ def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, o
            episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes of each.')] = 200,
            delays: Annotated[str, typer.Option(help='From an observation to its chunk [ms], '
                                                'comma-separated.')] = '0,60,120,200,300',
-           methods: Annotated[str, typer.Option(help='How chunks are joined, comma-separated: synchronous, ensemble, '
-                                                'newest, realtime.')] = 'synchronous,ensemble,newest,realtime',
+           methods: Annotated[str | None, typer.Option(
+               help='How chunks are joined, comma-separated: synchronous, ensemble, newest, realtime; trained, by a '
+                    'policy that was trained to go on from the chunk before.', show_default='all')] = None,
            seed: Seed = 0, as_json: AsJson = False) -> None:
     """Success and jerk in simulation when chunks come late, by the rule that joins them.
 
@@ -163,7 +164,8 @@ def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, o
         late = [float(word) for word in delays.split(',')]
     except ValueError as error:
         raise ValueError(f'--delays {delays}: use milliseconds, comma-separated, such as 0,60,120') from error
-    display, chosen = display_of(as_json), [word.strip() for word in methods.split(',')]
+    display = display_of(as_json)
+    chosen = None if methods is None else [word.strip() for word in methods.split(',')]
     found = bench.measure(FlowPolicy.load(policy), episodes, late, chosen, seed,
                           report=lambda one: display.line(bench.in_words(one)))
     _end({'policy': str(policy), 'chunks': found}, as_json, [])

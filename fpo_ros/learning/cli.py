@@ -39,6 +39,12 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
                        'new: one that learns in simulation to tell where objects are (half an hour); untrained: all is '
                        'learned from the demonstrations.',
                   show_default='sft_pixels where it fits, otherwise new')] = None,
+              horizon: Annotated[int, typer.Option(min=1, help='Rows of a chunk [control periods].')] = 20,
+              execute: Annotated[int | None, typer.Option(
+                  min=1, help='Rows executed before the next decision.', show_default='all')] = None,
+              max_delay: Annotated[int, typer.Option(
+                  min=0, help='Control periods that a chunk may come late: the flow learns to go on from as many rows '
+                              'of the chunk before. 0: it is guided there instead.')] = 0,
               seed: Seed = 0) -> None:
     """Train a policy by conditional flow matching on recorded episodes."""
     from fpo_ros.episodes.store import EpisodeStore
@@ -49,6 +55,7 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
 
     store = EpisodeStore.open(demonstrations)
     contract, sizes = contract_of(task_of(store, task), observation, cameras), preset(variant)
+    contract = replace(contract, horizon=horizon, execute=execute or horizon, max_delay=max_delay)
     pairs = load_demonstrations(store, contract)
     display = display_of(False)
     if pairs.left_out:

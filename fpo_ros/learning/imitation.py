@@ -83,11 +83,12 @@ class Imitation:
             count = (config.bc_batch + index) // len(sources)
             rows = torch.multinomial(source.weight, count, replacement=True, generator=flow.generator)
             time = flow.times(count, config.bc_pairs, stratified=False)
-            noise = flow.noise(count, config.bc_pairs)
+            noise, decided = flow.noise(count, config.bc_pairs), flow.decided(count, config.bc_pairs)
             rows, time, noise = (self._group.share(drawn) for drawn in (rows, time, noise))
+            decided = None if decided is None else self._group.share(decided)
             if not len(rows):
                 continue
-            loss = flow.losses(source.decisions, rows, time, noise).sum() / (config.bc_batch * config.bc_pairs)
+            loss = flow.losses(source.decisions, rows, time, noise, decided).sum() / (config.bc_batch * config.bc_pairs)
             loss = float(source.weight.mean()) * loss
             (config.bc_coefficient * scale * loss).backward()
             total += loss.item()

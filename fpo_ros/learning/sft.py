@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config
+from fpo_ros.policy.continued import draw_decided
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.flow import sample_time, squared_error
@@ -105,7 +106,9 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
         noise = torch.randn(actions.shape, generator=generator)
         time = sample_time((config.batch,), generator)
         cache = policy.model.with_state(states[pick], prefix)
-        return squared_error(policy.model, actions, noise, time, cache).mean()
+        decided = (draw_decided(config.batch, contract.horizon, contract.max_delay, generator)
+                   if contract.max_delay else None)
+        return squared_error(policy.model, actions, noise, time, cache, decided).mean()
 
     descend(trained, config, loss, 'step', 'check the demonstrations, or train with', progress)
     return policy

@@ -10,6 +10,7 @@ from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.objective import credit_weights, pair_losses, scaled
 from fpo_ros.learning.parallel import Group
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.continued import draw_decided
 from fpo_ros.policy.contract import ACTION_DIM
 from fpo_ros.policy.flow import Sampling, squared_error
 from fpo_ros.policy.latent import FlowLatent
@@ -87,17 +88,27 @@ class TrainedFlow:
         contract = self.policy.contract
         return torch.randn(count, pairs, contract.horizon, contract.action_dim, generator=self.generator)
 
-    def losses(self, decisions: Decisions, rows: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+    def decided(self, count: int, pairs: int) -> Tensor | None:
+        """Return (count, pairs, H) rows that chunks go on from; None where the flow is not trained to do so."""
+        contract = self.policy.contract
+        if not contract.max_delay or self.over_latents:
+            return None
+        return draw_decided(count * pairs, contract.horizon, contract.max_delay, self.generator).view(count, pairs, -1)
+
+    def losses(self, decisions: Decisions, rows: Tensor, time: Tensor, noise: Tensor,
+               decided: Tensor | None = None) -> Tensor:
         """Return (rows, pairs) losses of some decisions, before they are scaled.
 
         :param rows: of the decisions.
         :param time: (rows, pairs).
         :param noise: (rows, pairs, H, action_dim).
+        :param decided: (rows, pairs, H) bool, rows that a chunk goes on from; none if None.
         """
         pairs = time.shape[1]
         cache = decisions.cache(self.expert, rows).repeat_interleave(pairs, 2)
         data = self.data(decisions)[rows].repeat_interleave(pairs, 0)
-        error = squared_error(self.expert, data, noise.flatten(0, 1), time.flatten(), cache)
+        error = squared_error(self.expert, data, noise.flatten(0, 1), time.flatten(), cache,
+                              None if decided is None else decided.flatten(0, 1))
         return pair_losses(error, time.flatten(), self.credit, self.executed).view(len(rows), pairs)
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ OBJECTS = {'transfer_cube': ('cube',), 'insertion': ('peg', 'socket')}
 #: Entries of a contract that are lists in JSON → type of what they hold.
 _TUPLES = {'cameras': str, 'prompt_tokens': int, 'optional_cameras': str}
 #: Entries that JSON text of a contract leaves out where they are empty.
-_LEFT_OUT = ('optional_cameras',)
+_LEFT_OUT = ('optional_cameras', 'max_delay')
 
 
 class ContractError(ValueError):
@@ -71,6 +71,8 @@ class PolicyContract:
     :param units: one of :data:`UNITS`.
     :param relative: arm joints of all rows of a chunk count from the joints of its observation, grippers do not
         (openpi training/config.py, ``use_delta_joint_actions``).
+    :param max_delay: rows of the chunk before that a new one was trained to go on from, at most [control periods];
+        0: the flow was not trained so, and is guided instead. JSON text has no such entry then.
     """
 
     task: str = 'transfer_cube'
@@ -88,6 +90,7 @@ class PolicyContract:
     relative: bool = False
     prompt_tokens: tuple[int, ...] = ()
     optional_cameras: tuple[str, ...] = ()
+    max_delay: int = 0
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -109,6 +112,8 @@ class PolicyContract:
                                 f'{list(self.optional_cameras)}')
         if not 1 <= self.execute <= self.horizon:
             raise ContractError(f'execute must be 1..horizon ({self.horizon}), got {self.execute}')
+        if not 0 <= self.max_delay < self.horizon:
+            raise ContractError(f'max_delay must leave a row of the horizon ({self.horizon}), got {self.max_delay}')
         for name in ('image_height', 'image_width', 'flow_steps'):
             if getattr(self, name) < 1:
                 raise ContractError(f'{name} must be at least 1, got {getattr(self, name)}')

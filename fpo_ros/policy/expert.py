@@ -125,13 +125,22 @@ class Expert(nn.Module):
                 x = layer.finish(x, q, k, v)
         return torch.stack(cache)
 
-    def project(self, x_t: Tensor, time: Tensor, cache: Tensor) -> Tensor:
+    def clean_tokens(self, decided: Tensor) -> Tensor:
+        """Return which tokens (B, n) hold a decided row, of (B, H): those are data, whose flow time is 0."""
+        steps = self.config.steps_per_token
+        return decided.reshape(-1, self.contract.horizon // steps, steps).amax(2) > 0
+
+    def project(self, x_t: Tensor, time: Tensor, cache: Tensor, clean: Tensor | None = None) -> Tensor:
         """Return what the last projection gives for noisy (B, H, action_dim) chunks; see :meth:`denoise`."""
         tokens, expert = self.contract.horizon // self.config.steps_per_token, self.config.expert_width
         # The projection of [actions, time] in two parts: that of the time is one row for all tokens.
         of_actions, of_time = self.action_time_mlp_in.weight.split(expert, 1)
         x = F.linear(self.action_in_proj(x_t.reshape(-1, tokens, self.action_in_proj.in_features)), of_actions)
-        x = x + F.linear(time_embedding(time, expert), of_time, self.action_time_mlp_in.bias)[:, None]
+        of_token = F.linear(time_embedding(time, expert), of_time, self.action_time_mlp_in.bias)[:, None]
+        if clean is not None:
+            at_data = F.linear(time_embedding(time[:1] * 0, expert), of_time, self.action_time_mlp_in.bias)[:, None]
+            of_token = torch.where(clean[..., None], at_data, of_token)
+        x = x + of_token
         x = self.action_time_mlp_out(F.silu(x)).to(self.computes_in)
         table = self._rotary(cache.shape[4] + torch.arange(tokens, device=x.device))
         for layer, past in zip(self.expert_layers, cache, strict=True):
@@ -140,14 +149,15 @@ class Expert(nn.Module):
         out = self.action_out_proj(self.expert_norm(x).float())
         return out.reshape(-1, self.contract.horizon, self.contract.action_dim)
 
-    def denoise(self, x_t: Tensor, time: Tensor, cache: Tensor) -> Tensor:
+    def denoise(self, x_t: Tensor, time: Tensor, cache: Tensor, clean: Tensor | None = None) -> Tensor:
         """Return the velocity (B, H, action_dim) of one denoising step.
 
         :param x_t: (B, H, action_dim) noisy normalised actions.
         :param time: (B,) flow time, 1 noise .. 0 data.
         :param cache: of :meth:`with_state`, batch axis B. Action tokens see all of it and each other.
+        :param clean: (B, tokens) those that hold data already, whose flow time is 0; their velocity means nothing.
         """
-        out = self.project(x_t, time, cache)
+        out = self.project(x_t, time, cache, clean)
         if self.config.predicts == 'velocity':
             return out
         return (x_t - out) / time.clamp(min=LEAST_TIME)[:, None, None]

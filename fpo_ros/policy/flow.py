@@ -72,16 +72,33 @@ def sample_time(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return 0.999 * torch.rand(shape, generator=generator) ** (2 / 3) + 0.001
 
 
-def squared_error(model: Expert, actions: Tensor, noise: Tensor, time: Tensor, cache: Tensor) -> Tensor:
+def squared_error(model: Expert, actions: Tensor, noise: Tensor, time: Tensor, cache: Tensor,
+                  decided: Tensor | None = None) -> Tensor:
     """Return the squared velocity error (B, H, action_dim) of each entry.
+
+    Rows that are decided stay data at all flow times, and have no error; that of the others weighs the more, so that
+    the mean over a chunk is theirs (arXiv 2512.05964, training-time real-time chunking).
 
     :param actions: (B, H, action_dim) normalised actions, or latents where the model is a flow over those.
     :param noise: like ``actions``.
     :param time: (B,).
     :param cache: of ``Expert.with_state``.
+    :param decided: (B, H) bool, rows that the chunk goes on from; none if None.
     """
     x_t, velocity = model.between(actions, noise, time)
-    return (model.denoise(x_t, time, cache) - velocity).square()
+    if decided is None:
+        return (model.denoise(x_t, time, cache) - velocity).square()
+    clean = model.clean_tokens(decided)
+    kept = rows_of(clean, actions)
+    found = model.denoise(torch.where(kept, actions, x_t), time, cache, clean)
+    open_share = (~clean).float().mean(1).clamp(min=1 / clean.shape[1])
+    return (found - velocity).square() * ~kept / open_share[:, None, None]
+
+
+def rows_of(clean: Tensor, chunk: Tensor) -> Tensor:
+    """Return (B, H, 1) of (B, tokens), for the rows of a chunk."""
+    horizon = chunk.shape[1]
+    return clean[..., None].repeat(1, 1, horizon // clean.shape[1]).reshape(-1, horizon, 1)
 
 
 @torch.no_grad()

@@ -73,6 +73,15 @@ def entry_mask(left: int, delay: int, horizon: int, width: int) -> np.ndarray:
     return rows[:, None] * (np.arange(width) < ACTION_DIM).astype(np.float32)
 
 
+def decided_rows(left: int, delay: int, horizon: int) -> np.ndarray:
+    """Return (horizon,) float32, 1 for the rows of a leftover that are executed until the new chunk is there.
+
+    :param left: rows that are left.
+    :param delay: see :class:`Leftover`; more than is left counts as what is left.
+    """
+    return (np.arange(horizon) < min(delay, left)).astype(np.float32)
+
+
 def padded(rows: np.ndarray, horizon: int) -> np.ndarray:
     """Return (..., horizon, width) rows, the last one repeated where there are fewer."""
     index = np.minimum(np.arange(horizon), rows.shape[-2] - 1)

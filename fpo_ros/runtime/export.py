@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.continued import sample_continued
 from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, START_JOINTS, Observation
 from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.pi0 import Pi0
-from fpo_ros.policy.realtime import entry_mask, padded
+from fpo_ros.policy.realtime import decided_rows, entry_mask, padded
 from fpo_ros.policy.saving import saving
 from fpo_ros.policy.transforms import model_inputs
 from fpo_ros.runtime.export_graphs import write_graphs
@@ -47,7 +48,8 @@ def write(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 
           external_over: int = EXTERNAL_OVER, guided: bool = True) -> None:
     """Write ``prefix.onnx``, ``denoise.onnx``, ``contract.json``, ``norm_stats.json`` and ``vectors.npz``.
 
-    ``denoise.onnx`` takes all steps of the flow, ``guided.onnx`` a step of one that goes on from a leftover. A policy
+    ``denoise.onnx`` takes all steps of the flow, ``guided.onnx`` a step of one that goes on from a leftover; a policy
+    that was trained to go on has ``continued.onnx`` instead, which takes all steps. A policy
     with a latent actor has ``latent.onnx``, too, which makes start noise of noise. Weights are converted and written
     one at a time: beside the policy itself, a whole pi0 takes little memory.
 
@@ -56,7 +58,8 @@ def write(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 
     :param seed: of the vectors' inputs.
     :param precision: of the projections, one of :data:`fpo_ros.runtime.export_trace.PRECISIONS`.
     :param external_over: graphs with more weights keep them in a file of their own [bytes].
-    :param guided: whether to write ``guided.onnx``, without which chunks are executed synchronously.
+    :param guided: whether to write ``guided.onnx`` or ``continued.onnx``, without which chunks
+        are executed synchronously.
     :raises fpo_ros.policy.saving.SaveError: when the disk refuses.
     """
     contract = policy.contract
@@ -142,11 +145,15 @@ def _guided_vectors(policy: FlowPolicy, states: Tensor, prefixes: Tensor, noise:
     left = contract.horizon - delay
     rows = np.roll(chunk, 1, 0)[:, delay:]  # what was left of some other chunk
     decided = policy.known_chunks(padded(rows, contract.horizon), joints)
-    mask = torch.as_tensor(entry_mask(left, delay, contract.horizon, contract.action_dim)).expand_as(decided)
     with torch.no_grad():
         cache = policy.model.with_state(states, prefixes)
-    drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), noise, contract.flow_steps, decided,
-                          mask)
+    if contract.max_delay:
+        held = torch.as_tensor(decided_rows(left, delay, contract.horizon)).expand(len(decided), -1)
+        drawn = sample_continued(policy.model, noise, contract.flow_steps, cache, decided, held)
+    else:
+        mask = torch.as_tensor(entry_mask(left, delay, contract.horizon, contract.action_dim)).expand_as(decided)
+        drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), noise, contract.flow_steps,
+                              decided, mask)
     return {'leftover': rows, 'delay': np.array(delay), 'guided': policy.to_raw(drawn, joints)}
 
 

@@ -8,6 +8,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from fpo_ros.policy.continued import continued_velocity
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.expert import Expert
 from fpo_ros.policy.latent import GaussianLatent
@@ -19,7 +20,7 @@ from fpo_ros.runtime.export_guided import INPUTS, guided_graph
 from fpo_ros.runtime.export_hollow import hollow
 from fpo_ros.runtime.export_trace import PRECISIONS, note_origin, traced, weights_of
 from fpo_ros.runtime.export_weights import EXTERNAL_OVER, Weight, WeightsFile, attach
-from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE
+from fpo_ros.runtime.release_files import CONTINUED_FILE, DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE
 
 _STEP_INPUTS = ['x_t', 'time', 'state', 'prefix_kv']
 
@@ -42,6 +43,12 @@ class _Denoise(nn.Module):
         return self.model.denoise(x_t, time, self.model.with_state(state, prefix_kv))
 
 
+class _Continued(_Denoise):
+    def forward(self, x_t: Tensor, time: Tensor, state: Tensor, prefix_kv: Tensor, rows: Tensor,
+                decided: Tensor) -> Tensor:
+        return continued_velocity(self.model, x_t, time, self.model.with_state(state, prefix_kv), rows, decided)
+
+
 class _Latent(nn.Module):
     def __init__(self, actor: GaussianLatent) -> None:
         super().__init__()
@@ -57,18 +64,22 @@ def write_graphs(model: Pi0, directory: Path, precision: str, external_over: int
     :param directory: an existing directory.
     :param precision: one of :data:`PRECISIONS`.
     :param external_over: graphs with more weights keep them in a file of their own [bytes].
-    :param guided: whether to write the graph of a guided step.
+    :param guided: whether to write what goes on from a leftover: the graph of a guided step, or of a flow that was
+        trained to.
     :raises ContractError: for an unknown precision.
     :raises fpo_ros.policy.saving.SaveError: when the disk refuses.
     """
     if precision not in PRECISIONS:
         raise ContractError(f"unknown precision '{precision}': use {' or '.join(PRECISIONS)}")
-    for name in (LATENT_FILE, GUIDED_FILE, *(weights_file(name) for name in (PREFIX_FILE, DENOISE_FILE, LATENT_FILE))):
+    heavy = (weights_file(name) for name in (PREFIX_FILE, DENOISE_FILE, LATENT_FILE))
+    for name in (LATENT_FILE, GUIDED_FILE, CONTINUED_FILE, *heavy):
         (directory / name).unlink(missing_ok=True)
     writer = _Writer(model, directory, precision, external_over)
     writer.prefix()
     writer.flow(model, 'actions', DENOISE_FILE)
-    if guided:
+    if guided and model.contract.max_delay:
+        writer.continued()
+    elif guided:
         writer.guided()
     actor = model.latent_actor
     if isinstance(actor, GaussianLatent):
@@ -120,17 +131,24 @@ class _Writer:
         proto, weights = loop_steps(proto, weights, module, expert.contract.flow_steps, output)
         self._save(proto, weights, module, name, self._weights_of(name))
 
+    def continued(self) -> None:
+        """Write the graph of all steps of a flow that goes on from decided rows."""
+        module = _Continued(self._model)  # its weights have the names that those of the plain flow have
+        proto, weights = self._step(module, rows=self._noise(2), decided=torch.zeros(2, self._contract.horizon))
+        proto, weights = loop_steps(proto, weights, module, self._contract.flow_steps, 'actions')
+        self._save(proto, weights, module, CONTINUED_FILE, self._denoise_weights)
+
     def step(self, expert: Expert, name: str) -> None:
         """Write the graph of one step of a flow."""
         module = _Denoise(expert)
         self._save(*self._step(module), module, name, self._weights_of(name))
 
-    def _step(self, module: _Denoise) -> tuple[onnx.ModelProto, dict[str, Weight]]:
-        arguments = self._noise(2), torch.ones(2), self._state(2), self._cache(2)
-        proto = traced(hollow(module), arguments, _STEP_INPUTS, 'velocity',
-                       {'x_t': {0: 'batch'}, 'time': {0: 'batch'}, 'state': {0: 'batch'},
-                        'prefix_kv': {2: 'batch', 4: 'prefix'}})
-        return proto, weights_of(proto, _STEP_INPUTS, self._precision)
+    def _step(self, module: _Denoise, **more: Tensor) -> tuple[onnx.ModelProto, dict[str, Weight]]:
+        arguments = self._noise(2), torch.ones(2), self._state(2), self._cache(2), *more.values()
+        names = [*_STEP_INPUTS, *more]
+        proto = traced(hollow(module), arguments, names, 'velocity',
+                       dict.fromkeys(names, {0: 'batch'}) | {'prefix_kv': {2: 'batch', 4: 'prefix'}})
+        return proto, weights_of(proto, names, self._precision)
 
     def _weights_of(self, name: str) -> WeightsFile:
         return self._denoise_weights if name == DENOISE_FILE else WeightsFile(self._directory / weights_file(name))

@@ -23,6 +23,8 @@ PREFIX_FILE, DENOISE_FILE, VECTORS_FILE = 'prefix.onnx', 'denoise.onnx', 'vector
 LATENT_FILE = 'latent.onnx'
 #: The graph of a step that is guided towards the rows of the chunk before, of policies that are executed in real time.
 GUIDED_FILE = 'guided.onnx'
+#: The graph of a flow that goes on from those rows, of policies that were trained to.
+CONTINUED_FILE = 'continued.onnx'
 #: An entry ``location`` of an initialiser's external data: message StringStringEntryProto of onnx.proto, with key
 #: as field 1 and value as field 2, which begins with its length in groups of 7 bits, low ones first.
 _LOCATION = b'\x0a\x08location\x12'

@@ -18,13 +18,20 @@ import onnxruntime
 
 from fpo_ros.policy.contract import ContractError, Observation, PolicyContract, check_chunk
 from fpo_ros.policy.normalisation import NormStats
-from fpo_ros.policy.realtime import Leftover, entry_mask, guidance_weight, padded
+from fpo_ros.policy.realtime import Leftover, decided_rows, entry_mask, guidance_weight, padded
 from fpo_ros.policy.tokenizer import tokens_of
 from fpo_ros.policy.transforms import image_tensor, known_actions, model_inputs, targets_of
 from fpo_ros.releases import Release
 from fpo_ros.runtime.graphs import GraphError, Graphs
 from fpo_ros.runtime.providers import DEFAULT_OPTIONS, SINGLE, PolicyError, ProviderOptions
-from fpo_ros.runtime.release_files import DENOISE_FILE, GUIDED_FILE, LATENT_FILE, PREFIX_FILE, ReleaseFiles
+from fpo_ros.runtime.release_files import (
+    CONTINUED_FILE,
+    DENOISE_FILE,
+    GUIDED_FILE,
+    LATENT_FILE,
+    PREFIX_FILE,
+    ReleaseFiles,
+)
 from fpo_ros.runtime.vectors import read_vectors
 
 T = TypeVar('T')
@@ -33,7 +40,8 @@ T = TypeVar('T')
 _STEP = ({'x_t', 'time', 'state', 'prefix_kv'}, 'velocity')
 _GUIDED = (_STEP[0] | {'decided', 'mask', 'weight'}, 'velocity')
 _AT_ONCE = {DENOISE_FILE: ({'noise', 'state', 'prefix_kv'}, 'actions'),
-            LATENT_FILE: ({'noise', 'state', 'prefix_kv'}, 'latent')}
+            LATENT_FILE: ({'noise', 'state', 'prefix_kv'}, 'latent'),
+            CONTINUED_FILE: ({'noise', 'state', 'prefix_kv', 'rows', 'decided'}, 'actions')}
 
 
 class PolicySession:
@@ -72,7 +80,8 @@ class PolicySession:
         files = ReleaseFiles(release)
         contract = files.contract()
         stats = files.stats(contract)
-        names = (PREFIX_FILE, DENOISE_FILE, *(name for name in (LATENT_FILE, GUIDED_FILE) if files.has(name)))
+        some = (name for name in (LATENT_FILE, GUIDED_FILE, CONTINUED_FILE) if files.has(name))
+        names = (PREFIX_FILE, DENOISE_FILE, *some)
         lengths = {**SINGLE, 'text': tokens_of(contract).shape[-1]}
         if contract.cameras and not contract.optional_cameras:
             lengths['cameras'] = len(contract.cameras)
@@ -109,7 +118,8 @@ class PolicySession:
             raise PolicyError(f'noise has shape {noise.shape}, the contract wants {shape}')
         inputs = model_inputs(observation, self.contract, self.stats)
         images = inputs.get('images')
-        if leftover is not None and images is not None and images.shape[1] < len(self.contract.cameras):
+        few = images is not None and images.shape[1] < len(self.contract.cameras)
+        if leftover is not None and few and GUIDED_FILE in self._graphs:
             raise PolicyError(f'policy {self.version} goes on from a leftover with all cameras alone, and the '
                               f'observation has {sorted(observation.images)}: give no leftover')
         joints = np.asarray(observation.joint_positions)[None]
@@ -183,7 +193,7 @@ class PolicySession:
     @property
     def goes_on(self) -> bool:
         """Whether chunks can go on from a leftover."""
-        return GUIDED_FILE in self._graphs
+        return GUIDED_FILE in self._graphs or CONTINUED_FILE in self._graphs
 
     def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray, joints: np.ndarray | None,
                 leftover: Leftover | None = None) -> np.ndarray:
@@ -193,31 +203,37 @@ class PolicySession:
             x = self._flow(LATENT_FILE, prefix, state, x)
         if leftover is None or not len(leftover.rows):
             x = self._flow(DENOISE_FILE, prefix, state, x)
+        elif CONTINUED_FILE in self._graphs:
+            x = self._flow(CONTINUED_FILE, prefix, state, x, self._decided(leftover, joints))
         else:
             x = self._integrate(GUIDED_FILE, prefix, state, x, self._decided(leftover, joints))
         actions = self.stats.unnormalise_action(x)
         return targets_of(actions, joints, self.contract).astype(np.float32, copy=False)
 
-    def _flow(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def _flow(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray,
+              decided: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Return where (1, horizon, action_dim) noise, which may change, arrives."""
         if self._interfaces[name] is _STEP:
             return self._integrate(name, prefix, state, noise)
         binding = self._binding(name, prefix, state)
-        binding.bind_cpu_input('noise', noise)
+        for part, value in {'noise': noise, **(decided or {})}.items():
+            binding.bind_cpu_input(part, value)
         self._graphs.run(name, binding)
         return np.array(binding.get_outputs()[0].numpy())
 
     def _decided(self, leftover: Leftover, joints: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return what guides a step, as the network knows it."""
+        """Return what guides a step, or what a flow goes on from, as the network knows it."""
         if not self.goes_on:
-            raise PolicyError(f'policy {self.version} has no {GUIDED_FILE}: chunks cannot go on from the one before; '
-                              'export the policy again, or execute its chunks synchronously')
+            raise PolicyError(f'policy {self.version} has neither {GUIDED_FILE} nor {CONTINUED_FILE}: chunks cannot go '
+                              'on from the one before; export the policy again, or execute its chunks synchronously')
         contract = self.contract
         rows = known_actions(padded(np.asarray(leftover.rows, np.float32), contract.horizon)[None], joints, contract)
+        known = self.stats.normalise_action(rows, contract.action_dim).astype(np.float32)
+        if CONTINUED_FILE in self._graphs:
+            return {'rows': known, 'decided': decided_rows(len(leftover.rows), leftover.delay, contract.horizon)[None]}
         mask = entry_mask(min(len(leftover.rows), contract.horizon), leftover.delay, contract.horizon,
                           contract.action_dim)
-        decided = self.stats.normalise_action(rows, contract.action_dim)
-        return {'decided': decided.astype(np.float32), 'mask': mask[None]}
+        return {'decided': known, 'mask': mask[None]}
 
     def _integrate(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, x: np.ndarray,
                    decided: dict[str, np.ndarray] | None = None) -> np.ndarray:
@@ -260,12 +276,14 @@ class PolicySession:
             return {'tokens', 'images'} if self.contract.cameras else {'tokens'}, 'prefix_kv'
         if name == GUIDED_FILE:
             return _GUIDED
+        if name == CONTINUED_FILE:
+            return _AT_ONCE[name]
         return _AT_ONCE[name] if 'noise' in {value.name for value in self._graphs[name].get_inputs()} else _STEP
 
     def _check_graphs(self) -> None:
         contract = self.contract
         chunk = (contract.horizon, contract.action_dim)
-        shapes = {'tokens': (self._tokens.shape[1],), **dict.fromkeys(('x_t', 'noise', 'decided', 'mask'), chunk),
+        shapes = {'tokens': (self._tokens.shape[1],), **dict.fromkeys(('x_t', 'noise', 'rows', 'mask'), chunk),
                   'state': (contract.state_dim,),
                   'images': (len(contract.cameras), 3, contract.image_height, contract.image_width)}
         for name in self._graphs:
@@ -277,6 +295,7 @@ class PolicySession:
                                   f'the contract wants {sorted(inputs)}: export the policy again')
             if output not in {value.name for value in graph.get_outputs()}:
                 raise PolicyError(f"{self.path / name}: has no output '{output}': export the policy again")
+            shapes['decided'] = chunk if name == GUIDED_FILE else chunk[:1]
             for value in found.keys() & shapes.keys():
                 have, want = found[value][1:], shapes[value]
                 if value == 'images' and self.contract.optional_cameras and isinstance(have[0], int):

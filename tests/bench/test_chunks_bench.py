@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fpo_ros import cli
-from fpo_ros.bench.chunks import METHODS, Cell, cell_of, measure, run
+from fpo_ros.bench.chunks import METHODS, TRAINED, Cell, cell_of, measure, methods_of, run
 from fpo_ros.learning.latent import with_latent_actor
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import preset
@@ -56,6 +57,16 @@ def test_chunks_that_are_too_short_are_said_to_be(policy):
 def test_unknown_cells_are_refused(policy, delays, methods, match):
     with pytest.raises(ValueError, match=match):
         measure(policy, 1, delays, methods)
+
+
+def test_a_flow_that_was_trained_to_go_on_is_compared_too(policy, monkeypatch):
+    monkeypatch.setattr('fpo_ros.bench.chunks.MAX_STEPS', 40)
+    trained = FlowPolicy(Pi0(preset('pi0_tiny'), replace(policy.contract, max_delay=4)), policy.stats)
+    rows = measure(trained, 2, [40, 100], threads=1)
+    assert [row['bridged'] for row in rows if row['method'] == TRAINED] == [True, False], 'it learned 80 ms'
+    assert methods_of(policy) == METHODS
+    with pytest.raises(ValueError, match='was not trained to go on'):
+        run(policy, cell_of(TRAINED, 2, 10, 10), 1)
 
 
 def test_an_actor_over_start_noise_is_refused(policy):

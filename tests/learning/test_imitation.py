@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_task
@@ -11,6 +13,8 @@ from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.scale import Local, open_pool
 from fpo_ros.learning.trained_flow import TrainedFlow
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.pi0 import Pi0
 
 
 def learner_of(**changes: object) -> FPO:
@@ -36,7 +40,7 @@ def test_a_decision_is_drawn_by_its_weight_and_the_mean_weight_scales_the_loss(m
     learner.imitation.keep(some(learner, 3), torch.tensor([0.6, 0.0, 0.3]))
     drawn = []
 
-    def losses(_, decisions, rows, time, noise):
+    def losses(_, decisions, rows, time, noise, decided=None):
         drawn.append(rows)
         return rows[:, None].float().requires_grad_()
 
@@ -44,6 +48,22 @@ def test_a_decision_is_drawn_by_its_weight_and_the_mean_weight_scales_the_loss(m
     assert learner.imitation.add_gradient(learner.imitation.sources(), 1.0) == pytest.approx(0.2, abs=0.02)
     counts = np.bincount(drawn[0], minlength=3)
     assert counts[1] == 0 and counts[0] / counts[2] == pytest.approx(2, rel=0.15)
+
+
+@pytest.mark.parametrize(('max_delay', 'most'), [(0, None), (2, 2)])
+def test_successes_are_imitated_as_chunks_that_go_on_where_the_flow_is_to_keep_that_up(monkeypatch, max_delay, most):
+    contract = replace(tiny_task.CONTRACT, max_delay=max_delay)
+    policy = tiny_task.policy()
+    policy = FlowPolicy(Pi0(policy.model.config, contract), policy.stats)
+    learner, seen = FPO(policy, tiny_task.config(bc_batch=64)), []
+    learner.imitation.keep(some(learner, 3), torch.ones(3))
+    plain = TrainedFlow.losses
+    monkeypatch.setattr(TrainedFlow, 'losses', lambda *a: seen.append(a[-1]) or plain(*a))
+    assert learner.imitation.add_gradient(learner.imitation.sources(), 1.0) > 0
+    decided = seen[0]
+    assert (None if decided is None else int(decided.sum(2).max())) == most
+    if most:
+        assert decided.shape == (64, 2, 4) and (decided.sum(2) == 0).any()
 
 
 def test_what_was_expected_all_along_is_not_imitated():
