@@ -26,7 +26,7 @@ def exported(request, make_policy, tmp_path_factory):
     """Return a policy, the directory of its export and the difference that export found."""
     directory = tmp_path_factory.mktemp('exported')
     policy = (make_policy(sizes=SHARED, horizon=6) if request.param == 'shared tokens' else make_policy(request.param))
-    return policy, directory, export(policy, directory, vectors=3)
+    return policy, directory, export(policy, directory, vectors=3, guided=False)
 
 
 def observation(policy, seed: int = 0) -> Observation:
@@ -98,7 +98,7 @@ def test_the_loop_takes_the_steps_that_a_session_would(make_policy, tmp_path, mo
     looped, stepped = tmp_path / 'looped', tmp_path / 'stepped'
     for directory in (looped, stepped):
         directory.mkdir()
-        export(policy, directory)
+        export(policy, directory, guided=False)
         monkeypatch.setattr(export_graphs, 'loop_steps', lambda proto, weights, *_: (proto, weights))
     assert {value.name for value in onnxruntime.InferenceSession(stepped / 'denoise.onnx').get_inputs()} == {
         'x_t', 'time', 'state', 'prefix_kv'}
@@ -141,7 +141,7 @@ def test_an_export_that_differs_from_torch_fails(make_policy, tmp_path, monkeypa
     plain = policy.act
     monkeypatch.setattr(policy, 'act', lambda *arguments: plain(*arguments) + 0.01)
     with pytest.raises(PolicyError, match='does not reproduce'):
-        export(policy, tmp_path)
+        export(policy, tmp_path, guided=False)
 
 
 def test_graphs_hold_every_weight_that_acts_and_no_sampler_state(exported):
@@ -156,4 +156,4 @@ def test_graphs_hold_every_weight_that_acts_and_no_sampler_state(exported):
 
 @pytest.mark.parametrize('kind', ['state', 'pixels'])
 def test_one_vector_is_enough(make_policy, tmp_path, kind):
-    assert export(make_policy(kind), tmp_path, vectors=1) <= VECTOR_ATOL
+    assert export(make_policy(kind), tmp_path, vectors=1, guided=False) <= VECTOR_ATOL

@@ -111,7 +111,7 @@ def test_large_weights_lie_beside_the_graphs_once_and_compute_the_same(policy, s
 
 
 def test_the_loop_holds_no_weights_and_only_its_projections_are_in_half_precision(policy, tmp_path):
-    write(policy, tmp_path, vectors=1, precision='float16', external_over=0)
+    write(policy, tmp_path, vectors=1, precision='float16', external_over=0, guided=False)
     graph = onnx.load(tmp_path / 'denoise.onnx', load_external_data=False).graph
     body = next(node for node in graph.node if node.op_type == 'Loop').attribute[0].g
     assert not body.initializer and any(tensor.external_data for tensor in graph.initializer)
@@ -133,7 +133,7 @@ def test_files_of_the_prefix_are_the_same_when_only_the_expert_has_changed(polic
             parameter.mul_(1.01)
     for name, one in (('a', policy), ('b', changed)):
         (tmp_path / name).mkdir()
-        write(one, tmp_path / name, vectors=1, external_over=external_over)
+        write(one, tmp_path / name, vectors=1, external_over=external_over, guided=False)
     files = {file.name: file.read_bytes() == (tmp_path / 'b' / file.name).read_bytes()
              for file in (tmp_path / 'a').iterdir()}
     weights = 'denoise.weights' if external_over == 0 else 'denoise.onnx'
@@ -157,7 +157,7 @@ def test_graphs_say_what_they_were_exported_from_and_serve_no_other_contract(pol
 @pytest.mark.parametrize('observation', ['state', 'pixels'])
 def test_in_half_precision_chunks_are_nearly_those_of_torch(observation, tmp_path):
     policy = lively(observation)
-    assert export(policy, tmp_path, precision='float16', external_over=0) <= HALF_VECTOR_ATOL
+    assert export(policy, tmp_path, precision='float16', external_over=0, guided=False) <= HALF_VECTOR_ATOL
     for theirs, ours in pairs(policy, PolicySession.load(tmp_path)):
         assert np.isfinite(ours).all() and not np.array_equal(ours, theirs)
         assert np.vdot(ours, theirs) / (np.linalg.norm(ours) * np.linalg.norm(theirs)) > 0.999
@@ -189,7 +189,7 @@ def test_a_policy_in_bfloat16_is_exported_as_torch_computes_it_in_single_precisi
             parameter.data = parameter.data.bfloat16()
             before[name] = parameter.data.clone()
     assert policy.model.computes_in == torch.bfloat16
-    assert export(policy, tmp_path) <= 1e-5
+    assert export(policy, tmp_path, guided=False) <= 1e-5
     after = dict(policy.model.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items()), 'the policy is as it was'
 
