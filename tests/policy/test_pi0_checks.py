@@ -88,7 +88,7 @@ class Graphs:
 
     def __init__(self, policy: FlowPolicy, directory) -> None:
         with patch.object(export_graphs, 'loop_steps', lambda proto, weights, *_: (proto, weights)):
-            export(policy, directory, vectors=2)
+            export(policy, directory, vectors=2, guided=False)
         self.prefix_graph, self.step_graph = (
             onnxruntime.InferenceSession(directory / name) for name in ('prefix.onnx', 'denoise.onnx'))
 
