@@ -42,6 +42,7 @@ NODES = [
     'operator',
     'learner',
     'teleop',
+    'gamepad',
 ]
 
 # sim/ and hardware/ are installed inside the namespace, never as top-level names.

@@ -88,6 +88,10 @@ class ArmControllerParameters(SafetyParameters, GripperParameters):
     emergency_stop_limit: float = param(
         0.0, "silence of the emergency stop's device that latches it [s]; 0: not watched", low=0.0, high=60.0
     )
+    hold_to_run_limit: float = param(
+        0.0, 'arms move only while hold_to_run is true; its silence for so long counts as let go [s]; 0: not asked for',
+        low=0.0, high=10.0
+    )
     ramp_periods: int = param(
         5, 'periods over which the speed limit grows after a takeover', low=0, high=1000
     )
@@ -123,6 +127,7 @@ class ArmController(CellNode):
             self.core.request(ArmState.STOPPED, 'just started')
         self.loop: SteadyLoop | None = None
         self.heartbeat_ns = self.stop_signal_ns = self.steady_ns()
+        self.held_ns: int | None = None
         self.supervised = False
         self.joints: dict[str, tuple[int, np.ndarray, float, np.ndarray]] = {}
         self.monitors = {
@@ -146,6 +151,7 @@ class ArmController(CellNode):
         self.add_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.COMMAND)
         self.add_subscription(LeaderPose, 'leader_pose', self._on_leaders, qos.COMMAND)
         self.add_subscription(Bool, 'emergency_stop', self._on_emergency_stop, qos.EVENT)
+        self.add_subscription(Bool, 'hold_to_run', self._on_hold_to_run, qos.SENSOR)
         self.add_subscription(Empty, 'episode_heartbeat', self._on_heartbeat, qos.SENSOR)
         self.add_service(SetControllerState, 'set_controller_state', self._on_request)
         self.add_service(Trigger, 'reset_emergency_stop', self._on_reset)
@@ -220,6 +226,9 @@ class ArmController(CellNode):
     def _on_heartbeat(self, message: Empty) -> None:
         self.heartbeat_ns = self.steady_ns()
 
+    def _on_hold_to_run(self, message: Bool) -> None:
+        self.held_ns = self.steady_ns() if message.data else None
+
     def _on_emergency_stop(self, message: Bool) -> None:
         self.stop_signal_ns = self.steady_ns()
         with self.lock:  # also while inactive: a stop pressed then holds after activation
@@ -276,6 +285,9 @@ class ArmController(CellNode):
         watched = core.state is ArmState.POLICY or (core.state in PATHS and self.supervised)
         if watched and silence_s > p.supervisor_limit:
             core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
+        if p.hold_to_run_limit and core.state in MOTIONS and (
+                self.held_ns is None or (steady - self.held_ns) * 1e-9 > p.hold_to_run_limit):
+            core.request(ArmState.HOLD, 'hold-to-run is let go')
         silence_s = (steady - self.stop_signal_ns) * 1e-9
         if p.emergency_stop_limit and silence_s > p.emergency_stop_limit:
             core.request(ArmState.STOPPED, f"no sign of the emergency stop's device for {silence_s:.2f} s")

@@ -93,18 +93,22 @@ class EpisodeClient(RosClient):
         *,
         max_steps: int = 0,
         record: bool = True,
-        on_feedback: Callable[[int, int], None] | None = None,
+        operated: bool = False,
+        on_feedback: Callable[[int, int, str], None] | None = None,
         timeout_s: float = 10.0,
     ) -> Any:
         """Ask for an episode and return the handle of the accepted goal.
 
-        :param on_feedback: called with (step, stage) on another thread.
+        :param operated: an operator drives, who takes over by the leaders once the scene is reset.
+        :param on_feedback: called with (step, stage, phase) on another thread.
         :raises GraphError: when there is no server, or it refuses.
         """
         self.wait_for(self._episodes.server_is_ready, 'the action server run_episode', timeout_s)
-        goal = RunEpisode.Goal(task=task, seed=seed, max_steps=max_steps, record=record)
+        goal = RunEpisode.Goal(
+            task=task, seed=seed, max_steps=max_steps, record=record,
+            driver=RunEpisode.Goal.DRIVER_OPERATOR if operated else RunEpisode.Goal.DRIVER_POLICY)
         forward = None if on_feedback is None else (
-            lambda message: on_feedback(message.feedback.step, message.feedback.stage))
+            lambda message: on_feedback(message.feedback.step, message.feedback.stage, message.feedback.phase))
         replies: list[Any] = []
 
         def answered() -> bool:
@@ -131,7 +135,7 @@ class EpisodeClient(RosClient):
                               result.policy_version, result.episode_id)
 
     def run_episode(self, seed: int, task: str = 'transfer_cube', *, max_steps: int = 0, record: bool = True,
-                    on_feedback: Callable[[int, int], None] | None = None,
+                    operated: bool = False, on_feedback: Callable[[int, int, str], None] | None = None,
                     timeout_s: float = 60.0) -> EpisodeOutcome:
         """Run one episode to its end.
 
@@ -139,7 +143,8 @@ class EpisodeClient(RosClient):
         :param timeout_s: longest wait [s].
         :raises GraphError: when it is refused or does not end in time.
         """
-        handle = self.start_episode(seed, task, max_steps=max_steps, record=record, on_feedback=on_feedback)
+        handle = self.start_episode(seed, task, max_steps=max_steps, record=record, operated=operated,
+                                    on_feedback=on_feedback)
         return self.finish_episode(handle, timeout_s)
 
     def cancel(self, handle: Any, timeout_s: float = 5.0) -> None:

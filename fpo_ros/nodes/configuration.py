@@ -20,6 +20,7 @@ NODES = (
     'proprio_ingest',
     'arm_controller',
     'teleop',
+    'gamepad',
     'policy',
     'episode_manager',
     'learner',

@@ -26,6 +26,7 @@ class DriverSpec:
     :param namespace: namespace it runs in.
     :param launch_file: launch file below the package's ``launch`` folder; empty for an executable.
     :param executable: executable of the package; empty for a launch file.
+    :param name: of the node that the executable runs.
     :param arguments: launch arguments, or parameters of the executable.
     """
 
@@ -33,6 +34,7 @@ class DriverSpec:
     namespace: str
     launch_file: str = ''
     executable: str = ''
+    name: str = 'camera'
     arguments: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,6 +84,11 @@ def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
     return tuple(drivers)
 
 
+def gamepad_driver(namespace: str) -> DriverSpec:
+    """Return the driver of a gamepad or pedal, which repeats at 20 Hz what it has: silence tells that it is lost."""
+    return DriverSpec('joy', namespace.strip('/'), executable='joy_node', name='joy')
+
+
 def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) -> None:
     """Refuse mode files whose speed limit the controller's targets reach: the arms would lag behind them.
 
@@ -128,8 +135,8 @@ def check_drivers(drivers: tuple[DriverSpec, ...]) -> None:
     missing = missing_packages(drivers)
     if missing:
         raise GraphError(f'the real cell needs the ROS packages {", ".join(missing)}, which are not installed: '
-                         'Interbotix gives a script that builds its packages from source, realsense2_camera comes by '
-                         'apt-get install ros-$ROS_DISTRO-realsense2-camera; or try use_twin:=true')
+                         'Interbotix gives a script that builds its packages from source, others come by apt-get '
+                         'install ros-$ROS_DISTRO-realsense2-camera ros-$ROS_DISTRO-joy; or try use_twin:=true')
     for driver in drivers:
         if driver.arguments.get('serial_no') == '':
             camera = driver.namespace.rsplit('/', 1)[-1]

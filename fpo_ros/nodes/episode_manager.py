@@ -54,6 +54,8 @@ class EpisodeManagerParameters:
     homing_limit: float = param(20.0, 'time given to reach the start pose [s]', low=1.0, high=120.0)
     reset_limit: float = param(10.0, 'time given to reset the scene [s]', low=0.5, high=3600.0)
     settle_limit: float = param(5.0, 'time given to stand at home after the reset [s]', low=0.2, high=60.0)
+    takeover_limit: float = param(60.0, 'time given to an operator who shall drive to take over [s]', low=1.0,
+                                  high=3600.0)
     start_delay: float = param(0.1, 'rest between the reset and the next motion [s]', low=0.1, high=60.0)
     stream_limit: float = param(
         0.5, 'silence of status or reward that ends an episode [s]', low=0.1, high=10.0
@@ -70,7 +72,7 @@ class EpisodeManager(CellNode):
         """Open the store and connect."""
         p = self.params
         self.limits = SequenceLimits(homing_s=p.homing_limit, reset_s=p.reset_limit, settle_s=p.settle_limit,
-                                     stream_s=p.stream_limit, start_delay_s=p.start_delay)
+                                     stream_s=p.stream_limit, start_delay_s=p.start_delay, takeover_s=p.takeover_limit)
         if p.start_delay >= p.settle_limit:
             raise ValueError(f'start_delay ({p.start_delay} s) must be shorter than settle_limit ({p.settle_limit} s)')
         self.recorder = Recorder(EpisodeStore.create_or_open(p.record_dir)) if p.record_dir else None
@@ -134,6 +136,8 @@ class EpisodeManager(CellNode):
             return f"task '{request.task}' is not this cell's, which is {self.params.task}"
         if request.record and self.recorder is None:
             return 'it shall be recorded, but parameter record_dir is empty: name an episode store'
+        if request.driver not in (RunEpisode.Goal.DRIVER_POLICY, RunEpisode.Goal.DRIVER_OPERATOR):
+            return f'driver {request.driver} is unknown: use DRIVER_POLICY or DRIVER_OPERATOR'
         return ''
 
     def _on_accepted(self, goal: Any) -> None:
@@ -148,8 +152,10 @@ class EpisodeManager(CellNode):
             return
         self.goal, self.stored, self.recording = goal, None, request.record
         self.sequence = EpisodeSequence(
-            request.task, request.seed, request.max_steps or self.params.max_steps, self.limits, self.now_ns()
+            request.task, request.seed, request.max_steps or self.params.max_steps, self.limits, self.now_ns(),
+            operated=request.driver == RunEpisode.Goal.DRIVER_OPERATOR
         )
+        self.told: Phase | None = None
         self.steps, self.observation = StepAssembler(), None
         self._advance()
 
@@ -196,13 +202,19 @@ class EpisodeManager(CellNode):
                 convert.nanoseconds(message.header.stamp), message.measured, message.command, pose,
                 message.state == ControllerStatus.STATE_TELEOP), images)
         if step % 10 == 0:
-            self.goal.publish_feedback(RunEpisode.Feedback(step=step, stage=self.sequence.stage))
+            self._tell(step)
+
+    def _tell(self, step: int = 0) -> None:
+        self.told = self.sequence.phase
+        self.goal.publish_feedback(
+            RunEpisode.Feedback(step=step, stage=self.sequence.stage, phase=self.told.value))
 
     def _begin_recording(self) -> None:
         pixels = self.observation is not None and bool(self.observation.camera_names)
         self.recorder.begin({
             'task': self.sequence.task, 'prompt': TASKS[self.sequence.task],
-            'observation': 'pixels' if pixels else 'state', 'source': 'policy', 'seed': self.sequence.seed,
+            'observation': 'pixels' if pixels else 'state',
+            'source': 'teleop' if self.sequence.by_operator else 'policy', 'seed': self.sequence.seed,
             'created': datetime.now(timezone.utc).isoformat(timespec='milliseconds'),
             'control_rate_hz': CONTROL_RATE_HZ})
 
@@ -212,6 +224,8 @@ class EpisodeManager(CellNode):
         if self.sequence is None:
             return
         self.heartbeat.publish(Empty())
+        if self.sequence.phase is not self.told:
+            self._tell(self.sequence.steps)
         if self.stored is not None:
             if self.stored.done():
                 self._finish()

@@ -23,7 +23,7 @@ from fpo_ros.nodes.configuration import (
     load_config,
     near,
 )
-from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of, mode_file
+from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of, gamepad_driver, mode_file
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
 __all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
@@ -67,6 +67,7 @@ class GraphOptions:
     :param run_dir: run directory of the learner's trainer.
     :param start_policy: directory of the torch policy a new run of the trainer starts from.
     :param teleop: whether an operator can drive the followers by the leaders.
+    :param gamepad: whether a gamepad or pedal stops the arms, and speaks for the operator.
     :param operator: whether a person resets the scene and judges, instead of the twin or an instrumented cell;
         None: where there is no twin.
     :param namespace: namespace of the whole cell.
@@ -88,6 +89,7 @@ class GraphOptions:
     run_dir: str | None = None
     start_policy: str | None = None
     teleop: bool = False
+    gamepad: bool = False
     operator: bool | None = None
     namespace: str = '/'
     contract: PolicyContract | None = None
@@ -150,11 +152,13 @@ def describe(options: GraphOptions) -> GraphDescription:
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
-            'learner': options.learner, 'teleop': options.teleop}
+            'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad}
     _check_task({name: config[name] for name in NODES if runs.get(name, True)})
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
     drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop)
+    if options.gamepad:
+        drivers = (*drivers, gamepad_driver(options.namespace))
     check_profiles(drivers, config['arm_controller'])
     return GraphDescription(nodes, drivers)
 

@@ -46,6 +46,7 @@ _ARGUMENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     'run_dir': ('', "run directory of the learner's trainer", ()),
     'start_policy': ('', 'directory of the torch policy a new training run of the learner starts from', ()),
     'teleop': ('false', 'whether an operator can drive the followers by the leaders', ('true', 'false')),
+    'gamepad': ('false', 'whether a gamepad or pedal stops the arms and speaks for the operator', ('true', 'false')),
     'operator': ('', 'whether a person resets the scene and judges; empty: where there is no twin',
                  ('', 'true', 'false')),
     'namespace': ('/', 'namespace of the whole cell', ()),
@@ -70,7 +71,7 @@ def launch_description(mode: str, **defaults: str) -> LaunchDescription:
 
 def _start(context: LaunchContext, mode: str) -> list[Any]:
     chosen = {name: LaunchConfiguration(name).perform(context) or None for name in ('use_twin', *_ARGUMENTS)}
-    for name in ('use_twin', 'learner', 'teleop', 'operator'):
+    for name in ('use_twin', 'learner', 'teleop', 'gamepad', 'operator'):
         chosen[name] = None if chosen[name] is None else chosen[name] == 'true'
     if chosen['cameras'] == 'none':
         chosen['cameras'] = ''
@@ -103,7 +104,7 @@ def _driver(spec: DriverSpec) -> Any:
     if not spec.launch_file:
         booleans = {'true': True, 'false': False}
         values = _values({name: booleans.get(value, value) for name, value in spec.arguments.items()})
-        return Node(package=spec.package, executable=spec.executable, name='camera', namespace=spec.namespace,
+        return Node(package=spec.package, executable=spec.executable, name=spec.name, namespace=spec.namespace,
                     parameters=[values], additional_env=profile_variables(os.environ), output='screen')
     share = FindPackageShare(spec.package)
     own = PathJoinSubstitution([share, 'config', f'{spec.arguments["robot_model"]}.yaml'])

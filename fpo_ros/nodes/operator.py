@@ -52,7 +52,7 @@ class Operator(CellNode):
         self.add_timer(1.0, self._publish_status)
 
     def _on_status(self, message: ControllerStatus) -> None:
-        self.desk.follow(message.state == ControllerStatus.STATE_POLICY)
+        self.desk.follow(message.state in (ControllerStatus.STATE_POLICY, ControllerStatus.STATE_TELEOP))
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         if not self.active:

@@ -12,19 +12,26 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(help='Confirm resets and mark episodes of a real cell from a terminal.')
+app = typer.Typer(help='Stop the arms, confirm resets and mark episodes of a cell from a terminal.')
 
-#: Key → (service of the operator node, what it says).
-KEYS = {'c': ('confirm_reset', 'reset confirmed'), 's': ('mark_success', 'marked as success'),
-        'f': ('mark_failure', 'marked as failure')}
-HELP = 'keys: c confirm the reset, s success, f failure, q quit'
+#: Key → (service, what it says).
+KEYS = {'c': ('operator/confirm_reset', 'reset confirmed'), 's': ('operator/mark_success', 'marked as success'),
+        'f': ('operator/mark_failure', 'marked as failure'), 't': ('take_over', 'the arms are taken over'),
+        'b': ('hand_back', 'the arms are handed back'), 'r': ('reset_emergency_stop', 'the emergency stop is reset')}
+#: The key that stops: the largest, and found without looking.
+STOP = ' '
+HELP = ('keys: space EMERGENCY STOP, r reset it, c confirm the reset, s success, f failure, t take over by the '
+        'leaders, b hand back, q quit')
 #: Time without a status of the operator node after which it counts as absent [s].
 ABSENT_S = 5.0
 
 
 @app.callback(invoke_without_command=True)
 def operator(namespace: Annotated[str, typer.Option(help='Namespace of the cell.')] = '/') -> None:
-    """Show what the cell asks for; c confirms a reset, s and f mark the running episode, q quits."""
+    """Show what the cell asks for; space stops the arms, c confirms a reset, s and f mark the episode, q quits.
+
+    The stop is software, not a safety-rated function: keep the one that cuts motor power within reach.
+    """
     try:
         from fpo_ros.nodes.graph import GraphError
         from fpo_ros.nodes.ros_client import RosClient
@@ -51,10 +58,13 @@ class Console:
     """
 
     def __init__(self, client: Any) -> None:
+        from std_msgs.msg import Bool
+
         from fpo_ros.msg import OperatorStatus
         from fpo_ros.nodes import qos
 
         self._client = client
+        self._stop = client.node.create_publisher(Bool, 'emergency_stop', qos.EVENT)
         self._status = client.latest(OperatorStatus, 'operator/status', qos.LATCHED)
         self._shown = ''
 
@@ -68,11 +78,21 @@ class Console:
 
     def serve(self, key: str) -> None:
         """Show what is new; act on a key, '' for none."""
-        if key in KEYS:
+        if key == STOP:
+            self._press(True)
+            print('EMERGENCY STOP: the arms are sent nothing any more; r resets it', flush=True)
+        elif key in KEYS:
+            if key == 'r':
+                self._press(False)
             print(self._answer(key), flush=True)
         elif key.strip():
             print(HELP, flush=True)
         self._show()
+
+    def _press(self, pressed: bool) -> None:
+        from std_msgs.msg import Bool
+
+        self._stop.publish(Bool(data=pressed))
 
     def _answer(self, key: str) -> str:
         from std_srvs.srv import Trigger
@@ -81,7 +101,7 @@ class Console:
 
         service, done = KEYS[key]
         try:
-            reply = self._client.call(Trigger, f'operator/{service}', Trigger.Request(), 5.0)
+            reply = self._client.call(Trigger, service, Trigger.Request(), 5.0)
         except GraphError as error:
             return f'not sent: {error}'
         return done if reply.success else f'refused: {reply.message}'
@@ -119,4 +139,4 @@ def _characters(stream: int) -> Iterator[str]:
         character = os.read(stream, 1)
         if not character:  # end of input
             return
-        yield character.decode('ascii', 'replace').strip().lower()
+        yield character.decode('ascii', 'replace').strip('\r\n\t').lower()

@@ -15,6 +15,7 @@ rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from fpo_ros.episodes import EpisodeStore  # noqa: E402
 from fpo_ros.hardware.names import SIDES  # noqa: E402
 from fpo_ros.msg import LeaderPose  # noqa: E402
 from fpo_ros.nodes import qos  # noqa: E402
@@ -27,16 +28,20 @@ from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
 #: Largest step of a joint target between two control periods (joint_speed of the configuration) [rad].
 STEP = 2.0 * 0.02
+#: Columns of joints.
+ARMS = [column for column in range(14) if column not in GRIPPER_COLUMNS]
 
 
 @pytest.fixture(scope='module')
-def cell(releases) -> Iterator[SimpleNamespace]:
+def cell(releases, tmp_path_factory) -> Iterator[SimpleNamespace]:
     """The graph with leaders, and what the tests hear."""
+    store = tmp_path_factory.mktemp('episodes') / 'store'
     options = GraphOptions(policy=str(releases.path / 'v000001'), trusted_keys=str(releases.keys),
-                           releases=str(releases.path), cameras='', learner=False, teleop=True)
+                           releases=str(releases.path), cameras='', learner=False, teleop=True,
+                           record_dir=str(store))
     with running_graph(options, sink=lambda node, line: None) as graph:
         with EpisodeClient() as client:
-            heard = SimpleNamespace(graph=graph, client=client, pose=None, commands=[])
+            heard = SimpleNamespace(graph=graph, client=client, pose=None, store=store)
             client.node.create_subscription(LeaderPose, 'leader_pose', lambda m: setattr(heard, 'pose', np.array(
                 m.joint_positions)), qos.SENSOR)
             heard.hands = {side: client.node.create_publisher(JointState, f'driver_twin/move_leader_{side}', qos.DRIVER)
@@ -55,8 +60,7 @@ def _hold_at_home(cell) -> None:
             assert time.monotonic() < until, 'the controller did not let the arms home within 15 s'
             time.sleep(0.2)
     client.wait_for_state(ArmState.HOLD, 20.0)
-    arms = [column for column in range(14) if column not in GRIPPER_COLUMNS]
-    client.wait_for(lambda: cell.pose is not None and np.abs(cell.pose - START_JOINTS)[arms].max() < 0.1,
+    client.wait_for(lambda: cell.pose is not None and np.abs(cell.pose - START_JOINTS)[ARMS].max() < 0.1,
                     'the leaders to reach their followers', 30.0)
 
 
@@ -98,6 +102,25 @@ def test_leaders_go_with_their_followers_and_an_operator_drives_them(cell) -> No
     assert abs(status.command[0] - history[-1]) < 0.02, 'the arms hold where the operator left them'
     for side in SIDES:
         _pull(cell, side)
+
+
+def test_an_operator_drives_an_episode_from_the_start_and_it_is_stored_as_theirs(cell) -> None:
+    phases: list[str] = []
+    for side in SIDES:
+        _pull(cell, side)
+    handle = cell.client.start_episode(3, max_steps=60, operated=True,
+                                       on_feedback=lambda step, stage, phase: phases.append(phase))
+    cell.client.wait_for(lambda: 'taking over' in phases, 'the operator to be asked to take over', 30.0)
+    cell.client.wait_for(lambda: cell.pose is not None and np.abs(cell.pose - START_JOINTS)[ARMS].max() < 0.1,
+                         'the leaders to reach their followers', 30.0)
+    for side in SIDES:
+        _pull(cell, side, **_whole(0.0))
+    assert _wish(cell, 'take_over').success
+    outcome = cell.client.finish_episode(handle, 20.0)
+    assert (outcome.reason, outcome.steps, outcome.policy_version) == ('timeout', 60, '')
+    assert phases[:2] == ['homing', 'resetting'] and {'taking over', 'running'} < set(phases)
+    episode = EpisodeStore.open(cell.store).read(outcome.episode_id)
+    assert episode.meta.source == 'teleop' and episode.arrays['operated'].all()
 
 
 def test_without_the_leaders_node_the_followers_hold(cell) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +69,7 @@ def _start(cell, **options):
 
 def test_episode_runs_to_its_time_out_and_is_stored_as_it_happened(cell) -> None:
     steps = []
-    outcome = cell.client.run_episode(7, max_steps=50, on_feedback=lambda step, stage: steps.append(step))
+    outcome = cell.client.run_episode(7, max_steps=50, on_feedback=lambda step, stage, phase: steps.append(step))
     assert (outcome.success, outcome.reason, outcome.steps) == (False, 'timeout', 50), outcome.message
     assert outcome.policy_version == 'v000001' and steps[0] == 0
     episode = EpisodeStore.open(cell.store).read(outcome.episode_id)
@@ -82,6 +85,19 @@ def test_episode_runs_to_its_time_out_and_is_stored_as_it_happened(cell) -> None
     assert {0, 10, 20, 30, 40} <= set(at) and 6 <= len(at) <= 16, 'every tenth step, and where a chunk begins'
 
 
+def test_episodes_are_run_from_the_command_line(cell) -> None:
+    command = [sys.executable, '-m', 'fpo_ros.cli', 'run', '--episodes', '2', '--seed', '21', '--max-steps', '10',
+               '--record', '--json']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found['task'], found['driver'], found['episodes'], found['successes']) == ('transfer_cube', 'policy', 2, 0)
+    assert [(one['seed'], one['reason'], one['steps']) for one in found['outcomes']] == [
+        (21, 'timeout', 10), (22, 'timeout', 10)]
+    assert 'seed 22: timeout after 0.2 s' in done.stderr and '0 of 2 succeeded' in done.stderr
+    assert EpisodeStore.open(cell.store).read(found['outcomes'][1]['episode_id']).meta.seed == 22
+
+
 def test_same_seed_puts_the_object_at_the_same_place(cell) -> None:
     poses = []
     for seed in (11, 12, 11):
@@ -95,7 +111,7 @@ def test_same_seed_puts_the_object_at_the_same_place(cell) -> None:
 def test_success_signal_ends_the_episode(cell) -> None:
     client = cell.client
     judge = client.node.create_publisher(TaskReward, 'task_reward', qos.STATUS)
-    handle = _start(cell, max_steps=1000, on_feedback=lambda step, stage: judge.publish(
+    handle = _start(cell, max_steps=1000, on_feedback=lambda step, stage, phase: judge.publish(
         TaskReward(task='transfer_cube', stage=4, success=True)))
     outcome = client.finish_episode(handle)
     client.node.destroy_publisher(judge)
@@ -106,8 +122,8 @@ def test_success_signal_ends_the_episode(cell) -> None:
 def test_cancel_ends_the_episode_and_the_arms_hold(cell) -> None:
     client = cell.client
     started = []
-    handle = _start(cell, max_steps=1000, on_feedback=lambda step, stage: started.append(step))
-    client.wait_for(lambda: started, 'the episode to run', 20.0)
+    handle = _start(cell, max_steps=1000, on_feedback=lambda step, stage, phase: started.append(phase))
+    client.wait_for(lambda: 'running' in started, 'the episode to run', 20.0)
     client.cancel(handle)
     outcome = client.finish_episode(handle, 5.0)
     assert outcome.reason == 'canceled' and outcome.episode_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from std_msgs.msg import Bool  # noqa: E402
 
 from fpo_ros.hardware.currents import side_currents, side_temperatures  # noqa: E402
 from fpo_ros.hardware.names import FOLLOWERS, JOINT_STATE_NAMES, SIDES  # noqa: E402
@@ -22,6 +24,7 @@ from fpo_ros.nodes.logic.health import OK, WARN  # noqa: E402
 from fpo_ros.nodes.safety import geometry_of, motor_limits, safety_config, safety_health  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract  # noqa: E402
 from fpo_ros.runtime.controller import ArmControllerCore  # noqa: E402
+from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
 from fpo_ros.runtime.motor_watch import MotorLimits, MotorReadings  # noqa: E402
 from fpo_ros.runtime.safety_config import SafetyConfig  # noqa: E402
 from fpo_ros.sim.clearances import CellGeometry, Clearances  # noqa: E402
@@ -76,6 +79,34 @@ def test_currents_come_by_name_and_may_be_absent() -> None:
     assert np.isnan(side_currents(JOINT_STATE_NAMES, [])).all(), 'xs_sdk_sim reports none'
     with pytest.raises(ValueError, match='of 3 motors came, of 7 expected'):
         side_temperatures([30, 31, 32])
+
+
+def test_arms_move_only_while_hold_to_run_is_true_where_that_is_asked_for(ros) -> None:
+    node = ArmController(parameter_overrides=[Parameter('hold_to_run_limit', value=0.3),
+                                              Parameter('geometry', value=False)])
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+
+        node.core.filter.start(START_JOINTS)
+
+        def left_in(state: ArmState) -> ArmState:
+            node.core.state = state
+            node.heartbeat_ns = node.steady_ns()
+            node._watch_others()
+            return node.core.state
+
+        node._on_hold_to_run(Bool(data=True))
+        assert left_in(ArmState.POLICY) is ArmState.POLICY
+        node._on_hold_to_run(Bool(data=False))
+        assert left_in(ArmState.POLICY) is ArmState.HOLD and node.core.reason == 'hold-to-run is let go'
+        assert left_in(ArmState.IDLE) is ArmState.IDLE
+        node._on_hold_to_run(Bool(data=True))
+        node.held_ns -= 310_000_000
+        assert left_in(ArmState.TELEOP) is ArmState.HOLD, 'its silence counts as let go'
+        node.params = replace(node.params, hold_to_run_limit=0.0)
+        assert left_in(ArmState.TELEOP) is ArmState.TELEOP
+    finally:
+        node.destroy_node()
 
 
 def test_temperatures_are_read_from_the_drivers_registers(ros) -> None:

@@ -19,9 +19,9 @@ S = 1_000_000_000
 class Course:
     """An episode and the clock it runs by."""
 
-    def __init__(self, max_steps: int = 3, **limits: float) -> None:
+    def __init__(self, max_steps: int = 3, operated: bool = False, **limits: float) -> None:
         self.now = 0
-        self.sequence = EpisodeSequence('transfer_cube', 7, max_steps, SequenceLimits(**limits), 0)
+        self.sequence = EpisodeSequence('transfer_cube', 7, max_steps, SequenceLimits(**limits), 0, operated=operated)
 
     def status(
         self, state: ArmState, at_home: bool = True, why: str = 'because', version: str = 'v000001'
@@ -39,7 +39,7 @@ class Course:
     def grant(self, message: str = '', granted: bool = True) -> None:
         self.sequence.on_controller_reply(self.now, granted, message)
 
-    def until_running(self) -> None:
+    def until_settled(self) -> None:
         assert self.step() == SetState(ArmState.HOMING, 'episode with seed 7')
         self.grant()
         for _ in range(6):
@@ -50,6 +50,9 @@ class Course:
         self.sequence.on_reset_reply(self.now, True, '')
         for _ in range(6):
             self.status(ArmState.HOLD)
+
+    def until_running(self) -> None:
+        self.until_settled()
         assert self.step() == SetState(ArmState.POLICY, 'episode with seed 7')
         self.grant()
         self.status(ArmState.POLICY)
@@ -70,6 +73,35 @@ def test_time_out_after_max_steps_holds_and_ends() -> None:
     course.status(ArmState.HOLD)
     assert course.step() is None and course.sequence.phase is Phase.DONE
     assert course.sequence.policy_version == 'v000001'
+
+
+def test_an_operator_who_shall_drive_is_waited_for_and_the_policy_is_not_asked() -> None:
+    course = Course(max_steps=3, operated=True)
+    course.until_settled()
+    assert course.step() is None and course.sequence.phase is Phase.TAKING_OVER
+    for _ in range(200):  # 4 s: twice as long as a policy is waited for
+        course.status(ArmState.HOLD)
+        assert course.step() is None
+    course.status(ArmState.TELEOP)
+    assert course.sequence.phase is Phase.RUNNING
+    assert [course.status(ArmState.TELEOP, version='') for _ in range(3)] == [True, True, False]
+    assert course.sequence.reason == 'timeout' and course.sequence.operated == 3
+    assert course.sequence.by_operator and course.sequence.policy_version == ''
+
+
+def test_an_operator_who_does_not_take_over_ends_the_episode_with_what_to_do() -> None:
+    course = Course(operated=True, takeover_s=1.0)
+    course.until_settled()
+    while not course.sequence.reason:
+        course.step()
+        course.status(ArmState.HOLD)
+    assert course.sequence.reason == 'setup' and 'squeeze both leader grippers' in course.sequence.message
+    course = Course(operated=True)
+    course.until_settled()
+    course.step()
+    course.status(ArmState.STOPPED, why='pressed')
+    assert course.sequence.reason == 'controller'
+    assert 'before the operator took over: pressed' in course.sequence.message
 
 
 def test_success_wins_and_the_first_cause_stays() -> None:

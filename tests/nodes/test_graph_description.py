@@ -56,6 +56,8 @@ def test_simulation_has_a_twin_and_no_camera_ingest_without_cameras() -> None:
                                      'episode_manager', 'learner']
     assert 'camera_ingest' in names(GraphOptions(cameras='cam_high'))
     assert 'learner' not in names(GraphOptions(learner=False))
+    assert 'gamepad' in names(GraphOptions(gamepad=True))
+    assert [driver.package for driver in describe(GraphOptions(gamepad=True)).drivers] == ['joy'], 'with the twin, too'
 
 
 def test_real_cell_names_its_drivers_and_what_they_lack(monkeypatch) -> None:

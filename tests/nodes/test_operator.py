@@ -188,7 +188,10 @@ def test_node_rewards_at_the_rate_the_episode_manager_watches(cell) -> None:
 
 
 @pytest.mark.ros
-def test_console_shows_requests_and_sends_keys(cell, capsys) -> None:
+def test_console_shows_requests_and_sends_keys(cell, capsys, monkeypatch) -> None:
+    from std_msgs.msg import Bool
+
+    from fpo_ros.nodes import qos
     from fpo_ros.nodes.operator_console import Console
 
     console = Console(cell.client)
@@ -201,8 +204,16 @@ def test_console_shows_requests_and_sends_keys(cell, capsys) -> None:
     console.serve('s')
     said = capsys.readouterr().out
     assert f'{TASK}: nothing to do' in said and 'confirm the reset' in said
-    assert 'reset confirmed' in said and 'refused: no episode awaits a mark' in said and 'keys: c' in said
+    assert 'reset confirmed' in said and 'refused: no episode awaits a mark' in said and 'c confirm the reset' in said
     assert cell.reset(7).success
+    pressed = cell.client.latest(Bool, 'emergency_stop', qos.EVENT)
+    cell.until(lambda: cell.client.node.count_publishers('emergency_stop'), 'the stop of the console')
+    console.serve(' ')
+    cell.until(lambda: pressed() and pressed().data, 'the stop to be pressed')
+    monkeypatch.setattr(console, '_answer', lambda key: 'nobody serves the reset here')
+    console.serve('r')
+    cell.until(lambda: not pressed().data, 'the stop to be released')
+    assert 'EMERGENCY STOP: the arms are sent nothing' in capsys.readouterr().out
 
 
 def test_keys_are_read_one_by_one_from_a_terminal_which_is_left_as_it_was() -> None:

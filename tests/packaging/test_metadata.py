@@ -112,7 +112,7 @@ def test_manifest_names_what_a_cell_starts_and_a_valid_maintainer():
     names = {depend.name for depend in parse_package(str(ROOT / 'package.xml')).exec_depends}
     assert names >= {
         'interbotix_xs_msgs', 'interbotix_xs_sdk', 'interbotix_xsarm_control', 'realsense2_camera', 'ros2launch',
-        'ament_index_python',
+        'ament_index_python', 'joy',
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The course of one episode: home, reset, settle, follow the policy, hold. Time is an argument.
+"""The course of one episode: home, reset, settle, follow who drives, hold. Time is an argument.
 
 Arms that cannot reach home before the reset, for a gripper may hold the object still, home again after it.
 """
@@ -27,6 +27,8 @@ PAUSE_NS = 200_000_000
 SERVER_S = 5.0
 #: Pause before a reset that a person has not confirmed yet is asked for again [ns].
 PENDING_NS = 500_000_000
+#: What an operator who shall drive is asked to do.
+TAKE_OVER = ': squeeze both leader grippers, or call take_over'
 
 
 class Phase(enum.Enum):
@@ -65,6 +67,7 @@ class SequenceLimits:
     :param reset_s: resetting the scene.
     :param settle_s: standing at home after the reset.
     :param reply_s: an answer of the controller.
+    :param takeover_s: an operator taking over, where one shall drive.
     :param stream_s: silence of the controller status or the task reward.
     :param connect_s: time until the first controller status, for nodes that have just found each other.
     :param start_delay_s: rest between the confirmed reset and the next motion, for hands to leave the cell.
@@ -74,6 +77,7 @@ class SequenceLimits:
     reset_s: float = 10.0
     settle_s: float = 5.0
     reply_s: float = 2.0
+    takeover_s: float = 60.0
     stream_s: float = 0.5
     connect_s: float = 10.0
     start_delay_s: float = 0.1
@@ -87,10 +91,14 @@ class EpisodeSequence:
     :param max_steps: time-out [control periods].
     :param limits: longest duration of each part.
     :param now_ns: this instant [ns].
+    :param operated: an operator drives from the start, who takes over by the leaders; otherwise the policy.
     """
 
-    def __init__(self, task: str, seed: int, max_steps: int, limits: SequenceLimits, now_ns: int) -> None:
+    def __init__(self, task: str, seed: int, max_steps: int, limits: SequenceLimits, now_ns: int, *,
+                 operated: bool = False) -> None:
         self.task, self.seed, self.max_steps = task, seed, max_steps
+        self._driver = ArmState.TELEOP if operated else ArmState.POLICY
+        self._takeover_s = limits.takeover_s if operated else limits.reply_s
         self.limits = limits
         self.phase = Phase.HOMING
         self.reason = ''
@@ -114,6 +122,11 @@ class EpisodeSequence:
         self._granted_ns: int | None = None
         self._at_home = self._scene_is_reset = False
         self._scene_reset_ns = now_ns
+
+    @property
+    def by_operator(self) -> bool:
+        """Whether an operator drives from the start."""
+        return self._driver is ArmState.TELEOP
 
     @property
     def success(self) -> bool:
@@ -141,18 +154,20 @@ class EpisodeSequence:
                 self.stop(SETUP, f'the arms did not reach the start pose: {why}')
         elif self.phase is Phase.SETTLING:
             self._settle(now_ns, state is ArmState.HOLD and at_home)
-        elif self.phase is Phase.TAKING_OVER and self._asked_ns is not None and state is ArmState.POLICY:
+        elif self.phase is Phase.TAKING_OVER and self._asked_ns is not None and state is self._driver:
             self._go(Phase.RUNNING, now_ns)
             self._rewarded = now_ns
+        elif self.phase is Phase.TAKING_OVER and self.by_operator and state is not ArmState.HOLD:
+            self.stop(CONTROLLER, f'the controller left HOLD for {state.name} before the operator took over: {why}')
         elif self.phase is Phase.RUNNING and state not in (ArmState.POLICY, ArmState.TELEOP):
-            self.stop(CONTROLLER, f'the controller left POLICY for {state.name}: {why}')
+            self.stop(CONTROLLER, f'the controller left {self._driver.name} for {state.name}: {why}')
         elif self.phase is Phase.HOLDING and self._asked_ns is not None:
             self.hold_confirmed = state in (ArmState.IDLE, ArmState.HOLD, ArmState.STOPPED)
         if self.phase is not Phase.RUNNING or self.reason:
             return False
         self.steps += 1
         self.operated += state is ArmState.TELEOP
-        if policy_version and policy_version != self.policy_version:
+        if state is ArmState.POLICY and policy_version and policy_version != self.policy_version:
             self.policy_version = policy_version
             self.policy_versions.append(policy_version)
         if self.steps >= self.max_steps:
@@ -244,7 +259,7 @@ class EpisodeSequence:
             return SetState(ArmState.HOMING, f'episode with seed {self.seed}')
         if self.phase is Phase.RESETTING:
             return SceneOrder(self.task, self.seed)
-        if self.phase is Phase.TAKING_OVER:
+        if self.phase is Phase.TAKING_OVER and not self.by_operator:
             return SetState(ArmState.POLICY, f'episode with seed {self.seed}')
         if self.phase is Phase.HOLDING:
             return SetState(ArmState.HOLD, f'episode ended: {self.reason}')
@@ -260,10 +275,9 @@ class EpisodeSequence:
     def _watch(self, now_ns: int) -> None:
         limits, age = self.limits, self._age_s(now_ns)
         allowed = {Phase.HOMING: limits.homing_s, Phase.RESETTING: limits.reset_s,
-                   Phase.SETTLING: limits.settle_s, Phase.TAKING_OVER: limits.reply_s}.get(self.phase)
+                   Phase.SETTLING: limits.settle_s, Phase.TAKING_OVER: self._takeover_s}.get(self.phase)
         if allowed is not None and age > allowed:
-            missing = self._missing if self.phase in (Phase.SETTLING, Phase.RESETTING) else ''
-            self.stop(SETUP, f'{self.phase.value} took longer than {allowed:g} s{missing}')
+            self.stop(SETUP, f'{self.phase.value} took longer than {allowed:g} s{self._missing}')
         elif self._heard is None:
             if (now_ns - self._begun) * 1e-9 > limits.connect_s:
                 self.stop(
@@ -275,7 +289,8 @@ class EpisodeSequence:
             self.stop(STREAM, f'no task reward for {limits.stream_s:g} s: is its source running?')
 
     def _go(self, phase: Phase, now_ns: int) -> None:
-        self.phase, self._since, self._missing = phase, now_ns, ''
+        awaits = phase is Phase.TAKING_OVER and self.by_operator
+        self.phase, self._since, self._missing = phase, now_ns, TAKE_OVER if awaits else ''
         self._asked_ns = self._ask_again_ns = self._granted_ns = None
 
     def _age_s(self, now_ns: int) -> float:

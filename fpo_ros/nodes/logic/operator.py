@@ -94,11 +94,11 @@ class OperatorDesk:
         self.state = OperatorState.MARKED
         return True, ''
 
-    def follow(self, policy_drives: bool) -> None:
-        """Take whether the controller follows the policy now."""
-        if policy_drives and self.state in (OperatorState.READY, OperatorState.IDLE):
+    def follow(self, driven: bool) -> None:
+        """Take whether the controller follows a policy or an operator now."""
+        if driven and self.state in (OperatorState.READY, OperatorState.IDLE):
             self.state, self.success, self.failure = OperatorState.EPISODE, False, False
-        elif not policy_drives and self.state in (OperatorState.EPISODE, OperatorState.MARKED):
+        elif not driven and self.state in (OperatorState.EPISODE, OperatorState.MARKED):
             self.state = OperatorState.IDLE
 
     def tick(self, now_ns: int) -> None:
