@@ -3,8 +3,10 @@
 pi0 begins from PaliGemma, whose vision and language were trained to detect and to point at things (arXiv 2407.07726,
 section 3.2). ``pi0_tiny`` begins from noise, and chunks alone teach it too little about pictures (docs/benchmarks.md,
 "State or pixels").
-In simulation the positions of objects are known: the values that the last layer keeps of the prompt's last token,
-which the action expert attends to, are trained to tell them. The head that reads them off is thrown away.
+In simulation the positions of objects are known: the values of every layer, which the action expert attends to, are
+trained to tell them, so that the expert knows them from its first layer on. In the first layer no token has seen
+another, and the mean over all of the pictures tells them; in the later ones the prompt's last token does, which has
+seen the pictures. The heads that read them off are thrown away.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ def grounded(contract: PolicyContract, model_config: Pi0Config, frames: Labelled
     """Return a new network whose prefix tells where objects are, and the error with which it does.
 
     :param progress: called with (steps done, mean loss of the newest steps) about fifty times.
-    :returns: the network; its mean absolute error over coordinates [m], on episodes that were kept back.
+    :returns: the network; its mean absolute error over coordinates [m], on episodes that were kept back, in the layer
+        that tells them best.
     :raises NotFiniteError: when the loss stops being finite.
     """
     torch.manual_seed(seed)
@@ -107,21 +110,24 @@ def grounded(contract: PolicyContract, model_config: Pi0Config, frames: Labelled
     trained = len(images) - held * frames.images.shape[1]
     mean, std = positions[:trained].mean(0), positions[:trained].std(0).clamp(min=1e-3)
     goal = (positions - mean) / std
-    head = nn.Linear(model_config.num_kv_heads * model_config.head_dim, positions.shape[1])
+    heads = nn.ModuleList(nn.Linear(model_config.num_kv_heads * model_config.head_dim, positions.shape[1])
+                          for _ in range(model_config.depth))
 
     def told(pick: np.ndarray) -> Tensor:
-        values = model.prefix(tokens, torch.as_tensor(image_tensor(images[pick])))[-1, 1]
-        return head(values[..., -1, :].flatten(1))
+        """Return (layers, N, coordinates)."""
+        first, *later = model.prefix(tokens, torch.as_tensor(image_tensor(images[pick])))[:, 1]
+        seen = [first[..., :-tokens.shape[1], :].mean(-2), *(values[..., -1, :] for values in later)]
+        return torch.stack([head(one.flatten(1)) for head, one in zip(heads, seen, strict=True)])
 
     parameters = [*model.vision_tower.parameters(), *model.embed_tokens.parameters(),
-                  *model.language_layers.parameters(), *head.parameters()]
+                  *model.language_layers.parameters(), *heads.parameters()]
 
     def loss() -> Tensor:
         pick = torch.randint(trained, (config.training.batch,), generator=generator).numpy()
-        return torch.nn.functional.mse_loss(told(pick), goal[pick])
+        return (told(pick) - goal[pick]).square().mean((1, 2)).sum()
 
     descend(parameters, config.training, loss, 'grounding step', 'use', progress)
     with torch.no_grad():
         errors = [(told(pick) * std + mean - positions[pick]).abs() for pick in
                   np.array_split(np.arange(trained, len(images)), max(1, (len(images) - trained) // 64))]
-    return model, float(torch.cat(errors).mean())
+    return model, float(torch.cat(errors, 1).mean((1, 2)).min())

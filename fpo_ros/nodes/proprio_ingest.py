@@ -41,6 +41,7 @@ class ProprioIngestParameters(GripperParameters):
     cameras: str = param(
         'cam_high', 'camera names in the order of the contract, comma-separated; empty for none'
     )
+    optional_cameras: str = param('', 'those of them that observations go on without, comma-separated')
     task: str = param('transfer_cube', 'task of the cell, whose objects are tracked', choices=tuple(TASKS))
     object_pose: bool = param(True, 'whether a tracker publishes the poses of the objects')
     rate: float = param(50.0, 'observations published per second [Hz]', low=1.0, high=200.0)
@@ -64,10 +65,14 @@ class ProprioIngest(CellNode):
         p = self.params
         self.cameras = camera_list(p.cameras)
         self.gripper = calibration_of(p)
-        required = dict.fromkeys(SIDES, p.max_joint_age) | dict.fromkeys(self.cameras, p.max_image_age)
+        spared = camera_list(p.optional_cameras)
+        if not set(spared) <= set(self.cameras):
+            raise ValueError(f"optional_cameras '{p.optional_cameras}' must be some of the cameras '{p.cameras}'")
+        required = dict.fromkeys(SIDES, p.max_joint_age) | dict.fromkeys(
+            (camera for camera in self.cameras if camera not in spared), p.max_image_age)
         #: Topic of each object's pose, in the order of the task's objects; empty without a tracker.
         self.poses = object_pose_topics(p.task) if p.object_pose else ()
-        optional = dict.fromkeys(self.poses, p.max_pose_age)
+        optional = dict.fromkeys(self.poses, p.max_pose_age) | dict.fromkeys(spared, p.max_image_age)
         self.aligner = Aligner(required, optional, depth_for(p.joint_rate, (required | optional).values()))
         self.monitors = {side: StreamMonitor(f'joint_states {side}', p.joint_rate, p.max_joint_age)
                          for side in SIDES}
@@ -133,9 +138,9 @@ class ProprioIngest(CellNode):
         message.header.frame_id = 'world'
         message.joint_positions = both_sides(*(aligned.values[side] for side in SIDES)).astype('f4')
         message.joint_age = max(aligned.ages_s[side] for side in SIDES)
-        message.camera_names = list(self.cameras)
-        message.images = [aligned.values[camera] for camera in self.cameras]
-        message.image_ages = [aligned.ages_s[camera] for camera in self.cameras]
+        message.camera_names = seen = [camera for camera in self.cameras if camera in aligned.values]
+        message.images = [aligned.values[camera] for camera in seen]
+        message.image_ages = [aligned.ages_s[camera] for camera in seen]
         # They have no names in the message, so there are all of them or none.
         if all(pose in aligned.values for pose in self.poses):
             message.object_poses = [aligned.values[pose] for pose in self.poses]

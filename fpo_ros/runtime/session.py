@@ -118,8 +118,7 @@ class PolicySession:
             raise PolicyError(f'noise has shape {noise.shape}, the contract wants {shape}')
         inputs = model_inputs(observation, self.contract, self.stats)
         images = inputs.get('images')
-        few = images is not None and images.shape[1] < len(self.contract.cameras)
-        if leftover is not None and few and GUIDED_FILE in self._graphs:
+        if leftover is not None and self.goes_on and not self.goes_on_from(observation):
             raise PolicyError(f'policy {self.version} goes on from a leftover with all cameras alone, and the '
                               f'observation has {sorted(observation.images)}: give no leftover')
         joints = np.asarray(observation.joint_positions)[None]
@@ -194,6 +193,11 @@ class PolicySession:
     def goes_on(self) -> bool:
         """Whether chunks can go on from a leftover."""
         return GUIDED_FILE in self._graphs or CONTINUED_FILE in self._graphs
+
+    def goes_on_from(self, observation: Observation) -> bool:
+        """Return whether the chunk of an observation can go on from a leftover: guidance takes all cameras alone."""
+        whole = set(self.contract.cameras) <= set(observation.images)
+        return self.goes_on and (whole or GUIDED_FILE not in self._graphs)
 
     def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray, joints: np.ndarray | None,
                 leftover: Leftover | None = None) -> np.ndarray:

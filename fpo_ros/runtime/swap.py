@@ -146,7 +146,7 @@ class PolicySlot:
         """Swap if a release is ready, then sample a chunk.
 
         Parameters and errors as :meth:`PolicySession.infer`; but a policy that cannot go on from a leftover leaves it
-        alone, for it may be the one that was swapped in just now.
+        alone: it may be the one that was swapped in just now, or an optional camera may be missing.
 
         :raises PolicyError: also when no policy is loaded.
         """
@@ -155,7 +155,7 @@ class PolicySlot:
         if session is None:
             raise PolicyError('no policy is loaded: announce a release'
                               + (f' (newest refusal: {self.last_refusal})' if self.last_refusal else ''))
-        chunk = session.infer(observation, noise, rng, leftover if session.goes_on else None)
+        chunk = session.infer(observation, noise, rng, leftover if session.goes_on_from(observation) else None)
         self.answered = session
         return chunk
 

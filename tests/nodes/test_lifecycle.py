@@ -19,6 +19,7 @@ from fpo_ros.nodes import convert  # noqa: E402
 from fpo_ros.nodes.arm_controller import ArmController  # noqa: E402
 from fpo_ros.nodes.camera_ingest import CameraIngest  # noqa: E402
 from fpo_ros.nodes.episode_manager import EpisodeManager  # noqa: E402
+from fpo_ros.nodes.gamepad import GamepadNode  # noqa: E402
 from fpo_ros.nodes.graph import CONFIGS, NODES, load_config  # noqa: E402
 from fpo_ros.nodes.learner import Learner  # noqa: E402
 from fpo_ros.nodes.locate import share_path  # noqa: E402
@@ -33,7 +34,7 @@ from fpo_ros.srv import SetControllerState  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CLASSES = {node.NAME: node for node in (DriverTwin, CameraIngest, ProprioIngest, ArmController, Policy,
-                                         Operator, EpisodeManager, Learner, Teleop)}
+                                         Operator, EpisodeManager, Learner, Teleop, GamepadNode)}
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -176,6 +177,7 @@ def test_silent_emergency_stop_device_stops_the_arms(ros) -> None:
     ('policy', {}, 'trusted_keys is empty'),
     ('camera_ingest', {'cameras': ''}, 'name at least one camera'),
     ('camera_ingest', {'cameras': 'a,a'}, 'empty or repeated'),
+    ('proprio_ingest', {'cameras': 'a', 'optional_cameras': 'a,b'}, "'a,b' must be some of the cameras 'a'"),
     ('driver_twin', {'cameras': 'cam_nowhere'}, "unknown camera 'cam_nowhere'"),
     ('driver_twin', {'task': 'juggling'}, "task is 'juggling'"),
     ('arm_controller', {'execute': 30}, 'execute must be 1..horizon'),

@@ -133,7 +133,7 @@ def test_prompt_and_flow_steps_are_the_policys_own(small_contract):
     assert misfit(small_contract, other) == ''
     entries = {field.name for field in dataclasses.fields(PolicyContract)}
     assert entries <= {*CELL_ENTRIES, 'prompt', 'prompt_tokens', 'flow_steps', 'action_width', 'units', 'relative',
-                       'optional_cameras'}
+                       'optional_cameras', 'max_delay'}
 
 
 @pytest.mark.parametrize('options', [{'shift': 0.01}, {'time_gain': float('nan')}])
