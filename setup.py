@@ -43,6 +43,7 @@ NODES = [
     'learner',
     'teleop',
     'gamepad',
+    'arms',
 ]
 
 # sim/ and hardware/ are installed inside the namespace, never as top-level names.

@@ -44,7 +44,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 #: Sub-commands whose modules are imported only when they are used: verb → module.
 _GROUPS = {'train': 'fpo_ros.learning.cli', 'episodes': 'fpo_ros.episodes.cli', 'releases': 'fpo_ros.releases.cli',
-           'up': 'fpo_ros.nodes.cli', 'run': 'fpo_ros.nodes.run_cli', 'calibrate': 'fpo_ros.nodes.calibrate_cli',
+           'up': 'fpo_ros.nodes.cli', 'run': 'fpo_ros.nodes.run_cli', 'arms': 'fpo_ros.nodes.arms_cli',
+           'calibrate': 'fpo_ros.nodes.calibrate_cli',
            'operator': 'fpo_ros.nodes.operator_console', 'sim': 'fpo_ros.sim.cli',
            'bench': 'fpo_ros.bench.cli', 'results': 'fpo_ros.results.cli', 'analyse': 'fpo_ros.analysis.cli',
            'pi0': 'fpo_ros.policy.cli'}

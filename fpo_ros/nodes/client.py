@@ -11,7 +11,7 @@ from rclpy.action import ActionClient
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
-from fpo_ros.action import RunEpisode
+from fpo_ros.action import ArmSequence, RunEpisode
 from fpo_ros.msg import ControllerStatus, LearnerStatus, PolicyStatus
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.graph import GraphError
@@ -77,11 +77,13 @@ class EpisodeClient(RosClient):
         self._asked_ns = 0
         self._stop = self.node.create_publisher(Bool, 'emergency_stop', qos.EVENT)
         self._episodes = ActionClient(self.node, RunEpisode, 'run_episode')
+        self._sequences = ActionClient(self.node, ArmSequence, 'arm_sequence')
 
     def close(self) -> None:
         """Leave the graph."""
         if not self._closing:
             self._episodes.destroy()
+            self._sequences.destroy()
         super().close()
 
     # ---- episodes
@@ -148,8 +150,36 @@ class EpisodeClient(RosClient):
         return self.finish_episode(handle, timeout_s)
 
     def cancel(self, handle: Any, timeout_s: float = 5.0) -> None:
-        """Ask for the end of a running episode; :meth:`finish_episode` tells how it ended."""
+        """Ask for the end of a running episode or sequence; ``finish_…`` tells how it ended."""
         self.result(handle.cancel_goal_async(), 'the answer to the cancel request', timeout_s)
+
+    # ---- sequences of the arms
+
+    def start_sequence(self, name: str, on_step: Callable[[str], None] | None = None, timeout_s: float = 10.0) -> Any:
+        """Ask for a sequence of the arms and return the handle of the accepted goal.
+
+        :param name: one of action/ArmSequence.action.
+        :param on_step: called with what is under way, on another thread.
+        :raises GraphError: when there is no server, or it refuses.
+        """
+        self.wait_for(self._sequences.server_is_ready, 'the action server arm_sequence: only cells of the real '
+                      'configuration have it', timeout_s)
+        forward = None if on_step is None else (lambda message: on_step(message.feedback.step))
+        goal = ArmSequence.Goal(sequence=name)
+        handle = self.result(self._sequences.send_goal_async(goal, feedback_callback=forward),
+                             'the answer of arm_sequence', timeout_s)
+        if not handle.accepted:
+            raise GraphError(f'sequence {name} was refused: the log of arms says why')
+        return handle
+
+    def finish_sequence(self, handle: Any, name: str, timeout_s: float = 120.0) -> None:
+        """Wait for the end of a sequence.
+
+        :raises GraphError: on time-out, or with the reason why it was not carried out.
+        """
+        result = self.result(handle.get_result_async(), f'the end of {name}', timeout_s).result
+        if not result.success:
+            raise GraphError(f'{name}: {result.message}')
 
     # ---- releases and training
 

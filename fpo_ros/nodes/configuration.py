@@ -21,6 +21,7 @@ NODES = (
     'arm_controller',
     'teleop',
     'gamepad',
+    'arms',
     'policy',
     'episode_manager',
     'learner',

@@ -147,12 +147,13 @@ def describe(options: GraphOptions) -> GraphDescription:
     check_names(options.parameters, config, 'parameters')
     lay(config, _chosen(options))
     if options.mode == 'real':
-        _fit_modes(config['driver_twin'], cell)
+        _fit_modes((config['driver_twin'], config['arms']), cell)
     _fit_cameras(config, options)
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
-            'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad}
+            'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad,
+            'arms': options.mode == 'real'}
     _check_task({name: config[name] for name in NODES if runs.get(name, True)})
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
@@ -188,10 +189,11 @@ def _chosen(options: GraphOptions) -> Configuration:
     }
 
 
-def _fit_modes(twin: dict[str, Any], cell: dict[str, Any]) -> None:
-    """Let the twin of a real cell start its motors from the mode files that the drivers get."""
-    for side in SIDES:
-        twin[f'{side}_mode_configs'] = twin[f'{side}_mode_configs'] or str(mode_file(side, cell))
+def _fit_modes(nodes: tuple[dict[str, Any], ...], cell: dict[str, Any]) -> None:
+    """Let the twin of a real cell, and who prepares its motors, go by the mode files that the drivers get."""
+    for node in nodes:
+        for side in SIDES:
+            node[f'{side}_mode_configs'] = node[f'{side}_mode_configs'] or str(mode_file(side, cell))
 
 
 def _fit_cameras(config: Configuration, options: GraphOptions) -> None:

@@ -15,15 +15,17 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from fpo_ros.episodes.store import EpisodeStore  # noqa: E402
 from fpo_ros.hardware.gripper import INTERBOTIX  # noqa: E402
-from fpo_ros.hardware.names import joint_states_topic  # noqa: E402
+from fpo_ros.hardware.names import FOLLOWERS, joint_states_topic  # noqa: E402
 from fpo_ros.hardware.xs import FOLLOWER  # noqa: E402
+from fpo_ros.hardware.xs_client import XsClient  # noqa: E402
 from fpo_ros.msg import OperatorStatus  # noqa: E402
 from fpo_ros.nodes import qos  # noqa: E402
 from fpo_ros.nodes.client import EpisodeClient  # noqa: E402
-from fpo_ros.nodes.graph import GraphOptions  # noqa: E402
+from fpo_ros.nodes.graph import GraphError, GraphOptions  # noqa: E402
 from fpo_ros.nodes.up import running_graph  # noqa: E402
+from fpo_ros.nodes.xs_transport import RosXsTransport  # noqa: E402
 from fpo_ros.policy.contract import GRIPPER_COLUMNS, START_JOINTS  # noqa: E402
-from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
+from fpo_ros.runtime.controller_config import PARK_JOINTS, ArmState  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
 
@@ -60,6 +62,19 @@ def start(cell, seed: int, max_steps: int = 2000):
     assert say(cell, 'confirm_reset').success
     cell.client.wait_for(lambda: cell.status().state == OperatorStatus.STATE_EPISODE, 'the policy to drive', 30.0)
     return handle
+
+
+def test_motors_are_prepared_before_anything_is_commanded(cell) -> None:
+    client, steps = cell.client, []
+    client.set_state(ArmState.IDLE)
+    handle = client.start_sequence('prepare', steps.append)
+    client.finish_sequence(handle, 'prepare', 60.0)
+    assert steps[0] == 'follower_left: temperatures and errors' and 'follower_right: torque on' in steps
+    client.set_state(ArmState.HOLD)
+    with pytest.raises(GraphError, match=r'the arms are being commanded \(HOLD\)'):
+        client.finish_sequence(client.start_sequence('prepare'), 'prepare', 20.0)
+    with pytest.raises(GraphError, match="unknown sequence 'dance': there are prepare"):
+        client.finish_sequence(client.start_sequence('dance'), 'dance', 20.0)
 
 
 def test_arms_and_grippers_reach_the_start_pose_on_the_scales_of_this_cell(cell) -> None:
@@ -105,3 +120,26 @@ def test_without_a_confirmation_nothing_moves_and_a_cancelled_request_is_withdra
 def test_episodes_with_the_same_seed_need_a_reset_each(cell) -> None:
     for _ in range(2):
         assert cell.client.finish_episode(start(cell, 11, max_steps=5), 30.0).reason == 'timeout'
+
+
+def test_a_controlled_stop_parks_the_arms_before_their_torque_goes(cell) -> None:
+    client = cell.client
+    handle = client.start_sequence('home')
+    client.cancel(handle)
+    with pytest.raises(GraphError, match='home: canceled'):
+        client.finish_sequence(handle, 'home', 20.0)
+    assert client.controller_status().state == ArmState.HOLD, 'a client who cancels makes the arms hold'
+    for _ in range(3):  # a busy machine may make the arms hold on their way
+        try:
+            client.finish_sequence(client.start_sequence('rest'), 'rest', 60.0)
+            break
+        except GraphError as error:
+            assert 'joint states are' in str(error), error
+            assert client.controller_status().state == ArmState.HOLD, 'no torque goes off before they are parked'
+    assert client.controller_status().state == ArmState.IDLE
+    sunk = client.wait_for(cell.joints, 'joint states', 5.0)
+    assert abs(sunk.position[1] - PARK_JOINTS[1]) < 0.4, 'it sank a little from where it was parked'
+    transport = RosXsTransport(client.node, tuple(FOLLOWERS.values()))
+    for arm in FOLLOWERS.values():
+        assert not any(XsClient(transport, arm).torques().values())
+    transport.close()

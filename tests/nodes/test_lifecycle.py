@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from fpo_ros.nodes import convert  # noqa: E402
 from fpo_ros.nodes.arm_controller import ArmController  # noqa: E402
+from fpo_ros.nodes.arms import Arms  # noqa: E402
 from fpo_ros.nodes.camera_ingest import CameraIngest  # noqa: E402
 from fpo_ros.nodes.episode_manager import EpisodeManager  # noqa: E402
 from fpo_ros.nodes.gamepad import GamepadNode  # noqa: E402
@@ -34,7 +35,7 @@ from fpo_ros.srv import SetControllerState  # noqa: E402
 
 pytestmark = pytest.mark.ros
 CLASSES = {node.NAME: node for node in (DriverTwin, CameraIngest, ProprioIngest, ArmController, Policy,
-                                         Operator, EpisodeManager, Learner, Teleop, GamepadNode)}
+                                         Operator, EpisodeManager, Learner, Teleop, GamepadNode, Arms)}
 OK, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 

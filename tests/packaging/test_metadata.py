@@ -46,7 +46,7 @@ def test_same_version_everywhere():
 
 
 def test_same_executables_and_each_has_a_main(setup_py):
-    listed = re.search(r'set\(nodes ([\w ]+)\)', CMAKE).group(1).split()
+    listed = re.search(r'set\(nodes ([\w\s]+)\)', CMAKE).group(1).split()
     assert listed == setup_py.NODES
     for node in listed:
         code = (ROOT / 'fpo_ros' / 'nodes' / f'{node}.py').read_text()

@@ -1,0 +1,181 @@
+"""Sequences of the arms beside their control: prepare motors, home, park, rest. Each yields its steps in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import yaml
+
+from fpo_ros.hardware import xs
+from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME
+from fpo_ros.hardware.xs_client import XsClient
+from fpo_ros.runtime.controller_config import ArmState
+from fpo_ros.runtime.homing import PARKED
+
+#: Name → what it does.
+SEQUENCES = {
+    'prepare': 'reboot the grippers, see that no motor is hot or in error, modes and torque as configured',
+    'reboot': 'reboot motors that have shut down: support the arms',
+    'home': 'go to the start pose',
+    'park': 'go to the pose in which motors may be switched off',
+    'rest': 'park, then switch the torque off: the arms sink a little',
+}
+#: Outcome of homing.
+HOME_REACHED = 'home reached'
+#: States in which the controller sends nothing.
+_SILENT = (ArmState.IDLE, ArmState.STOPPED)
+
+
+class SequenceError(RuntimeError):
+    """A sequence cannot be carried out; the message says why and what to do."""
+
+
+class Controller(Protocol):
+    """The arm controller, as a sequence sees it."""
+
+    def state(self) -> ArmState:
+        """Return its state.
+
+        :raises SequenceError: when nothing is heard of it.
+        """
+
+    def ask(self, state: ArmState, reason: str) -> None:
+        """Ask for a state.
+
+        :raises SequenceError: with its reason not to.
+        """
+
+    def ended(self, state: ArmState) -> str:
+        """Wait until it leaves a state that was asked for; return why it did.
+
+        :raises SequenceError: when it does not.
+        """
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a group or motor is operated, as the driver's mode files say it.
+
+    :param operating_mode: key of ``xs.MODES``.
+    :param profile_type: ``'velocity'`` or ``'time'``.
+    :param profile_velocity: of the servo's own profile [0.229 rpm, or ms].
+    :param profile_acceleration: [214.577 rpm^2, or ms].
+    """
+
+    operating_mode: str
+    profile_type: str = 'velocity'
+    profile_velocity: int = 0
+    profile_acceleration: int = 0
+
+
+def read_modes(path: Path) -> dict[str, Mode]:
+    """Return the modes of the arm's group and of its gripper in a mode file of interbotix_xs_sdk.
+
+    :raises SequenceError: for a file that cannot be read or lacks one.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding='utf-8'))
+        parts = {ARM_GROUP: data['groups'][ARM_GROUP], GRIPPER_NAME: data['singles'][GRIPPER_NAME]}
+        return {name: Mode(part['operating_mode'], part.get('profile_type', 'velocity'),
+                           int(part.get('profile_velocity', 0)), int(part.get('profile_acceleration', 0)))
+                for name, part in parts.items()}
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SequenceError(f'{path} is no mode file of interbotix_xs_sdk: {error!r}') from error
+
+
+class Sequences:
+    """What can be done with both followers. The generators must be used up; closed early, they stop between two steps.
+
+    :param arms: follower → client of its driver.
+    :param controller: of both.
+    :param modes: follower → group or motor → mode.
+    :param hottest_c: motors that are hotter are not put to work [degrees Celsius].
+    """
+
+    def __init__(self, arms: Mapping[str, XsClient], controller: Controller, modes: Mapping[str, Mapping[str, Mode]],
+                 hottest_c: float) -> None:
+        self._arms, self._controller, self._modes, self._hottest_c = arms, controller, modes, hottest_c
+
+    def steps(self, name: str) -> Iterator[str]:
+        """Carry a sequence out; yields what is done next.
+
+        :raises SequenceError: for an unknown name, or when it cannot go on.
+        :raises fpo_ros.hardware.xs_types.XsError: for a motor that does not do as it is told.
+        """
+        if name not in SEQUENCES:
+            raise SequenceError(f"unknown sequence '{name}': there are {', '.join(SEQUENCES)}")
+        yield from getattr(self, f'_{name}')()
+
+    def _prepare(self) -> Iterator[str]:
+        self._silent()
+        for arm, client in self._arms.items():
+            yield f'{arm}: temperatures and errors'
+            self._look(arm, client)
+        for arm, client in self._arms.items():
+            yield f'{arm}: rebooting the gripper'
+            client.reboot(GRIPPER_NAME)
+            yield f'{arm}: operating modes'
+            for part, mode in self._modes[arm].items():
+                self._set_mode(client, part, mode)
+            yield f'{arm}: torque on'
+            if not all(client.torques().values()):
+                client.set_torque('all', True)
+
+    def _reboot(self) -> Iterator[str]:
+        self._silent()
+        for arm, client in self._arms.items():
+            broken = client.errors()
+            if broken:
+                yield f'{arm}: rebooting ' + ', '.join(f'{motor} ({", ".join(why)})' for motor, why in broken.items())
+                client.reboot('all', only_in_error=True)
+                for part, mode in self._modes[arm].items():
+                    self._set_mode(client, part, mode)
+
+    def _home(self) -> Iterator[str]:
+        yield from self._go(ArmState.HOMING, 'going to the start pose', HOME_REACHED)
+
+    def _park(self) -> Iterator[str]:
+        yield from self._go(ArmState.PARKING, 'going to the park pose', PARKED)
+
+    def _rest(self) -> Iterator[str]:
+        yield from self._park()
+        yield 'switching the torque off'
+        self._controller.ask(ArmState.IDLE, 'parked, torque off')
+        for client in self._arms.values():
+            client.set_torque('all', False)
+
+    def _go(self, state: ArmState, words: str, wanted: str) -> Iterator[str]:
+        yield words
+        self._controller.ask(state, words)
+        reason = self._controller.ended(state)
+        if reason != wanted:
+            raise SequenceError(f'the arms did not get there: {reason}')
+
+    def _silent(self) -> None:
+        state = self._controller.state()
+        if state not in _SILENT:
+            raise SequenceError(f'the arms are being commanded ({state.name}): run "rest", or ask for IDLE, first')
+
+    def _look(self, arm: str, client: XsClient) -> None:
+        hot = {motor: value for motor, value in client.temperatures_c().items() if value > self._hottest_c}
+        if hot:
+            motor, value = max(hot.items(), key=lambda item: item[1])
+            raise SequenceError(f'{arm}: {motor} has {value} degrees Celsius, the limit is {self._hottest_c:g}: let it '
+                                'cool down')
+        broken = {motor: why for motor, why in client.errors().items() if motor != GRIPPER_NAME}
+        if broken:
+            words = ', '.join(f'{motor} has shut down ({", ".join(why)})' for motor, why in broken.items())
+            raise SequenceError(f'{arm}: {words}: support the arm, which falls when its motors reboot, and run '
+                                '"reboot"')
+
+    @staticmethod
+    def _set_mode(client: XsClient, part: str, mode: Mode) -> None:
+        """Set a mode that is not set: changing one takes the torque away for a moment."""
+        wanted = {'Operating_Mode': xs.MODES[mode.operating_mode], 'Profile_Velocity': mode.profile_velocity,
+                  'Profile_Acceleration': mode.profile_acceleration}
+        if any(value != wanted[name] for name in wanted for value in client.register(part, name).values()):
+            client.set_mode(part, mode.operating_mode, mode.profile_type, mode.profile_velocity,
+                            mode.profile_acceleration)

@@ -1,0 +1,159 @@
+"""Sequences of the arms, against motors that remember what they were told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fpo_ros.hardware import xs
+from fpo_ros.hardware.xs_types import XsError
+from fpo_ros.nodes.logic.sequences import Mode, SequenceError, Sequences, read_modes
+from fpo_ros.runtime.controller_config import ArmState
+
+CONFIG = Path(__file__).parents[2] / 'config'
+MODES = {'arm': Mode('position', profile_velocity=63), 'gripper': Mode('current_based_position', profile_velocity=105)}
+
+
+class Arm:
+    """Motors of one arm: shoulder, elbow and gripper."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple] = []
+        self.temperature = dict.fromkeys(('shoulder', 'elbow', 'gripper'), 35)
+        self.error: dict[str, tuple[str, ...]] = {}
+        self.torque = dict.fromkeys(self.temperature, True)
+        self.registers = {part: {'Operating_Mode': xs.MODES[mode.operating_mode], 'Profile_Acceleration': 0,
+                                 'Profile_Velocity': mode.profile_velocity} for part, mode in MODES.items()}
+
+    def temperatures_c(self):
+        return self.temperature
+
+    def errors(self):
+        return self.error
+
+    def torques(self):
+        return self.torque
+
+    def register(self, part, name):
+        return {part: self.registers[part][name]}
+
+    def reboot(self, name, enable=True, only_in_error=False):
+        self.told.append(('reboot', name, only_in_error))
+        self.registers['gripper']['Profile_Velocity'] = 0  # what is no EEPROM is lost
+        self.error = {}
+
+    def set_mode(self, part, mode, profile_type, velocity, acceleration):
+        self.told.append(('mode', part, mode))
+        self.registers[part]['Profile_Velocity'] = velocity
+
+    def set_torque(self, name, enable):
+        self.told.append(('torque', name, enable))
+        self.torque = dict.fromkeys(self.torque, enable)
+
+
+class Controller:
+    """A controller whose motions end as a test wants."""
+
+    def __init__(self, state: ArmState = ArmState.IDLE, outcome: str = '') -> None:
+        self.now, self.outcome, self.asked = state, outcome, []
+
+    def state(self):
+        return self.now
+
+    def ask(self, state, reason):
+        self.asked.append(state)
+        self.now = state
+
+    def ended(self, state):
+        self.now = ArmState.HOLD
+        return self.outcome
+
+
+def made(controller: Controller | None = None) -> tuple[Sequences, dict[str, Arm], Controller]:
+    arms, controller = {'left': Arm(), 'right': Arm()}, controller or Controller()
+    return Sequences(arms, controller, dict.fromkeys(arms, MODES), 60.0), arms, controller
+
+
+def test_preparing_reboots_grippers_and_gives_them_back_what_that_took() -> None:
+    sequences, arms, _ = made()
+    arms['right'].torque['elbow'] = False
+    steps = list(sequences.steps('prepare'))
+    assert steps[:2] == ['left: temperatures and errors', 'right: temperatures and errors'], 'before any is touched'
+    mended = [('reboot', 'gripper', False), ('mode', 'gripper', 'current_based_position')]
+    assert arms['left'].told == mended, 'the mode of the arm is as wanted: changing it would let the arm fall'
+    assert arms['right'].told == [*mended, ('torque', 'all', True)]
+
+
+@pytest.mark.parametrize('state', [ArmState.HOLD, ArmState.POLICY, ArmState.TELEOP])
+@pytest.mark.parametrize('name', ['prepare', 'reboot'])
+def test_motors_are_not_touched_while_they_are_commanded(name, state) -> None:
+    sequences, arms, _ = made(Controller(state))
+    with pytest.raises(SequenceError, match=f'being commanded .{state.name}'):
+        list(sequences.steps(name))
+    assert not arms['left'].told
+
+
+def test_hot_motors_and_those_that_shut_down_are_named_with_what_to_do() -> None:
+    sequences, arms, _ = made()
+    arms['right'].temperature['elbow'] = 61
+    with pytest.raises(SequenceError, match='right: elbow has 61 degrees Celsius, the limit is 60: let it cool'):
+        list(sequences.steps('prepare'))
+    arms['right'].temperature['elbow'] = 40
+    arms['right'].error = {'elbow': ('overload',), 'gripper': ('overload',)}
+    with pytest.raises(SequenceError, match=r'elbow has shut down \(overload\): support the arm'):
+        list(sequences.steps('prepare'))
+    assert not arms['left'].told, 'nothing was done before all were looked at'
+    assert list(sequences.steps('reboot')) == ['right: rebooting elbow (overload), gripper (overload)']
+    assert arms['right'].told[0] == ('reboot', 'all', True) and not arms['left'].told
+    arms['right'].error = {'gripper': ('overload',)}
+    list(sequences.steps('prepare'))
+
+
+def test_torque_goes_only_where_the_arms_are_parked_and_nothing_is_sent_any_more() -> None:
+    sequences, arms, controller = made(Controller(ArmState.HOLD, 'parked'))
+    list(sequences.steps('rest'))
+    assert controller.asked == [ArmState.PARKING, ArmState.IDLE]
+    assert all(arm.told == [('torque', 'all', False)] for arm in arms.values())
+    sequences, arms, controller = made(Controller(ArmState.HOLD, 'left_elbow stands 1.2 rad from its target'))
+    with pytest.raises(SequenceError, match='did not get there: left_elbow stands'):
+        list(sequences.steps('rest'))
+    assert controller.asked == [ArmState.PARKING] and not arms['left'].told
+
+
+@pytest.mark.parametrize(('name', 'outcome', 'state'), [('home', 'home reached', ArmState.HOMING),
+                                                        ('park', 'parked', ArmState.PARKING)])
+def test_motions_are_the_controllers(name, outcome, state) -> None:
+    sequences, _, controller = made(Controller(ArmState.IDLE, outcome))
+    assert len(list(sequences.steps(name))) == 1 and controller.asked == [state]
+
+
+def test_a_sequence_that_is_given_up_stops_between_two_steps() -> None:
+    sequences, arms, _ = made()
+    steps = sequences.steps('prepare')
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    assert not arms['left'].told and not arms['right'].told
+
+
+def test_a_motor_that_does_not_follow_ends_it() -> None:
+    sequences, arms, _ = made()
+
+    def refused(*_):
+        raise XsError('left: gripper: register Torque_Enable: wanted 1, found 0')
+
+    arms['left'].reboot = refused
+    with pytest.raises(XsError, match='wanted 1, found 0'):
+        list(sequences.steps('prepare'))
+
+
+def test_modes_are_those_of_the_drivers_files(tmp_path) -> None:
+    found = read_modes(CONFIG / 'follower_left_modes.yaml')
+    assert found['arm'] == Mode('position', 'velocity', 63)
+    assert found['gripper'] == Mode('current_based_position', 'velocity', 105)
+    (tmp_path / 'x.yaml').write_text('groups: {arm: {operating_mode: position}}')
+    with pytest.raises(SequenceError, match='x.yaml is no mode file'):
+        read_modes(tmp_path / 'x.yaml')
+    with pytest.raises(SequenceError, match='no mode file'):
+        read_modes(tmp_path / 'none.yaml')
