@@ -52,10 +52,10 @@ def generate_launch_description():
         DeclareLaunchArgument('robot_description', default_value=['urdf of ', LaunchConfiguration('robot_name')]),
         OpaqueFunction(function=note)])
 """
-CAMERA_DRIVER = """#!{python}
+EXECUTABLE = """#!{python}
 import os, re, signal, sys
 text = ''.join(open(a).read() for a in sys.argv if a.startswith('/') and os.path.isfile(a) and a != sys.argv[0])
-open(os.path.join(os.environ['SEEN'], 'camera.txt'), 'w').write(' '.join(sys.argv) + text)
+open(os.path.join(os.environ['SEEN'], os.path.basename(sys.argv[0]) + '.txt'), 'w').write(' '.join(sys.argv) + text)
 signal.sigwait({{signal.SIGINT}})
 """
 
@@ -73,10 +73,12 @@ def keys(tmp_path) -> str:
 
 
 @pytest.mark.parametrize(('file', 'mode', 'arguments'), [
-    ('aloha_sim.launch.py', 'sim', []), ('aloha_real.launch.py', 'real', ['use_twin:=true', 'cameras:=none'])])
+    ('aloha_sim.launch.py', 'sim', []), ('aloha_real.launch.py', 'real', ['use_twin:=true', 'cameras:=none']),
+    ('teleop.launch.py', 'real', ['use_twin:=true', 'cameras:=none'])])
 def test_launch_file_brings_up_the_described_nodes_and_ends_cleanly(file, mode, arguments, keys) -> None:
     launch = _launch(file, keys, *arguments)
-    options = GraphOptions(mode=mode, use_twin=True, cameras='' if 'cameras:=none' in arguments else None)
+    options = GraphOptions(mode=mode, use_twin=True, cameras='' if 'cameras:=none' in arguments else None,
+                           teleop=file == 'teleop.launch.py')
     graph = RunningGraph(describe(options), int(os.environ['ROS_DOMAIN_ID']), lambda node, line: None)
     try:
         graph.wait_active(60.0)
@@ -94,18 +96,19 @@ def test_real_cell_says_which_driver_packages_are_missing(keys) -> None:
 
 
 def _driver_packages(prefix: Path) -> None:
-    """Install stand-ins for both driver packages below a prefix."""
+    """Install stand-ins for the packages of drivers below a prefix."""
     index = prefix / 'share' / 'ament_index' / 'resource_index' / 'packages'
     index.mkdir(parents=True)
-    for package in ('interbotix_xsarm_control', 'realsense2_camera'):
+    for package in ('interbotix_xsarm_control', 'realsense2_camera', 'joy'):
         (index / package).touch()
     launch = prefix / 'share' / 'interbotix_xsarm_control' / 'launch'
     launch.mkdir(parents=True)
     (launch / 'xsarm_control.launch.py').write_text(ARM_DRIVER)
-    program = prefix / 'lib' / 'realsense2_camera' / 'realsense2_camera_node'
-    program.parent.mkdir(parents=True)
-    program.write_text(CAMERA_DRIVER.format(python=sys.executable))
-    program.chmod(0o755)
+    for package, name in (('realsense2_camera', 'realsense2_camera_node'), ('joy', 'joy_node')):
+        program = prefix / 'lib' / package / name
+        program.parent.mkdir(parents=True)
+        program.write_text(EXECUTABLE.format(python=sys.executable))
+        program.chmod(0o755)
 
 
 def test_real_cell_starts_each_driver_with_its_own_settings(keys, tmp_path) -> None:
@@ -114,21 +117,22 @@ def test_real_cell_starts_each_driver_with_its_own_settings(keys, tmp_path) -> N
     _driver_packages(prefix)
     mine = tmp_path / 'mine.yaml'
     mine.write_text('/**/cell: {ros__parameters: {cam_high_serial: "0123456789", left_motor_configs: /left.yaml}}')
-    launch = _launch('aloha_real.launch.py', keys, 'learner:=false', f'config:={mine}', SEEN=str(seen),
+    launch = _launch('aloha_real.launch.py', keys, 'learner:=false', 'gamepad:=true', f'config:={mine}', SEEN=str(seen),
                      AMENT_PREFIX_PATH=f'{prefix}{os.pathsep}{os.environ.get("AMENT_PREFIX_PATH", "")}')
     try:
         deadline = time.monotonic() + 60
-        while len(list(seen.iterdir())) < 3 and time.monotonic() < deadline and launch.poll() is None:
+        while len(list(seen.iterdir())) < 4 and time.monotonic() < deadline and launch.poll() is None:
             time.sleep(0.1)
     finally:
         time.sleep(0.5)
         launch.send_signal(signal.SIGINT)
         output, _ = launch.communicate(timeout=60)
-    assert len(list(seen.iterdir())) == 3, output
+    assert len(list(seen.iterdir())) == 4, output
+    assert '__node:=joy' in (seen / 'joy_node.txt').read_text()
     left, right = (json.loads((seen / f'follower_{side}.json').read_text()) for side in ('left', 'right'))
     assert left['robot_description'] == 'urdf of follower_left' and left['motor_configs'] == '/left.yaml'
     assert right['robot_description'] == 'urdf of follower_right'
     assert right['motor_configs'].endswith('share/interbotix_xsarm_control/config/aloha_vx300s.yaml')
-    camera = (seen / 'camera.txt').read_text()
+    camera = (seen / 'realsense2_camera_node.txt').read_text()
     assert 'serial_no: _0123456789\n' in camera and 'depth_module.color_profile: 640x480x30' in camera
     assert '__ns:=/cam_high' in camera
