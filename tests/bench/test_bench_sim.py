@@ -18,7 +18,6 @@ KEYS = ('control_steps_per_s', 'native_limit_control_steps_per_s', 'gym_aloha_co
         'gym_aloha_pixel_episodes_per_s', 'bytes_per_world', 'cores')
 
 
-@pytest.mark.serial
 def test_the_quick_benchmark_prints_every_figure_and_draws_growth(tmp_path):
     plot = tmp_path / 'new' / 'growth.svg'
     command = ['bench', 'sim', '--quick', '--json', '--growth', str(plot)]
