@@ -29,12 +29,12 @@ from fpo_ros.bench.graph_watch import SIDE, Watch
 from fpo_ros.demo.display import Display
 from fpo_ros.demo.pace import ControlPeriods
 from fpo_ros.hardware.names import FOLLOWERS
-from fpo_ros.msg import ControllerStatus
 from fpo_ros.nodes.client import EpisodeClient
 from fpo_ros.nodes.graph import GraphError, GraphOptions, describe, of_release
 from fpo_ros.nodes.ros_client import domain_of_environment
 from fpo_ros.nodes.up import running_graph
 from fpo_ros.policy.contract import CONTROL_RATE_HZ
+from fpo_ros.runtime.controller_config import ArmState
 from fpo_ros.srv import InjectFault
 
 #: Longest episode, as in training [control periods].
@@ -124,7 +124,7 @@ def _run(run: GraphRun, loop: Peer, echo: Peer, seconds: float,
     ours, baseline = ours.summary(), baseline.summary()
     bare_ms = percentile(transport, 50)
     stages = answers(chunks, observations, ticks[first:])
-    driven_s = sum(bool(tick.sequence) and not tick.holding for tick in ticks[first:]) / CONTROL_RATE_HZ
+    driven_s = sum(tick.state is ArmState.POLICY for tick in ticks[first:]) / CONTROL_RATE_HZ
     figures = {name: ours[name] for name in ('command_rate_hz', 'command_jitter_p99_ms', 'missed_ticks')}
     figures |= latencies(stages, bare_ms)
     figures |= {'bare_rate_hz': baseline['command_rate_hz'], 'bare_jitter_p99_ms': baseline['command_jitter_p99_ms'],
@@ -164,7 +164,7 @@ class GraphRun:
             status = self.client.controller_status()
             if end.done():
                 raise GraphError(f'an episode did not run: {end.result().result.message}')
-            return status.state == ControllerStatus.STATE_POLICY and status.chunk_sequence > 0
+            return status.state == ArmState.POLICY and status.chunk_sequence > 0
 
         self.client.wait_for(follows, 'the policy to drive', _DRIVING_LIMIT_S)
         try:
@@ -201,7 +201,7 @@ class GraphRun:
                 fault='usb_stall', target=FOLLOWERS[SIDE], duration=SILENCE_S))
             if not reply.success:
                 raise GraphError(f'joint states were not silenced: {reply.message}')
-            self.client.wait_for(lambda: self.watch.ticks()[-1].holding, 'the arms to hold', 5.0)
+            self.client.wait_for(lambda: self.watch.ticks()[-1].state is ArmState.HOLD, 'the arms to hold', 5.0)
             newest = self.watch.joints_ns
             held = hold_after_joints(self.watch.ticks(first), newest, self._joint_limit_s)
         time.sleep(SILENCE_S)

@@ -20,12 +20,9 @@ from fpo_ros.nodes.graph import GraphOptions, NodeSpec, describe
 from fpo_ros.nodes.processes import NodeProcess, end_all
 from fpo_ros.nodes.ros_client import RosClient
 from fpo_ros.nodes.transport import profile_variables
-from fpo_ros.policy.contract import PolicyContract
 
 CAMERAS = ('cam_high', 'cam_low', 'cam_left_wrist', 'cam_right_wrist')
 RATE_HZ = 30.0
-#: Pictures of the policy are as large as those of pi0 [pixels].
-CONTRACT = PolicyContract(observation='pixels', cameras=CAMERAS, image_height=224, image_width=224)
 #: Time for frames of all cameras to come through, and for the last ones after the end [s].
 _START_LIMIT_S, _LINGER_S = 30.0, 1.0
 #: Arrivals of a best-effort subscription that wait for this process [count].
@@ -33,7 +30,7 @@ _WAITING = 100
 
 
 def measure(seconds: float, namespace: str, domain: int, directory: Path,
-            update: Callable[[float], None]) -> dict[str, Any]:
+            update: Callable[[float], None], size: tuple[int, int] | None = None) -> dict[str, Any]:
     """Return the share of frames lost and the shares of a core taken, for ``camera_ingest`` and the bare subscriber.
 
     Frames are those of four cameras of 640x480 at 30 Hz in rgb8; all cameras send at once. They count as lost where
@@ -42,11 +39,13 @@ def measure(seconds: float, namespace: str, domain: int, directory: Path,
     :param seconds: for how long frames are counted [s].
     :param directory: where the node's parameter file goes.
     :param update: is told how long it has been [s].
+    :param size: rows and columns of the pictures passed on [pixels]; None: as the packaged real cell says.
     :raises RuntimeError: when a process ends early.
     :raises fpo_ros.nodes.graph.GraphError: when no frames come through.
     """
-    ingest = next(spec for spec in describe(GraphOptions(mode='real', use_twin=True, contract=CONTRACT)).nodes
-                  if spec.name == 'camera_ingest')
+    options = GraphOptions(mode='real', use_twin=True, cameras=','.join(CAMERAS), parameters={'camera_ingest': {
+        'image_height': size[0], 'image_width': size[1]}} if size else {})
+    ingest = next(spec for spec in describe(options).nodes if spec.name == 'camera_ingest')
     spec = NodeSpec(ingest.name, ingest.module, namespace, ingest.parameters)
     environment = os.environ | {'ROS_DOMAIN_ID': str(domain)}
     names, frames = ','.join(CAMERAS), round(seconds * RATE_HZ)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fpo_ros.policy.contract import CONTROL_RATE_HZ
+from fpo_ros.runtime.controller_config import ArmState
 
 #: What lies between an observation's stamp and the command that follows from it, in order; they add up to all of it.
 STAGES = ('ingest', 'gate', 'inference', 'transport', 'tick', 'command')
@@ -36,7 +37,7 @@ class Tick:
     :param ticks: control periods since activation.
     :param stamp_ns: when it began [ns].
     :param missed: missed ones since activation.
-    :param holding: the controller's state is HOLD.
+    :param state: of the controller.
     :param remaining: rows that are still to come.
     :param sequence: of the chunk that is followed; 0 for none.
     :param command: (14,) newest command [rad, grippers 0..1].
@@ -46,7 +47,7 @@ class Tick:
     ticks: int
     stamp_ns: int
     missed: int
-    holding: bool
+    state: ArmState
     remaining: int
     sequence: int
     command: tuple[float, ...]
@@ -138,7 +139,7 @@ def hold_after_joints(ticks: Sequence[Tick], newest_ns: int, limit_s: float) -> 
     :param limit_s: age at which they are too old [s].
     :returns: None where the controller did not hold after that stamp.
     """
-    held = next((tick.stamp_ns for tick in ticks if tick.holding and tick.stamp_ns > newest_ns), None)
+    held = next((tick.stamp_ns for tick in ticks if tick.state is ArmState.HOLD and tick.stamp_ns > newest_ns), None)
     return None if held is None else (held - newest_ns) * 1e-6 - limit_s * 1e3
 
 

@@ -13,6 +13,7 @@ from fpo_ros.hardware.names import group_command_topic, joint_states_topic
 from fpo_ros.msg import ActionChunk, ControllerStatus, Observation
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.client import EpisodeClient
+from fpo_ros.runtime.controller_config import ArmState
 
 #: The arm whose commands and joint states are looked at.
 SIDE = 'left'
@@ -59,8 +60,8 @@ class Watch:
     def _on_status(self, message: ControllerStatus) -> None:
         stamp = convert.nanoseconds(message.header.stamp)
         sent = self._command_ns if self._command_ns >= stamp else None
-        tick = Tick(message.ticks, stamp, message.missed_ticks, message.state == ControllerStatus.STATE_HOLD,
-                    message.remaining, message.chunk_sequence, tuple(message.command), sent)
+        tick = Tick(message.ticks, stamp, message.missed_ticks, ArmState(message.state), message.remaining,
+                    message.chunk_sequence, tuple(message.command), sent)
         with self._lock:
             self._ticks.append(tick)
 
