@@ -236,9 +236,11 @@ class EpisodeClient(RosClient):
 
         :raises GraphError: with the controller's reason.
         """
-        reply = self.call(SetControllerState, 'set_controller_state',
-                          SetControllerState.Request(state=int(state), reason=reason,
-                                                    stamp=self.node.get_clock().now().to_msg()), timeout_s)
+        def request() -> SetControllerState.Request:
+            return SetControllerState.Request(state=int(state), reason=reason,
+                                              stamp=self.node.get_clock().now().to_msg())
+
+        reply = self.call(SetControllerState, 'set_controller_state', request, timeout_s)
         self._asked_ns = self.node.get_clock().now().nanoseconds
         if not reply.success:
             raise GraphError(f'the controller refused {state.name}: {reply.message}')

@@ -112,12 +112,15 @@ class RosClient:
     def call(self, service_type: type, name: str, request: Any, timeout_s: float = 5.0) -> Any:
         """Call a service once and return its response.
 
+        :param request: or what makes it as soon as the service is there, for one that says when it was asked.
+
         :raises GraphError: when it is absent or silent for ``timeout_s`` [s].
         """
         client = self.node.create_client(service_type, name)
         try:
             self.wait_for(client.service_is_ready, f'service {name}', timeout_s)
-            return self.result(client.call_async(request), f'the answer of service {name}', timeout_s)
+            future = client.call_async(request() if callable(request) else request)
+            return self.result(future, f'the answer of service {name}', timeout_s)
         finally:
             self.node.destroy_client(client)
 

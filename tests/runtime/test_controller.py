@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from controller_rig import AWAY, Rig, S, near
+from controller_rig import AWAY, PERIOD_NS, Rig, S, near
 
 from fpo_ros.policy.contract import GRIPPER_COLUMNS, START_JOINTS, PolicyContract
 from fpo_ros.runtime.controller import ArmControllerCore
@@ -340,3 +340,18 @@ def test_ten_cycles_through_all_states_end_where_they_began():
 def test_unusable_settings_are_named(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         ControllerConfig(**setting)
+
+
+def test_grippers_have_arrived_by_the_scale_they_are_commanded_on():
+    """Fingers of a linkage that is not linear measure 1.29 where their motor stands at 1."""
+    rig = Rig()
+    rig.tick()
+    rig.core.request(ArmState.PARKING)
+    for _ in range(400):
+        rig.now += PERIOD_NS
+        measured = np.array(rig.joints)
+        measured[list(GRIPPER_COLUMNS)] *= 1.29
+        command = rig.core.tick(rig.now, measured, rig.now, rig.joints[list(GRIPPER_COLUMNS)])
+        if command is not None:
+            rig.joints = np.array(command)
+    assert rig.core.reason == 'parked'
