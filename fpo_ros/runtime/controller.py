@@ -165,7 +165,7 @@ class ArmControllerCore:
     @property
     def at_home(self) -> bool:
         """Fresh measured joints stand at the start pose."""
-        return not self._joints_problem and self._approach.at_home(self._reached)
+        return not self._joints_problem and self._approach.at_home(self._arms)
 
     @property
     def remaining(self) -> int:
@@ -213,15 +213,6 @@ class ArmControllerCore:
         """Where the arms stand, (14,): as measured, but at their command in a dry run, which they cannot follow."""
         command = self.filter.command if self.config.log_only else None
         return self.measured if command is None else command
-
-    @property
-    def _reached(self) -> np.ndarray | None:
-        """The same, (14,), its grippers on the scale that they are commanded on where that is known."""
-        if self._gripper_goals is None or self._arms is not self.measured or self.measured is None:
-            return self._arms
-        out = np.array(self.measured)
-        out[list(GRIPPER_COLUMNS)] = self._gripper_goals
-        return out
 
     @property
     def joints_problem(self) -> str:
@@ -307,7 +298,7 @@ class ArmControllerCore:
 
     def _approach_step(self) -> None:
         command = self._send_to(self._approach.next())
-        outcome = self._approach.outcome(command, self._reached)
+        outcome = self._approach.outcome(command, self._arms)
         if outcome:
             self._enter(ArmState.HOLD, outcome)
 
