@@ -80,24 +80,35 @@ def measure(seconds: float, release: Path, keys: Path, display: Display, losses:
     lines: list[str] = []
     options = of_release(GraphOptions(policy=str(release), trusted_keys=str(keys), learner=False, namespace=namespace,
                                       parameters={'policy': {'require_promotion': False}}))
-    with contextlib.ExitStack() as stack:
-        display.line('starting the graph and bare nodes')
-        stack.enter_context(running_graph(options, domain=domain, sink=lambda node, line: lines.append(line)))
-        environment = os.environ | {'ROS_DOMAIN_ID': str(domain)}
-        loop, echo = (stack.enter_context(contextlib.closing(Peer(role, (namespace,), environment)))
-                      for role in ('loop', 'echo'))
-        client = stack.enter_context(EpisodeClient(namespace, domain))
-        run = GraphRun(client, Watch(client), options)
-        with display.bar('seconds of the running graph', round(seconds)) as bar:
-            figures, stages, chunk_rate, bare_p99 = _run(run, loop, echo, seconds, bar.update)
-        display.line(f'{losses} losses of chunks and of joint states')
-        figures['hold_reaction_ms'] = max(max(run.lose_chunks(), run.lose_joints()) for _ in range(losses))
+    display.line('starting the graph and bare nodes')
+    with running_graph(options, domain=domain, sink=lambda node, line: lines.append(line)), \
+            EpisodeClient(namespace, domain) as client:
+        run = GraphRun(client, options)
+        figures, stages, chunk_rate, bare_p99 = of_running(run, seconds, losses, display)
     with tempfile.TemporaryDirectory(prefix='fpo_ros-bench-') as directory, \
             display.bar('seconds of four cameras, the graph stopped', round(seconds)) as bar:
         cameras = graph_cameras.measure(seconds, namespace, domain, Path(directory), lambda s: bar.update(round(s)))
     bare_drop = cameras.pop('bare_drop_fraction')
     priority = not any('no real-time priority' in line for line in lines)
     return Measured(figures | cameras | {'seconds': seconds}, stages, chunk_rate, bare_p99, bare_drop, priority)
+
+
+def of_running(run: GraphRun, seconds: float, losses: int,
+               display: Display) -> tuple[dict[str, Any], list[dict[str, float]], float, float]:
+    """Measure a graph that runs, beside bare nodes; its policy must be active, and no episode run.
+
+    :returns: figures but those of cameras, stages of chunks [ms], chunks per second, and p99 of bare transport [ms].
+    """
+    client = run.client
+    environment, namespace = os.environ | {'ROS_DOMAIN_ID': str(client.domain)}, client.node.get_namespace()
+    with contextlib.ExitStack() as stack:
+        loop, echo = (stack.enter_context(contextlib.closing(Peer(role, (namespace,), environment)))
+                      for role in ('loop', 'echo'))
+        with display.bar('seconds of the running graph', round(seconds)) as bar:
+            found = _run(run, loop, echo, seconds, bar.update)
+    display.line(f'{losses} losses of chunks and of joint states')
+    found[0]['hold_reaction_ms'] = max(max(run.lose_chunks(), run.lose_joints()) for _ in range(losses))
+    return found
 
 
 def _run(run: GraphRun, loop: Peer, echo: Peer, seconds: float,
@@ -136,12 +147,11 @@ class GraphRun:
     """A graph whose episodes are run, and whose policy and joint states are made to stay away.
 
     :param client: of the graph.
-    :param watch: what is seen of it.
     :param options: what was started.
     """
 
-    def __init__(self, client: EpisodeClient, watch: Watch, options: GraphOptions) -> None:
-        self.client, self.watch, self._seed = client, watch, 0
+    def __init__(self, client: EpisodeClient, options: GraphOptions) -> None:
+        self.client, self.watch, self._seed = client, Watch(client), 0
         controller = next(spec for spec in describe(options).nodes if spec.name == 'arm_controller')
         self._joint_limit_s = controller.parameters['max_joint_age']
 

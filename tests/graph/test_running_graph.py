@@ -20,6 +20,8 @@ from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
+from fpo_ros.bench import graph as bench  # noqa: E402
+from fpo_ros.demo.display import Display  # noqa: E402
 from fpo_ros.episodes.store import EpisodeStore  # noqa: E402
 from fpo_ros.hardware.names import SIDES, group_command_topic, single_command_topic  # noqa: E402
 from fpo_ros.msg import ActionChunk, ControllerStatus, PolicyRelease, TaskReward  # noqa: E402
@@ -252,6 +254,7 @@ def test_dry_run_walks_through_an_episode_and_no_command_leaves(cell) -> None:
         topics, (JointGroupCommand, JointGroupCommand, JointSingleCommand, JointSingleCommand), strict=True)]
     subscriptions.append(node.create_subscription(
         DiagnosticArray, '/diagnostics', lambda m: said.update({s.name: s for s in m.status}), qos.DIAGNOSTICS))
+    client.run_episode(5, max_steps=5, record=False)
     client.wait_for(lambda: sent, 'a command, which is sent as ever', 5.0)
     try:
         _configure_anew(client, 'log_only')
@@ -273,6 +276,16 @@ def test_dry_run_walks_through_an_episode_and_no_command_leaves(cell) -> None:
         for subscription in subscriptions:
             node.destroy_subscription(subscription)
     assert client.run_episode(5, max_steps=5).reason == 'timeout'
+
+
+def test_benchmark_measures_the_graph_as_it_runs(cell) -> None:
+    run = bench.GraphRun(cell.client, cell.options)
+    found, stages, chunk_rate, bare_p99 = bench.of_running(run, 2.0, 1, Display(to_stderr=True))
+    assert [found['command_rate_hz'], found['bare_rate_hz']] == pytest.approx([50, 50], rel=0.1)
+    assert 0 < found['bare_transport_p50_ms'] <= bare_p99 and chunk_rate > 1
+    assert len(stages) > 3 and all(sum(one.values()) > one['inference'] > 0 for one in stages)
+    assert found['observation_to_command_p99_ms'] >= found['observation_to_command_p50_ms'] > found['overhead_p50_ms']
+    assert 0 < found['hold_reaction_ms'] < 1000
 
 
 def test_second_graph_in_the_same_domain_is_refused(cell) -> None:
