@@ -70,6 +70,8 @@ class EpisodeClient(RosClient):
 
     def __init__(self, namespace: str = '/', domain: int | None = None, name: str = 'episode_client') -> None:
         super().__init__(name, namespace, domain)
+
+    def _connect(self) -> None:
         self._controller = self.latest(ControllerStatus, 'controller_status', qos.SENSOR)
         self._policy = self.latest(PolicyStatus, 'policy_status', qos.LATCHED)
         self._learner = self.latest(LearnerStatus, 'learner_status', qos.LATCHED)

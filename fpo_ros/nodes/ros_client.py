@@ -49,10 +49,11 @@ class RosClient:
                    signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = Node(name, namespace=namespace, context=self.context, start_parameter_services=False,
                          enable_rosout=False)
-        self._executor = make_executor(self.context)
-        self._executor.add_node(self.node)
         self._closing = False
         self._changed = threading.Condition()
+        self._connect()
+        self._executor = make_executor(self.context)
+        self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
@@ -62,6 +63,9 @@ class RosClient:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
+
+    def _connect(self) -> None:
+        """Make what the thread must not see half made, such as rclpy's action clients."""
 
     def close(self) -> None:
         """End the thread and leave the graph."""
