@@ -203,6 +203,44 @@ def safety(policy: Annotated[Path, typer.Option(help='Directory of a policy of s
 
 
 @app.command()
+def graph(seconds: Annotated[float, typer.Option(min=1.0, help='How long the graph runs, and then the cameras '
+                                                 '[s].')] = 60.0,
+          plot: Annotated[Path | None, typer.Option(
+              help='Draw the latency from observation to command by stages here: .png or .svg.',
+              show_default=False)] = None,
+          as_json: AsJson = False) -> None:
+    """The running graph beside bare nodes of the same run.
+
+    Pace of commands, latency by stages, camera ingestion, and how soon the arms hold: simulated arms, the shipped
+    policy fpo_state, and after it four replayed cameras. Takes a minute more than twice --seconds.
+    """
+    _check_picture(plot)
+    try:
+        from fpo_ros.bench import graph as bench
+    except ImportError as error:
+        raise RuntimeError(f'ROS 2 is not importable ({error}): run "fpo-ros doctor"') from error
+    from fpo_ros.bench.graph_figures import verdicts
+    from fpo_ros.bench.policy import released
+    from fpo_ros.policy.checkpoint import FlowPolicy
+
+    display = display_of(as_json)
+    with tempfile.TemporaryDirectory(prefix='fpo_ros-bench-') as place:
+        display.line('exporting fpo_state')
+        release, = released(FlowPolicy.load('fpo_state'), Path(place), copies=1)
+        run = bench.measure(seconds, release.path, Path(place) / 'keys', display)
+    for line in bench.in_words(run):
+        display.line(line)
+    for one in verdicts(run.figures):
+        display.line(f'{"kept" if one.kept else "MISSED":<6} {one.what}: {one.measured} (bound: {one.bound})')
+    if plot is not None:
+        from fpo_ros.bench.plot import plot_stages
+
+        plot_stages(run.stages, plot)
+        display.line(f'plot in {plot}')
+    _end(run.figures, as_json, [])
+
+
+@app.command()
 def learn(observation: Observation = 'state',
           growth: Annotated[Path | None, typer.Option(
               help='Write a plot of the time of an iteration over its episodes here: .png or .svg.',

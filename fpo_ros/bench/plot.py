@@ -69,6 +69,23 @@ def plot_latencies(rows: list[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_stages(rows: list[dict[str, float]], path: Path) -> None:
+    """Draw the stages from observation to command of every chunk, the quickest first.
+
+    :param rows: stage -> its duration [ms], the same stages in order in each.
+    :param path: picture that is written; its directory is made.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    rows = sorted(rows, key=lambda row: sum(row.values()))
+    share = [100 * (index + 0.5) / len(rows) for index in range(len(rows))]
+    axes.stackplot(share, [[row[stage] for row in rows] for stage in rows[0]], labels=list(rows[0]), alpha=0.8)
+    axes.set(xlabel='chunks, the quickest first [%]', ylabel='observation to command [ms]', xlim=(0, 100),
+             ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc='upper left')
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches='tight', dpi=120)

@@ -81,7 +81,7 @@ def measure(variant: str, samples: int | None = None, provider: str = 'cpu', swa
         with tempfile.TemporaryDirectory(prefix='fpo_ros-bench-') as directory:
             report(f'exporting an untrained {variant}')
             policy, root = untrained(contract, variant), Path(directory)
-            releases = _released(policy, root)
+            releases = released(policy, root)
             report(f'{samples} rounds')
             found = _rounds(policy, releases[0], root, samples, provider, report)
             report(f'{swaps} changes of the policy')
@@ -129,15 +129,15 @@ def in_words(found: dict[str, Any]) -> list[str]:
             f'{found["max_tick_gap_ms"]:.1f} ms meanwhile, {found["max_tick_gap_without_swaps_ms"]:.1f} ms otherwise']
 
 
-def _released(policy: FlowPolicy, root: Path) -> list[Release]:
-    """Export a policy and publish it twice: checking looks at all of a release, whatever serves."""
+def released(policy: FlowPolicy, root: Path, copies: int = 2) -> list[Release]:
+    """Export a policy and publish it so often: checking looks at all of a release, whatever serves."""
     keys, staging = generate_keypair(root / 'keys'), root / 'staging'
     staging.mkdir()
     export(policy, staging)
     (staging / 'contract.json').unlink()
     store = ReleaseStore(root / 'store')
     return [store.publish(staging, contract=policy.contract, metrics={}, parent=None, private_key=keys.private_path,
-                          created='2026-01-01T00:00:00Z') for _ in range(2)]
+                          created='2026-01-01T00:00:00Z') for _ in range(copies)]
 
 
 def _rounds(policy: FlowPolicy, release: Release, root: Path, samples: int, provider: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import gc
 import sys
 import threading
@@ -10,31 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
 from fpo_ros.hardware.currents import side_currents
 from fpo_ros.hardware.gripper import calibration_of
-from fpo_ros.hardware.joints import (
-    JointStateError,
-    both_sides,
-    side_gripper_command,
-    side_joints,
-    split_command,
-)
-from fpo_ros.hardware.names import (
-    ARM_GROUP,
-    GRIPPER_NAME,
-    SIDES,
-    group_command_topic,
-    joint_states_topic,
-    single_command_topic,
-)
+from fpo_ros.hardware.joints import JointStateError, both_sides, side_gripper_command, side_joints
+from fpo_ros.hardware.names import SIDES, joint_states_topic
 from fpo_ros.msg import ActionChunk, ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.commands import COMMANDS, commands_of
+from fpo_ros.nodes.configuration import LOG_ONLY, SEND
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
@@ -59,6 +46,8 @@ REQUEST_LIMIT_S = 1.0
 class ArmControllerParameters(SafetyParameters, GripperParameters):
     """Parameters of ``arm_controller``."""
 
+    commands: str = param(SEND, 'send: commands go to the arms; log_only: a dry run, targets are computed, limited and '
+                          'logged, and no command leaves', choices=COMMANDS)
     horizon: int = param(20, 'rows of an action chunk [control periods]', low=1, high=1000)
     execute: int = param(20, 'rows executed of each chunk [control periods]', low=1, high=1000)
     joint_speed: float = param(2.0, 'largest speed of a joint target [rad/s]', low=0.01, high=3.14)
@@ -117,7 +106,8 @@ class ArmController(CellNode):
             starve_limit_s=p.starve_limit, homing_joint_speed=p.homing_joint_speed,
             lead_limit=p.max_lead, ramp_periods=p.ramp_periods, teleop_age_limit_s=p.max_leader_age,
             teleop_align_limit=p.max_leader_offset, teleop_blend_s=p.takeover_time,
-            blocked_limit_s=p.blocked_limit, safety=safety_config(p), motors=motor_limits(p))
+            blocked_limit_s=p.blocked_limit, log_only=p.commands == LOG_ONLY, safety=safety_config(p),
+            motors=motor_limits(p))
         self.geometry = geometry_of(p)
         self.temperatures = Temperatures(self, p.temperature_period) if p.temperature_period else None
         self.gripper = calibration_of(p)
@@ -133,15 +123,7 @@ class ArmController(CellNode):
         self.monitors = {
             side: StreamMonitor(f'joint_states {side}', 100.0, p.max_joint_age) for side in SIDES
         }
-        self.group = JointGroupCommand(name=ARM_GROUP)
-        self.single = JointSingleCommand(name=GRIPPER_NAME)
-        self.outputs = {
-            side: (
-                self.add_publisher(JointGroupCommand, group_command_topic(side), qos.COMMAND),
-                self.add_publisher(JointSingleCommand, single_command_topic(side), qos.COMMAND),
-            )
-            for side in SIDES
-        }
+        self.send = commands_of(self, p.commands, self.gripper)
         self.status = ControllerStatus()
         self.status_output = self.add_publisher(ControllerStatus, 'controller_status', qos.STATUS)
         for side in SIDES:
@@ -271,7 +253,7 @@ class ArmController(CellNode):
             self._watch_others()
             command = self.core.tick(now, measured, stamp, grippers, MotorReadings(currents, temperatures))
             if command is not None:
-                self._send(command)
+                self.send(command)
             self._publish_status(now)
             state, reason = self.core.state, self.core.reason
         if state is not self.logged_state:
@@ -292,18 +274,10 @@ class ArmController(CellNode):
         if p.emergency_stop_limit and silence_s > p.emergency_stop_limit:
             core.request(ArmState.STOPPED, f"no sign of the emergency stop's device for {silence_s:.2f} s")
 
-    def _send(self, command: np.ndarray) -> None:
-        for side, part in split_command(command, self.gripper).items():
-            group, single = self.outputs[side]
-            self.group.cmd = array.array('f', part.arm.tobytes())
-            self.single.cmd = part.gripper_rad
-            group.publish(self.group)
-            single.publish(self.single)
-
     def _publish_status(self, now: int) -> None:
         core, status, timing = self.core, self.status, self.core.summary()
         status.header.stamp = convert.stamp_of(now)
-        status.state, status.reason, status.at_home = int(core.state), core.reason, core.at_home
+        status.state, status.reason, status.at_home = int(core.state), self.send.reason(core.reason), core.at_home
         status.policy_version = core.chunks.policy_version
         status.chunk_sequence = core.chunks.sequence or 0
         status.remaining, status.chunk_delay = core.remaining, core.chunks.delay
@@ -327,7 +301,7 @@ class ArmController(CellNode):
             state = Health(
                 'state',
                 ERROR if core.state is ArmState.STOPPED else OK,
-                f'{core.state.name}: {core.reason}',
+                f'{core.state.name}: {self.send.reason(core.reason)}',
                 {'refused_chunks': core.chunks.refused, 'projected_targets': core.filter.projected},
             )
             safety = safety_health(core)
@@ -335,7 +309,8 @@ class ArmController(CellNode):
         values = {'rate_hz': round(timing.rate_hz, 3), 'jitter_p50_ms': round(timing.jitter_p50_s * 1e3, 3),
                   'jitter_p99_ms': round(timing.jitter_p99_s * 1e3, 3), 'missed_ticks': timing.missed}
         pace = Health('control loop', WARN if late else OK, 'slow' if late else 'on time', values)
-        return [state, safety, pace, *(monitor.health(self.now_ns()) for monitor in self.monitors.values())]
+        streams = (monitor.health(self.now_ns()) for monitor in self.monitors.values())
+        return [state, *self.send.health(), safety, pace, *streams]
 
 
 def main() -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sensor_msgs.msg import Image
 
 from fpo_ros.hardware.images import ImageError
 from fpo_ros.hardware.names import IMAGE_NAMES, camera_list, camera_topic, resized_topic
-from fpo_ros.nodes import convert, qos
+from fpo_ros.nodes import qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.logic.health import Health, StreamMonitor
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.raw_images import read_image, write_image
 from fpo_ros.policy.transforms import resize_with_pad
 
 
@@ -48,22 +49,21 @@ class CameraIngest(CellNode):
                         for camera in cameras}
         for camera in cameras:
             self.add_subscription(Image, camera_topic(camera, self.params.image_name),
-                                  partial(self._on_frame, camera), qos.SENSOR)
+                                  partial(self._on_frame, camera), qos.SENSOR, raw=True)
 
-    def _on_frame(self, camera: str, message: Image) -> None:
+    def _on_frame(self, camera: str, data: bytes) -> None:
         if not self.active:
             return
         monitor = self.monitors[camera]
         monitor.arrived(self.now_ns())
         try:
-            small = resize_with_pad(convert.image_array(message), self.params.image_height,
-                                    self.params.image_width)
+            frame = read_image(data)
+            small = resize_with_pad(frame.pixels, self.params.image_height, self.params.image_width)
         except ImageError as error:
             monitor.reject(str(error))
             self.get_logger().error(f'{camera}: {error}', throttle_duration_sec=5.0)
             return
-        self.outputs[camera].publish(
-            convert.image_message(small, message.header.stamp, message.header.frame_id))
+        self.outputs[camera].publish(write_image(replace(frame, pixels=small)))
 
     def health(self) -> list[Health]:
         """Return one line per camera."""

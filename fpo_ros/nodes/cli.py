@@ -22,6 +22,8 @@ Learner = Annotated[bool, typer.Option(help='Whether the learner runs.')]
 Teleop = Annotated[bool, typer.Option('--teleop', help='Whether an operator can drive the followers by the leaders.')]
 Gamepad = Annotated[bool, typer.Option('--gamepad', help='Whether a gamepad or pedal stops the arms and speaks for '
                                        'the operator.')]
+Commands = Annotated[str, typer.Option(help='log_only: a dry run, in which everything runs and no command leaves; '
+                                       'send: commands go to the arms; empty: as configured.')]
 Namespace = Annotated[str, typer.Option(help='Namespace of the whole cell.')]
 Config = Annotated[str, typer.Option(help='Configuration file laid over the packaged one.')]
 Timeout = Annotated[float, typer.Option(min=1.0, help='Time in which all nodes must be active [s].')]
@@ -30,19 +32,19 @@ Timeout = Annotated[float, typer.Option(min=1.0, help='Time in which all nodes m
 @app.command()
 def sim(policy: PolicyDir = '', trusted_keys: Keys = '', releases: Releases = '', task: Task = '',
         cameras: Cameras = '', record_dir: RecordDir = '', run_dir: RunDir = '', start_policy: StartPolicy = '',
-        learner: Learner = True, teleop: Teleop = False, gamepad: Gamepad = False, namespace: Namespace = '/',
-        config: Config = '', timeout: Timeout = 60.0) -> None:
+        learner: Learner = True, teleop: Teleop = False, gamepad: Gamepad = False, commands: Commands = '',
+        namespace: Namespace = '/', config: Config = '', timeout: Timeout = 60.0) -> None:
     """Simulated arms: the driver twin in place of the hardware."""
     _up('sim', timeout, cameras, policy=policy, trusted_keys=trusted_keys, releases=releases, task=task,
         record_dir=record_dir, run_dir=run_dir, start_policy=start_policy, learner=learner, teleop=teleop,
-        gamepad=gamepad, namespace=namespace, config=config)
+        gamepad=gamepad, commands=commands, namespace=namespace, config=config)
 
 
 @app.command()
 def real(policy: PolicyDir = '', trusted_keys: Keys = '', releases: Releases = '', task: Task = '',
          cameras: Cameras = '', record_dir: RecordDir = '', run_dir: RunDir = '', start_policy: StartPolicy = '',
-         learner: Learner = True, teleop: Teleop = False, gamepad: Gamepad = False, namespace: Namespace = '/',
-         config: Config = '', timeout: Timeout = 60.0,
+         learner: Learner = True, teleop: Teleop = False, gamepad: Gamepad = False, commands: Commands = '',
+         namespace: Namespace = '/', config: Config = '', timeout: Timeout = 60.0,
          use_twin: Annotated[bool, typer.Option('--use-twin', help='Simulated arms with the settings of the real '
                                                 'cell.')] = False,
          cell: Annotated[str, typer.Option(help='File of the cell: arms, cameras, speeds, calibration.')] = '',
@@ -52,7 +54,8 @@ def real(policy: PolicyDir = '', trusted_keys: Keys = '', releases: Releases = '
     """Real arms: start their drivers first, as aloha_real.launch.py would."""
     _up('real', timeout, cameras, policy=policy, trusted_keys=trusted_keys, releases=releases, task=task,
         record_dir=record_dir, run_dir=run_dir, start_policy=start_policy, learner=learner, teleop=teleop,
-        gamepad=gamepad, namespace=namespace, config=config, use_twin=use_twin, operator=operator, cell=cell)
+        gamepad=gamepad, commands=commands, namespace=namespace, config=config, use_twin=use_twin,
+        operator=operator, cell=cell)
 
 
 def _up(mode: str, timeout: float, cameras: str, **chosen: Any) -> None:

@@ -70,6 +70,8 @@ class EpisodeClient(RosClient):
 
     def __init__(self, namespace: str = '/', domain: int | None = None, name: str = 'episode_client') -> None:
         super().__init__(name, namespace, domain)
+
+    def _connect(self) -> None:
         self._controller = self.latest(ControllerStatus, 'controller_status', qos.SENSOR)
         self._policy = self.latest(PolicyStatus, 'policy_status', qos.LATCHED)
         self._learner = self.latest(LearnerStatus, 'learner_status', qos.LATCHED)
@@ -271,9 +273,11 @@ class EpisodeClient(RosClient):
 
         :raises GraphError: with the controller's reason.
         """
-        reply = self.call(SetControllerState, 'set_controller_state',
-                          SetControllerState.Request(state=int(state), reason=reason,
-                                                    stamp=self.node.get_clock().now().to_msg()), timeout_s)
+        def request() -> SetControllerState.Request:
+            return SetControllerState.Request(state=int(state), reason=reason,
+                                              stamp=self.node.get_clock().now().to_msg())
+
+        reply = self.call(SetControllerState, 'set_controller_state', request, timeout_s)
         self._asked_ns = self.node.get_clock().now().nanoseconds
         if not reply.success:
             raise GraphError(f'the controller refused {state.name}: {reply.message}')

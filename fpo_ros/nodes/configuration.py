@@ -26,6 +26,8 @@ NODES = (
     'episode_manager',
     'learner',
 )
+#: Values of the parameter ``commands`` of ``arm_controller``: they are sent, or only logged.
+SEND, LOG_ONLY = 'send', 'log_only'
 _GRIPPER_NODES = ('driver_twin', 'proprio_ingest', 'arm_controller')
 #: Parameters that stand once in a file, under ``/**``, and the nodes that have them: all must say the same.
 SHARED = {

@@ -14,6 +14,7 @@ from typing import Any
 from fpo_ros.hardware.names import SIDES, camera_list
 from fpo_ros.nodes.configuration import (
     CONFIGS,
+    LOG_ONLY,
     NODES,
     Configuration,
     GraphError,
@@ -70,6 +71,7 @@ class GraphOptions:
     :param gamepad: whether a gamepad or pedal stops the arms, and speaks for the operator.
     :param operator: whether a person resets the scene and judges, instead of the twin or an instrumented cell;
         None: where there is no twin.
+    :param commands: ``'send'``, or ``'log_only'`` for a dry run: everything runs, and no command leaves.
     :param namespace: namespace of the whole cell.
     :param contract: what policies of this cell see and send.
     :param cell: file of the cell, whose arms, cameras, speeds and calibration are laid over the packaged configuration.
@@ -91,6 +93,7 @@ class GraphOptions:
     teleop: bool = False
     gamepad: bool = False
     operator: bool | None = None
+    commands: str | None = None
     namespace: str = '/'
     contract: PolicyContract | None = None
     cell: str | None = None
@@ -153,8 +156,9 @@ def describe(options: GraphOptions) -> GraphDescription:
     cameras = _check_cameras(config, options.twin)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
             'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad,
-            'arms': options.mode == 'real'}
+            'arms': options.mode == 'real' and config['arm_controller']['commands'] == 'send'}
     _check_task({name: config[name] for name in NODES if runs.get(name, True)})
+    _check_dry_run(config, options.teleop)
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
     drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop)
@@ -180,7 +184,7 @@ def _chosen(options: GraphOptions) -> Configuration:
         'camera_ingest': {'cameras': cameras} | size,
         'proprio_ingest': {'task': task, 'cameras': cameras,
                            'optional_cameras': ','.join(contract.optional_cameras) if contract else None},
-        'arm_controller': dict(rows),
+        'arm_controller': {'commands': options.commands} | rows,
         'policy': {'release': options.policy, 'task': task, 'cameras': seen,
                    'observation': contract.observation if contract else None} | size | rows | store,
         'episode_manager': {'task': task, 'record_dir': options.record_dir},
@@ -240,6 +244,20 @@ def _check_task(config: Configuration) -> None:
         if task != tasks[first]:
             raise GraphError(f"{node} has task '{task}', but {first} has '{tasks[first]}': name the same for every "
                              'node, or choose it for the whole cell by --task (fpo-ros up) or task:= (ros2 launch)')
+
+
+def _check_dry_run(config: Configuration, teleop: bool) -> None:
+    """Refuse a dry run of what moves arms all the same, or stores what no arm did.
+
+    :raises GraphError: saying what to leave out.
+    """
+    if config['arm_controller']['commands'] != LOG_ONLY:
+        return
+    if teleop:
+        raise GraphError('commands: log_only sends nothing to the followers, but teleop moves the leaders: leave '
+                         'teleop out of a dry run')
+    if config['episode_manager']['record_dir']:
+        raise GraphError('commands: log_only moves no arm, so its episodes are no recordings: leave out record_dir')
 
 
 def check_keys(description: GraphDescription) -> None:

@@ -49,6 +49,8 @@ _ARGUMENTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     'gamepad': ('false', 'whether a gamepad or pedal stops the arms and speaks for the operator', ('true', 'false')),
     'operator': ('', 'whether a person resets the scene and judges; empty: where there is no twin',
                  ('', 'true', 'false')),
+    'commands': ('', 'log_only: a dry run, in which everything runs and no command leaves; send: commands go to the '
+                 'arms; empty: as configured', ('', 'send', 'log_only')),
     'namespace': ('/', 'namespace of the whole cell', ()),
     'cell': ('', 'file of the cell: arms, cameras, speeds, calibration (real arms and their twin)', ()),
     'config': ('', 'configuration file laid over the one of this package', ()),

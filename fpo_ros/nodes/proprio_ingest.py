@@ -19,14 +19,15 @@ from fpo_ros.hardware.alignment import Aligned, Aligner
 from fpo_ros.hardware.gripper import calibration_of
 from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
 from fpo_ros.hardware.names import SIDES, camera_list, joint_states_topic, object_pose_topics, resized_topic
-from fpo_ros.msg import Observation
+from fpo_ros.msg import ActionChunk, ControllerStatus, Observation
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, Health, StreamMonitor
 from fpo_ros.nodes.logic.joints_of_then import depth_for, with_joints_of_then
+from fpo_ros.nodes.logic.phase import PhaseLock
 from fpo_ros.nodes.parameters import param
-from fpo_ros.policy.contract import TASKS
+from fpo_ros.policy.contract import CONTROL_RATE_HZ, TASKS
 
 #: Rate of a tag tracker [Hz]; health warns below 80 % of it.
 POSE_RATE_HZ = 25.0
@@ -90,7 +91,13 @@ class ProprioIngest(CellNode):
             self.add_subscription(Image, resized_topic(camera), partial(self._on_frame, camera), qos.SENSOR)
         for pose in self.poses:
             self.add_subscription(PoseStamped, pose, partial(self._on_pose, pose), qos.SENSOR)
-        self.add_timer(1 / p.rate, self._publish)
+        self.timer = self.add_timer(1 / p.rate, self._publish)
+        self.period_ns = round(1e9 / p.rate)
+        #: None where control periods have no fixed phase in the rate of the observations.
+        self.phase = None if p.rate % CONTROL_RATE_HZ else PhaseLock(self.period_ns)
+        if self.phase is not None:
+            self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.SENSOR)
+            self.add_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.SENSOR)
 
     def start(self) -> None:
         """Start publishing; streams get a few seconds to appear before their absence is logged."""
@@ -114,6 +121,12 @@ class ProprioIngest(CellNode):
         self.monitors[pose].arrived(self.now_ns())
         self._take(pose, message.header.stamp, message.pose)
 
+    def _on_status(self, message: ControllerStatus) -> None:
+        self.phase.control_period(convert.nanoseconds(message.header.stamp))
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        self.phase.answered(convert.nanoseconds(message.observation_stamp), self.now_ns())
+
     def _take(self, name: str, stamp: Time, value: Any) -> None:
         """Give a sample to the aligner; health tells of a clock that runs ahead."""
         stream, ahead = self.aligner.streams[name], self.aligner.streams[name].ahead
@@ -124,7 +137,10 @@ class ProprioIngest(CellNode):
     def _publish(self) -> None:
         if not self.active:
             return
-        aligned, self.reason = self.aligner.align(self.now_ns())
+        now = self.now_ns()
+        if self.phase is not None:
+            self.timer.timer_period_ns = self.period_ns + self.phase.change(now)
+        aligned, self.reason = self.aligner.align(now)
         if aligned is None:
             if self.now_ns() > self.quiet_until:
                 self.get_logger().warning(f'no observation: {self.reason}', throttle_duration_sec=5.0)

@@ -49,10 +49,11 @@ class RosClient:
                    signal_handler_options=rclpy.signals.SignalHandlerOptions.NO)
         self.node = Node(name, namespace=namespace, context=self.context, start_parameter_services=False,
                          enable_rosout=False)
-        self._executor = make_executor(self.context)
-        self._executor.add_node(self.node)
         self._closing = False
         self._changed = threading.Condition()
+        self._connect()
+        self._executor = make_executor(self.context)
+        self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
@@ -62,6 +63,9 @@ class RosClient:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
                  trace: TracebackType | None) -> None:
         self.close()
+
+    def _connect(self) -> None:
+        """Make what the thread must not see half made, such as rclpy's action clients."""
 
     def close(self) -> None:
         """End the thread and leave the graph."""
@@ -112,12 +116,15 @@ class RosClient:
     def call(self, service_type: type, name: str, request: Any, timeout_s: float = 5.0) -> Any:
         """Call a service once and return its response.
 
+        :param request: or what makes it as soon as the service is there, for one that says when it was asked.
+
         :raises GraphError: when it is absent or silent for ``timeout_s`` [s].
         """
         client = self.node.create_client(service_type, name)
         try:
             self.wait_for(client.service_is_ready, f'service {name}', timeout_s)
-            return self.result(client.call_async(request), f'the answer of service {name}', timeout_s)
+            future = client.call_async(request() if callable(request) else request)
+            return self.result(future, f'the answer of service {name}', timeout_s)
         finally:
             self.node.destroy_client(client)
 

@@ -165,7 +165,7 @@ class ArmControllerCore:
     @property
     def at_home(self) -> bool:
         """Fresh measured joints stand at the start pose."""
-        return not self._joints_problem and self._approach.at_home(self.measured)
+        return not self._joints_problem and self._approach.at_home(self._arms)
 
     @property
     def remaining(self) -> int:
@@ -209,6 +209,12 @@ class ArmControllerCore:
             self.measured = measured.astype(np.float64)
 
     @property
+    def _arms(self) -> np.ndarray | None:
+        """Where the arms stand, (14,): as measured, but at their command in a dry run, which they cannot follow."""
+        command = self.filter.command if self.config.log_only else None
+        return self.measured if command is None else command
+
+    @property
     def joints_problem(self) -> str:
         """Why the measured joints cannot be used; empty when they can."""
         return self._joints_problem
@@ -236,8 +242,8 @@ class ArmControllerCore:
     def _watch_motors(self, readings: MotorReadings) -> None:
         """Stop or hold for hot or overloaded motors, and ease grippers that squeeze too hard for too long."""
         watch, grippers, command = self.motors, list(GRIPPER_COLUMNS), self.filter.command
-        where = self._gripper_goals if self._gripper_goals is not None or self.measured is None else (
-            self.measured[grippers])
+        where = self._gripper_goals if self._gripper_goals is not None or self._arms is None else (
+            self._arms[grippers])
         watch.look(readings, None if command is None else command[grippers], where)
         if watch.stop:
             self._latch_stop(watch.stop)
@@ -255,7 +261,7 @@ class ArmControllerCore:
 
     def _lead(self) -> str:
         """Say which joint is too far from its target; empty when none is. Grippers squeeze and are left out."""
-        column, distance = farthest_joint(self.filter.command, self.measured)
+        column, distance = farthest_joint(self.filter.command, self._arms)
         if distance <= self.config.lead_limit:
             return ''
         return (f'{JOINT_NAMES[column]} stands {distance:.2f} rad from its target, the limit is '
@@ -268,7 +274,7 @@ class ArmControllerCore:
             self._enter(ArmState.IDLE if self.filter.command is None else ArmState.HOLD, lost)
             self._blind = self.state is ArmState.HOLD
             return
-        start, grippers = np.array(self.measured), list(GRIPPER_COLUMNS)
+        start, grippers = np.array(self._arms), list(GRIPPER_COLUMNS)
         if self.filter.command is not None:
             start[grippers] = self.filter.command[grippers]
             if self._near(self.filter.command) and not self.motors.overloaded:
@@ -292,7 +298,7 @@ class ArmControllerCore:
 
     def _approach_step(self) -> None:
         command = self._send_to(self._approach.next())
-        outcome = self._approach.outcome(command, self.measured)
+        outcome = self._approach.outcome(command, self._arms)
         if outcome:
             self._enter(ArmState.HOLD, outcome)
 
@@ -300,11 +306,11 @@ class ArmControllerCore:
         """Return the (14,) pose that a takeover would start from, but for the grippers."""
         command = self.filter.command
         near = command is not None and self._near(command)
-        return command if near else self.measured
+        return command if near else self._arms
 
     def _near(self, command: np.ndarray) -> bool:
         """Return whether the arms are near enough to a command to go on from it; grippers squeeze, and are left out."""
-        return farthest_joint(command, self.measured)[1] <= self.config.takeover_joint_tolerance
+        return farthest_joint(command, self._arms)[1] <= self.config.takeover_joint_tolerance
 
     def _teleop_step(self) -> None:
         silent = self.teleoperation.silence(self._now_ns)

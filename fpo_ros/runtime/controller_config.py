@@ -55,6 +55,7 @@ class ControllerConfig:
     :param teleop_blend_s: time over which that difference fades [s].
     :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
     :param blocked_limit_s: arms that workspace or clearances keep from moving for longer than this hold [s].
+    :param log_only: a dry run, in which commands go nowhere: the arms count as standing at their command.
     :param safety: limits of the safety filter beside position and speed.
     :param motors: limits of currents and temperatures.
     """
@@ -77,13 +78,14 @@ class ControllerConfig:
     teleop_blend_s: float = 0.5
     ramp_periods: int = 5
     blocked_limit_s: float = 1.0
+    log_only: bool = False
     safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
     motors: MotorLimits = dataclasses.field(default_factory=MotorLimits)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name in ('safety', 'motors'):
+            if field.name in ('log_only', 'safety', 'motors'):
                 continue
             if field.name == 'ramp_periods':
                 if not 0 <= value <= 1000:

@@ -41,7 +41,7 @@ def test_figures_without_ros(monkeypatch):
 @pytest.mark.ros
 def test_the_node_answers_observations_with_pictures(tmp_path):
     contract = PolicyContract(observation='pixels', cameras=('cam_high',), image_height=16, image_width=32)
-    release, _ = policy._released(policy.untrained(contract), tmp_path)
+    release, _ = policy.released(policy.untrained(contract), tmp_path)
     with policy_node.open_node(release.path, tmp_path / 'keys', contract, 'cpu', tmp_path) as ask:
         assert all(0 < ask(policy.observation_of(contract)) < 10 for _ in range(3))
 

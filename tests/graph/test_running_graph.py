@@ -16,7 +16,17 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from fpo_ros.bench import graph as bench  # noqa: E402
+from fpo_ros.demo.display import Display  # noqa: E402
 from fpo_ros.episodes.store import EpisodeStore  # noqa: E402
+from fpo_ros.hardware.names import SIDES, group_command_topic, single_command_topic  # noqa: E402
 from fpo_ros.msg import ActionChunk, ControllerStatus, PolicyRelease, TaskReward  # noqa: E402
 from fpo_ros.nodes import qos  # noqa: E402
 from fpo_ros.nodes.client import EpisodeClient  # noqa: E402
@@ -241,6 +251,59 @@ def test_emergency_stop_latches_until_a_deliberate_reset(cell) -> None:
     assert client.run_episode(3, max_steps=10).reason == 'timeout'
 
 
+def _configure_anew(client, commands: str) -> None:
+    """Let the controller begin anew with another value of ``commands``."""
+    value = Parameter('commands', value=commands).to_parameter_msg()
+    answer = client.call(SetParameters, 'arm_controller/set_parameters', SetParameters.Request(parameters=[value]))
+    assert answer.results[0].successful
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
+                       Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert client.call(ChangeState, 'arm_controller/change_state', ChangeState.Request(
+            transition=Transition(id=transition)), 20.0).success
+
+
+def test_dry_run_walks_through_an_episode_and_no_command_leaves(cell) -> None:
+    client, node, said = cell.client, cell.client.node, {}
+    topics = [topic(side) for topic in (group_command_topic, single_command_topic) for side in SIDES]
+    sent = []
+    subscriptions = [node.create_subscription(kind, topic, sent.append, qos.SENSOR) for topic, kind in zip(
+        topics, (JointGroupCommand, JointGroupCommand, JointSingleCommand, JointSingleCommand), strict=True)]
+    subscriptions.append(node.create_subscription(
+        DiagnosticArray, '/diagnostics', lambda m: said.update({s.name: s for s in m.status}), qos.DIAGNOSTICS))
+    client.run_episode(5, max_steps=5, record=False)
+    client.wait_for(lambda: sent, 'a command, which is sent as ever', 5.0)
+    try:
+        _configure_anew(client, 'log_only')
+        client.wait_for(lambda: not any(node.count_publishers(topic) for topic in topics),
+                        'the publishers of commands to be gone', 10.0)
+        sent.clear()
+        outcome = client.run_episode(5, max_steps=40, record=False)
+        assert (outcome.reason, outcome.steps) == ('timeout', 40), outcome.message
+        status = client.controller_status()
+        assert 'log_only: no command is sent' in status.reason
+        assert np.abs(np.array(status.command) - START_JOINTS)[1:6].max() < 0.2, 'targets go on'
+        line = client.wait_for(lambda: said.get('arm_controller: commands'), 'its line in /diagnostics', 5.0)
+        assert line.message == 'log_only: no command is sent' and line.values[0].key == 'left_waist'
+        assert not sent, 'a command left'
+        assert sum('DRY RUN' in line for line in cell.lines) == 1
+        assert any('log_only, not sent: left [' in line for line in cell.lines)
+    finally:
+        _configure_anew(client, 'send')
+        for subscription in subscriptions:
+            node.destroy_subscription(subscription)
+    assert client.run_episode(5, max_steps=5).reason == 'timeout'
+
+
+def test_benchmark_measures_the_graph_as_it_runs(cell) -> None:
+    run = bench.GraphRun(cell.client, cell.options)
+    found, stages, chunk_rate, bare_p99 = bench.of_running(run, 2.0, 1, Display(to_stderr=True))
+    assert [found['command_rate_hz'], found['bare_rate_hz']] == pytest.approx([50, 50], rel=0.1)
+    assert 0 < found['bare_transport_p50_ms'] <= bare_p99 and chunk_rate > 1
+    assert len(stages) > 3 and all(sum(one.values()) > one['inference'] > 0 for one in stages)
+    assert found['observation_to_command_p99_ms'] >= found['observation_to_command_p50_ms'] > found['overhead_p50_ms']
+    assert 0 < found['hold_reaction_ms'] < 1000
+
+
 def test_second_graph_in_the_same_domain_is_refused(cell) -> None:
     with pytest.raises(GraphError, match='already has a node /'):
         with running_graph(cell.options, sink=lambda node, line: None):
@@ -270,8 +333,6 @@ def test_command_stream_keeps_its_pace(cell) -> None:
 
 
 def test_diagnostics_come_from_every_node(cell) -> None:
-    from diagnostic_msgs.msg import DiagnosticArray
-
     seen: set[str] = set()
     subscription = cell.client.node.create_subscription(
         DiagnosticArray, '/diagnostics', lambda m: seen.update(s.name.split(':')[0] for s in m.status),

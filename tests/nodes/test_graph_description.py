@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -299,3 +300,12 @@ def test_twin_that_cannot_draw_says_so_before_anything_is_active(tmp_path, monke
     twin = [line for line in said if line.startswith('driver_twin')]
     assert sum('ERROR' in line for line in twin) == 1 and not any('Traceback' in line for line in twin), twin
     assert not any('active' in line for line in twin)
+
+
+def test_dry_run_is_a_parameter_of_the_controller_and_refuses_what_would_move_or_store() -> None:
+    dry = GraphOptions(commands='log_only')
+    assert parameters(dry)['arm_controller']['commands'] == 'log_only'
+    assert parameters(GraphOptions())['arm_controller']['commands'] == 'send'
+    for changes, why in (({'teleop': True}, 'teleop moves the leaders'), ({'record_dir': 'x'}, 'no recordings')):
+        with pytest.raises(GraphError, match=why):
+            describe(replace(dry, **changes))

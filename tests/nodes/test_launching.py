@@ -102,10 +102,12 @@ def plain(values: dict) -> dict:
 def test_arguments_have_the_documented_names_defaults_and_choices(launching, mode) -> None:
     declared, _ = parts(launching, mode)
     assert list(declared) == ['use_twin', 'policy', 'trusted_keys', 'releases', 'task', 'cameras', 'record_dir',
-                              'learner', 'run_dir', 'start_policy', 'teleop', 'operator', 'namespace', 'cell',
-                              'config']
+                              'learner', 'run_dir', 'start_policy', 'teleop', 'gamepad', 'operator', 'commands',
+                              'namespace', 'cell', 'config']
     assert declared['use_twin']['default_value'] == ('true' if mode == 'sim' else 'false')
     assert declared['use_twin']['choices'] == declared['learner']['choices'] == ['true', 'false']
+    assert declared['commands']['choices'] == ['', 'send', 'log_only']
+    assert 'dry run' in declared['commands']['description']
     assert declared['operator']['choices'] == ['', 'true', 'false'] and declared['policy']['choices'] is None
     assert all(argument['description'] for argument in declared.values())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from controller_rig import AWAY, Rig, S, near
+from controller_rig import AWAY, PERIOD_NS, Rig, S, near
 
 from fpo_ros.policy.contract import GRIPPER_COLUMNS, START_JOINTS, PolicyContract
 from fpo_ros.runtime.controller import ArmControllerCore
@@ -340,3 +340,18 @@ def test_ten_cycles_through_all_states_end_where_they_began():
 def test_unusable_settings_are_named(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         ControllerConfig(**setting)
+
+
+def test_grippers_that_measure_beyond_open_have_arrived():
+    """Fingers of the stock linkage do, with the stock calibration."""
+    rig = Rig()
+    rig.tick()
+    rig.core.request(ArmState.PARKING)
+    for _ in range(400):
+        rig.now += PERIOD_NS
+        measured = np.array(rig.joints)
+        measured[list(GRIPPER_COLUMNS)] *= 1.29  # and no more than 0.8 on the scale of its motor
+        command = rig.core.tick(rig.now, measured, rig.now, 0.799 * rig.joints[list(GRIPPER_COLUMNS)])
+        if command is not None:
+            rig.joints = np.array(command)
+    assert rig.core.reason == 'parked'
