@@ -55,6 +55,9 @@ class ControllerConfig:
     :param teleop_blend_s: time over which that difference fades [s].
     :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
     :param blocked_limit_s: arms that workspace or clearances keep from moving for longer than this hold [s].
+    :param frozen_limit_s: joint states of an arm that stay the same for so long, while its target moves by
+        ``frozen_distance``, are not believed [s].
+    :param frozen_distance: [rad].
     :param safety: limits of the safety filter beside position and speed.
     :param motors: limits of currents and temperatures.
     """
@@ -77,6 +80,8 @@ class ControllerConfig:
     teleop_blend_s: float = 0.5
     ramp_periods: int = 5
     blocked_limit_s: float = 1.0
+    frozen_limit_s: float = 0.2
+    frozen_distance: float = 0.1
     safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
     motors: MotorLimits = dataclasses.field(default_factory=MotorLimits)
 
