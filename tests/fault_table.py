@@ -41,7 +41,7 @@ class Row:
     :param stand_in: whether the policy is the stand-in.
     :param arms: whether the physics survive it.
     :param stalls: joint states may stand still meanwhile, which then is the reason: after kill -9, Fast DDS may wait
-        for the dead reader (docs/graph.md).
+        for the dead reader (docs/graph.md), and a process that starts keeps a core busy.
     :param free: joints without power.
     """
 
@@ -154,6 +154,7 @@ def _salvages(rig: FaultRig, struck: float) -> None:
 
 def _reboot_elbow(rig: FaultRig) -> None:
     rig.reboot('follower_left', 'elbow')
+    rig.health('arm_controller: safety: nothing stands in the way', time.time())
 
 
 def _part_from_learner(rig: FaultRig) -> None:
@@ -169,8 +170,8 @@ TABLE = (
     # What goes on runs in one episode, what needs the stand-in follows in one go: so no time is lost between rows.
     killed('learner', diagnosed=f'arm_controller: state: POLICY|{STALL}'),
     Row('learner cut off', _part_from_learner, diagnosed='arm_controller: state: POLICY', mend=_join_learner),
-    Row('second controller started', _start_second_controller, diagnosed='arm_controller: state: POLICY',
-        logged=('second arm_controller: .*another arm_controller is active',)),
+    Row('second controller started', _start_second_controller, diagnosed=f'arm_controller: state: POLICY|{STALL}',
+        stalls=True, logged=('second arm_controller: .*another arm_controller is active',)),
     drivers('joint states frozen', 'frozen_read', 'left arm did not change', target='follower_left'),
     drivers('joint states NaN', 'read_failure', 'not finite: waist is nan',
             ('arm_controller: ERROR follower left: joint_states is not finite',
