@@ -21,8 +21,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tests'))
 
 
+def summary(rounds: int, measured: dict[str, list[float]], failed: dict[str, list[str]]) -> dict:
+    """Return what was measured in the rounds so far."""
+    reactions = {name: {'runs': len(times), 'p50_s': round(float(np.median(times)), 3), 'max_s': round(max(times), 3)}
+                 for name, times in measured.items() if times}
+    return {'machine': platform.platform(), 'cores': os.cpu_count(), 'load': os.getloadavg(), 'rounds': rounds,
+            'reactions': reactions, 'failed': failed}
+
+
 def main() -> int:
-    """Measure and print JSON; the exit code is 1 where a row was not as the table says."""
+    """Measure and print JSON after each round; the exit code is 1 where a row was not as the table says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--rounds', type=int, default=5, help='how often each fault strikes')
     parser.add_argument('--only', default='', help='regular expression of the faults that are measured; empty: all')
@@ -48,12 +56,10 @@ def main() -> int:
                     failed.setdefault(row.name, []).append(str(error))
                 else:
                     measured[row.name] += [] if reaction is None else [reaction]
-            print(f'round {number + 1}: {time.monotonic() - begun:.0f} s', file=sys.stderr, flush=True)
+            print(f'round {number + 1}: {time.monotonic() - begun:.0f} s, load {os.getloadavg()[0]:.1f}',
+                  file=sys.stderr, flush=True)
+            print(json.dumps(summary(number + 1, measured, failed), indent=2), flush=True)
             time.sleep(options.between if number + 1 < options.rounds else 0.0)
-    summary = {name: {'runs': len(times), 'p50_s': round(float(np.median(times)), 3), 'max_s': round(max(times), 3)}
-               for name, times in measured.items() if times}
-    print(json.dumps({'machine': platform.platform(), 'cores': os.cpu_count(), 'load': os.getloadavg(),
-                      'rounds': options.rounds, 'reactions': summary, 'failed': failed}, indent=2))
     return 1 if failed else 0
 
 

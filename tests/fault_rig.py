@@ -37,7 +37,7 @@ STANDS = 0.2
 #: What the controller says where joint states stand still, as on a machine that is too busy for a moment.
 STALL = r'joint states are 0\.\d+ s old'
 #: What such a moment may do to an episode before a fault strikes, and how often that may be.
-BUSY, TRIES = rf'{STALL}|the request is \d\.\d s old|no observation since the reset', 3
+BUSY, TRIES = rf'{STALL}|the request is \d\.\d s old|settling took longer|no chunk for', 3
 #: Limits are compared with means over so many samples of 10 ms, rest is looked for in fewer.
 LONG, SHORT = 20, 2
 _ARMS = [column for column in range(14) if column not in GRIPPER_COLUMNS]
@@ -157,7 +157,7 @@ class FaultRig:
         def moving() -> bool:
             if self.ended:
                 return True
-            if self.client.controller_status().state != ArmState.POLICY:
+            if self.client.controller_status(20.0).state != ArmState.POLICY:
                 return False
             motion = self.motion(max(begun, time.time() - 0.5))
             return len(motion.at_s) > 0 and motion.speeds[-1, 0] > 0.5
@@ -203,8 +203,9 @@ class FaultRig:
 
     def outcome(self, timeout_s: float = 10.0) -> Any:
         """Wait for the end of the running episode."""
-        handle, self.handle = self.handle, None
-        return self.client.finish_episode(handle, timeout_s)
+        outcome = self.client.finish_episode(self.handle, timeout_s)
+        self.handle = None
+        return outcome
 
     # ---- what strikes
 

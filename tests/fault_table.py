@@ -230,6 +230,7 @@ def run_row(rig: FaultRig, row: Row) -> float | None:
     """
     rig.drive(row.stand_in)
     row.prepare(rig)
+    rig.drive(row.stand_in)  # goes on, unless a busy moment ended the episode meanwhile
     struck = time.time()
     try:
         row.strike(rig)

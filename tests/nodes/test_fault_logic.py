@@ -75,7 +75,7 @@ def test_a_picture_that_stays_while_both_arms_move_is_frozen_until_another_comes
 def test_a_simulated_picture_of_resting_arms_is_not_frozen() -> None:
     frozen = FrozenPictures()
     for k in range(100):
-        frozen.look('cam_high', b'same', k * 100 * MS, turned(0.1 * (k % 2), 0.1))
+        frozen.look('cam_high', b'same', k * 100 * MS, turned(0.05 * (k % 2), 0.05))
         assert frozen.problem == ''
     frozen.look('cam_high', b'same', 12 * S, None)
     assert frozen.problem == ''

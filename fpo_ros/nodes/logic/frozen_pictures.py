@@ -36,7 +36,7 @@ class FrozenPictures:
     :param least_s: how long a picture must have stayed [s].
     """
 
-    def __init__(self, moved: float = 0.2, least_s: float = 0.3) -> None:
+    def __init__(self, moved: float = 0.1, least_s: float = 0.3) -> None:
         self._moved, self._least_ns = moved, round(least_s * 1e9)
         self._seen: dict[str, _Seen] = {}
         self._problems: dict[str, str] = {}
