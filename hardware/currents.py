@@ -1,4 +1,4 @@
-"""Motor currents and temperatures as interbotix_xs_sdk reports them."""
+"""Motor currents and registers as interbotix_xs_sdk reports them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from fpo_ros.hardware.names import JOINT_STATE_NAMES
+from fpo_ros.hardware.xs import errors_of
 
 #: Motors of a follower, in the order of joint_states and of the group "all".
 MOTORS = JOINT_STATE_NAMES[:7]
-#: Register of a servo's temperature [degrees Celsius] (ROBOTIS e-manual; upper and lower case count).
-TEMPERATURE_REGISTER = 'Present_Temperature'
+#: Registers of a servo's temperature [degrees Celsius], and of why it switched its torque off, 0 while it did not
+#: (ROBOTIS e-manual; upper and lower case count).
+TEMPERATURE_REGISTER, ERROR_REGISTER = 'Present_Temperature', 'Hardware_Error_Status'
 
 
 def side_currents(names: Sequence[str], effort: Sequence[float]) -> np.ndarray:
@@ -25,11 +27,20 @@ def side_currents(names: Sequence[str], effort: Sequence[float]) -> np.ndarray:
     return np.array([known.get(motor, np.nan) for motor in MOTORS], np.float64)
 
 
-def side_temperatures(values: Sequence[int]) -> np.ndarray:
-    """Return the (7,) temperatures of one follower [degrees Celsius] from a reading of the group "all".
+def side_registers(register: str, values: Sequence[int]) -> np.ndarray:
+    """Return the (7,) values of a register of one follower from a reading of the group "all".
 
     :raises ValueError: where the driver did not read all seven motors.
     """
     if len(values) != len(MOTORS):
-        raise ValueError(f'{TEMPERATURE_REGISTER} of {len(values)} motors came, of {len(MOTORS)} expected')
+        raise ValueError(f'{register} of {len(values)} motors came, of {len(MOTORS)} expected')
     return np.asarray(values, np.float64)
+
+
+def error_words(status: np.ndarray) -> tuple[str, ...]:
+    """Return why each motor has switched its torque off, in words; empty where it has not.
+
+    :param status: (n,) Hardware_Error_Status; NaN where unknown.
+    """
+    return tuple('' if not value > 0 else ', '.join(errors_of(int(value))) or f'error status {value:g}'
+                 for value in status)

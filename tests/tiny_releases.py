@@ -176,11 +176,19 @@ class Releases:
         generate_keypair(root / 'keys')
         return cls(root / 'store', root / 'keys')
 
-    def publish(self, target: np.ndarray, contract: PolicyContract = STEADY, promote: bool = True) -> Path:
-        """Publish a policy that commands ``target`` in every row; returns the release's directory."""
-        stats = NormStats(np.zeros(contract.state_dim), np.ones(contract.state_dim), target, np.full(14, 0.01))
+    def publish(self, target: np.ndarray, contract: PolicyContract = STEADY, promote: bool = True,
+                swing: float = 0.0) -> Path:
+        """Publish a policy that commands ``target`` in every row; returns the release's directory.
+
+        :param swing: with more than 1, and without going on from leftovers, it commands ``target - swing * waist`` to
+            both waists, which therefore turn to and fro for ever.
+        """
+        deviation = np.full(14, 1e-3 if swing else 0.01)
+        deviation[[0, 7]] = 1.0 if swing else 0.01
+        stats = NormStats(np.zeros(contract.state_dim), np.ones(contract.state_dim), target, deviation)
         staging = self.path.parent / f'staging_{len(list(self.path.parent.iterdir()))}'
-        write_release(staging, contract, stats=stats, gain=1.0, goes_on=contract.flow_steps == 1)
+        write_release(staging, contract, stats=stats, gain=1.0, state_gain=swing,
+                      goes_on=contract.flow_steps == 1 and not swing)
         (staging / 'contract.json').unlink()
         low, high = wilson_interval(20, 40)
         release = ReleaseStore(self.path).publish(

@@ -13,7 +13,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
-from fpo_ros.hardware.currents import side_currents
+from fpo_ros.hardware.currents import ERROR_REGISTER, TEMPERATURE_REGISTER, error_words, side_currents
 from fpo_ros.hardware.gripper import calibration_of
 from fpo_ros.hardware.joints import JointStateError, both_sides, side_gripper_command, side_joints
 from fpo_ros.hardware.names import SIDES, joint_states_topic
@@ -25,9 +25,11 @@ from fpo_ros.nodes.configuration import LOG_ONLY, SEND
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
+from fpo_ros.nodes.logic.rivals import Rivals
+from fpo_ros.nodes.logic.silence import Silence
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.registers import RegisterReadings
 from fpo_ros.nodes.safety import SafetyParameters, geometry_of, motor_limits, safety_config, safety_health
-from fpo_ros.nodes.temperatures import Temperatures
 from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.controller import PATHS, ArmControllerCore
@@ -38,6 +40,8 @@ from fpo_ros.srv import SetControllerState
 
 #: States in which the arms may move.
 MOTIONS = (ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP, ArmState.PARKING)
+#: Time in which nodes find each other, and a controller that was just activated only listens [ns].
+LISTEN_NS = 500_000_000
 #: A motion that was asked for longer ago is refused [s].
 REQUEST_LIMIT_S = 1.0
 
@@ -109,17 +113,21 @@ class ArmController(CellNode):
             blocked_limit_s=p.blocked_limit, log_only=p.commands == LOG_ONLY, safety=safety_config(p),
             motors=motor_limits(p))
         self.geometry = geometry_of(p)
-        self.temperatures = Temperatures(self, p.temperature_period) if p.temperature_period else None
+        self.temperatures, self.errors = (RegisterReadings(self, register, p.temperature_period) if p.temperature_period
+                                          else None for register in (TEMPERATURE_REGISTER, ERROR_REGISTER))
         self.gripper = calibration_of(p)
         self.lock = threading.Lock()
         first, self.core = self.core is None, self._new_core()
         if first and p.start_stopped:
             self.core.request(ArmState.STOPPED, 'just started')
         self.loop: SteadyLoop | None = None
-        self.heartbeat_ns = self.stop_signal_ns = self.steady_ns()
+        self.supervisor, self.stop_device = Silence(self.steady_ns()), Silence(self.steady_ns())
         self.held_ns: int | None = None
         self.supervised = False
         self.joints: dict[str, tuple[int, np.ndarray, float, np.ndarray]] = {}
+        #: Why the newest joint states of a side were refused; empty where they were not.
+        self.refused = dict.fromkeys(SIDES, '')
+        self.rivals = Rivals()
         self.monitors = {
             side: StreamMonitor(f'joint_states {side}', 100.0, p.max_joint_age) for side in SIDES
         }
@@ -132,6 +140,7 @@ class ArmController(CellNode):
             )
         self.add_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.COMMAND)
         self.add_subscription(LeaderPose, 'leader_pose', self._on_leaders, qos.COMMAND)
+        self.add_subscription(ControllerStatus, 'controller_status', self._on_controller, qos.SENSOR)
         self.add_subscription(Bool, 'emergency_stop', self._on_emergency_stop, qos.EVENT)
         self.add_subscription(Bool, 'hold_to_run', self._on_hold_to_run, qos.SENSOR)
         self.add_subscription(Empty, 'episode_heartbeat', self._on_heartbeat, qos.SENSOR)
@@ -143,7 +152,8 @@ class ArmController(CellNode):
         with self.lock:
             self.core = self._new_core()
         self.logged_state = self.core.state
-        self.stop_signal_ns = self.steady_ns()
+        self.supervisor, self.stop_device = Silence(self.steady_ns()), Silence(self.steady_ns())
+        self.speaks_ns = self.steady_ns() + LISTEN_NS
         gc.collect()
         gc.freeze()  # what setup made is never searched for garbage again, which would pause the loop
         sys.setswitchinterval(0.0005)  # the control thread waits for the interpreter at most this long [s]
@@ -168,14 +178,16 @@ class ArmController(CellNode):
             self.loop = None
 
     def _on_joints(self, side: str, message: JointState) -> None:
-        self.monitors[side].arrived(self.now_ns())
+        self.monitors[side].arrived(self.steady_ns())
         try:
             joints = side_joints(message.name, message.position, self.gripper)
             grip = side_gripper_command(message.name, message.position, self.gripper)
         except JointStateError as error:
             self.monitors[side].reject(str(error))
-            self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
+            self.refused[side] = f'follower {side}: {error}'
+            self.error_once(f'follower {side}: {error}')
             return
+        self.refused[side] = ''
         self.joints[side] = (convert.nanoseconds(message.header.stamp), joints, grip,
                              side_currents(message.name, message.effort))
 
@@ -196,23 +208,34 @@ class ArmController(CellNode):
                     joining=message.joining)
             refusal = self.core.chunks.last_refusal
         if not accepted:
-            self.get_logger().warning(f'chunk refused: {refusal}', throttle_duration_sec=1.0)
+            self.warn_once(f'chunk refused: {refusal}')
 
     def _on_leaders(self, message: LeaderPose) -> None:
         with self.lock:
             taken = self.core.teleoperation.offer(message.joint_positions, convert.nanoseconds(message.header.stamp))
             refusal = self.core.teleoperation.last_refusal
         if not taken:
-            self.get_logger().warning(f'leaders refused: {refusal}', throttle_duration_sec=1.0)
+            self.warn_once(f'leaders refused: {refusal}')
+
+    def _on_controller(self, message: ControllerStatus) -> None:
+        if not self.active or self.failure:
+            return
+        with self.lock:
+            objection = self.rivals.objection(convert.nanoseconds(message.header.stamp), message.ticks,
+                                              self.core.timing.ticks)
+            if objection:
+                self.core.request(ArmState.STOPPED, objection)
+        if objection:
+            self.fail(objection)
 
     def _on_heartbeat(self, message: Empty) -> None:
-        self.heartbeat_ns = self.steady_ns()
+        self.supervisor.heard(self.steady_ns())
 
     def _on_hold_to_run(self, message: Bool) -> None:
         self.held_ns = self.steady_ns() if message.data else None
 
     def _on_emergency_stop(self, message: Bool) -> None:
-        self.stop_signal_ns = self.steady_ns()
+        self.stop_device.heard(self.steady_ns())
         with self.lock:  # also while inactive: a stop pressed then holds after activation
             self.core.emergency_stop(message.data)
 
@@ -227,7 +250,7 @@ class ArmController(CellNode):
             response.message = f'the request is {age_s:.1f} s old, the limit is {REQUEST_LIMIT_S:g} s: ask again'
             return response
         with self.lock:
-            self.heartbeat_ns = self.steady_ns()
+            self.supervisor.heard(self.steady_ns())
             response.success, response.message = self.core.request(request.state, request.reason)
             if response.success:
                 self.supervised = request.supervised
@@ -240,6 +263,8 @@ class ArmController(CellNode):
         return response
 
     def _tick(self) -> None:
+        if self.steady_ns() < self.speaks_ns:  # another controller would be heard first
+            return
         sides = [self.joints.get(side) for side in SIDES]
         measured = stamp = grippers = currents = None
         if all(sides):
@@ -248,10 +273,12 @@ class ArmController(CellNode):
             grippers = np.array([side[2] for side in sides])
             currents = both_sides(*(side[3] for side in sides))
         temperatures = None if self.temperatures is None else self.temperatures.newest()
+        errors = None if self.errors is None else error_words(self.errors.newest())
         with self.lock:
             now = self.now_ns()
             self._watch_others()
-            command = self.core.tick(now, measured, stamp, grippers, MotorReadings(currents, temperatures))
+            self.core.joints_refused = next(filter(None, self.refused.values()), '')
+            command = self.core.tick(now, measured, stamp, grippers, MotorReadings(currents, temperatures, errors))
             if command is not None:
                 self.send(command)
             self._publish_status(now)
@@ -263,20 +290,21 @@ class ArmController(CellNode):
     def _watch_others(self) -> None:
         """Hold when who asked for a motion has gone; stop when the emergency stop's device has."""
         steady, core, p = self.steady_ns(), self.core, self.params
-        silence_s = (steady - self.heartbeat_ns) * 1e-9
+        silence_s = self.supervisor.lasts_s(steady)
         watched = core.state is ArmState.POLICY or (core.state in PATHS and self.supervised)
         if watched and silence_s > p.supervisor_limit:
             core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
         if p.hold_to_run_limit and core.state in MOTIONS and (
                 self.held_ns is None or (steady - self.held_ns) * 1e-9 > p.hold_to_run_limit):
             core.request(ArmState.HOLD, 'hold-to-run is let go')
-        silence_s = (steady - self.stop_signal_ns) * 1e-9
+        silence_s = self.stop_device.lasts_s(steady)
         if p.emergency_stop_limit and silence_s > p.emergency_stop_limit:
             core.request(ArmState.STOPPED, f"no sign of the emergency stop's device for {silence_s:.2f} s")
 
     def _publish_status(self, now: int) -> None:
         core, status, timing = self.core, self.status, self.core.summary()
         status.header.stamp = convert.stamp_of(now)
+        self.rivals.sent(now)
         status.state, status.reason, status.at_home = int(core.state), self.send.reason(core.reason), core.at_home
         status.policy_version = core.chunks.policy_version
         status.chunk_sequence = core.chunks.sequence or 0
@@ -309,7 +337,7 @@ class ArmController(CellNode):
         values = {'rate_hz': round(timing.rate_hz, 3), 'jitter_p50_ms': round(timing.jitter_p50_s * 1e3, 3),
                   'jitter_p99_ms': round(timing.jitter_p99_s * 1e3, 3), 'missed_ticks': timing.missed}
         pace = Health('control loop', WARN if late else OK, 'slow' if late else 'on time', values)
-        streams = (monitor.health(self.now_ns()) for monitor in self.monitors.values())
+        streams = (monitor.health(self.steady_ns()) for monitor in self.monitors.values())
         return [state, *self.send.health(), safety, pace, *streams]
 
 

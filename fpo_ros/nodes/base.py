@@ -20,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from fpo_ros.nodes import parameters, qos
 from fpo_ros.nodes.logic.health import OK, Health
+from fpo_ros.nodes.logic.news import News
 
 #: A process whose environment holds this variable, the id of its launcher, ends when that does.
 END_WITH_PARENT = 'FPO_ROS_END_WITH_PARENT'
@@ -49,6 +50,7 @@ class CellNode(LifecycleNode):
         self.failure = ''
         self._undo: list[Callable[[], Any]] = []
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._news = News()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.DIAGNOSTICS)
         self._diagnostics_timer = self.create_timer(1.0, self._publish_diagnostics, clock=self._steady)
 
@@ -87,6 +89,16 @@ class CellNode(LifecycleNode):
     def steady_ns(self) -> int:
         """Return an instant of a clock that nobody sets [ns], for what must not depend on ROS time."""
         return self._steady.now().nanoseconds
+
+    def error_once(self, sentence: str) -> None:
+        """Log an error that is reported again and again while it lasts, once."""
+        if self._news.fresh(sentence, self.steady_ns()):
+            self.get_logger().error(sentence)
+
+    def warn_once(self, sentence: str) -> None:
+        """Log a warning that is reported again and again while it lasts, once."""
+        if self._news.fresh(sentence, self.steady_ns()):
+            self.get_logger().warning(sentence)
 
     def add_publisher(self, *args: Any, **kwargs: Any) -> Any:
         """Create a publisher that lives until cleanup."""

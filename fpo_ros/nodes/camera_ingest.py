@@ -55,19 +55,19 @@ class CameraIngest(CellNode):
         if not self.active:
             return
         monitor = self.monitors[camera]
-        monitor.arrived(self.now_ns())
+        monitor.arrived(self.steady_ns())
         try:
             frame = read_image(data)
             small = resize_with_pad(frame.pixels, self.params.image_height, self.params.image_width)
         except ImageError as error:
             monitor.reject(str(error))
-            self.get_logger().error(f'{camera}: {error}', throttle_duration_sec=5.0)
+            self.error_once(f'{camera}: {error}')
             return
         self.outputs[camera].publish(write_image(replace(frame, pixels=small)))
 
     def health(self) -> list[Health]:
         """Return one line per camera."""
-        return [monitor.health(self.now_ns()) for monitor in self.monitors.values()]
+        return [monitor.health(self.steady_ns()) for monitor in self.monitors.values()]
 
 
 def main() -> int:

@@ -87,6 +87,7 @@ class EpisodeManager(CellNode):
         self.recording = False
         self.chunk = 0
         self.episodes = self.successes = 0
+        self.newest_end = ''
         self.heartbeat = self.add_publisher(Empty, 'episode_heartbeat', qos.SENSOR)
         self.controller = self.add_client(SetControllerState, 'set_controller_state')
         self.scene = self.add_client(ResetScene, 'reset_scene')
@@ -152,7 +153,7 @@ class EpisodeManager(CellNode):
             return
         self.goal, self.stored, self.recording = goal, None, request.record
         self.sequence = EpisodeSequence(
-            request.task, request.seed, request.max_steps or self.params.max_steps, self.limits, self.now_ns(),
+            request.task, request.seed, request.max_steps or self.params.max_steps, self.limits, self.steady_ns(),
             operated=request.driver == RunEpisode.Goal.DRIVER_OPERATOR
         )
         self.told: Phase | None = None
@@ -171,7 +172,7 @@ class EpisodeManager(CellNode):
         sequence = self.sequence
         if sequence is None:
             return
-        if sequence.on_status(self.now_ns(), ArmState(message.state), message.reason, message.at_home,
+        if sequence.on_status(self.steady_ns(), ArmState(message.state), message.reason, message.at_home,
                               message.policy_version):
             self._take_step(message)
         self._advance()
@@ -179,12 +180,12 @@ class EpisodeManager(CellNode):
     def _on_reward(self, message: TaskReward) -> None:
         if self.sequence is not None and message.task == self.sequence.task:
             self.steps.reward = float(message.stage)
-            self.sequence.on_reward(self.now_ns(), message.stage, message.success, message.failure)
+            self.sequence.on_reward(self.steady_ns(), message.stage, message.success, message.failure)
 
     def _on_observation(self, message: Observation) -> None:
         self.observation = message
         if self.sequence is not None:
-            self.sequence.on_observation(self.now_ns())
+            self.sequence.on_observation(self.steady_ns())
 
     def _take_step(self, message: ControllerStatus) -> None:
         step = self.sequence.steps - 1
@@ -230,7 +231,7 @@ class EpisodeManager(CellNode):
             if self.stored.done():
                 self._finish()
             return
-        order = self.sequence.step(self.now_ns()) or self.waiting_order
+        order = self.sequence.step(self.steady_ns()) or self.waiting_order
         self.waiting_order = None if order is None or self._carry_out(order) else order
         if self.sequence.phase is Phase.DONE:
             self._conclude()
@@ -247,15 +248,15 @@ class EpisodeManager(CellNode):
         else:
             client, request = self.scene, ResetScene.Request(task=order.task, seed=order.seed)
         if not client.service_is_ready():
-            sequence.on_no_server(self.now_ns(), client.srv_name)
+            sequence.on_no_server(self.steady_ns(), client.srv_name)
             return False
 
         def on_reply(future: Any) -> None:
             reply = future.result()
             if isinstance(order, SetState):
-                sequence.on_controller_reply(self.now_ns(), reply.success, reply.message)
+                sequence.on_controller_reply(self.steady_ns(), reply.success, reply.message)
             else:
-                sequence.on_reset_reply(self.now_ns(), reply.success, reply.message, reply.pending)
+                sequence.on_reset_reply(self.steady_ns(), reply.success, reply.message, reply.pending)
 
         client.call_async(request).add_done_callback(on_reply)
         return True
@@ -279,8 +280,8 @@ class EpisodeManager(CellNode):
             self._tell_where(result, stored)
         self.episodes += 1
         self.successes += result.success
-        self.get_logger().info(f'episode with seed {sequence.seed} ended: {sequence.reason} after '
-                               f'{sequence.steps} steps {result.message}'.rstrip())
+        self.newest_end = f'{sequence.reason} after {sequence.steps} steps {result.message}'.rstrip()
+        self.get_logger().info(f'episode with seed {sequence.seed} ended: {self.newest_end}')
         goal.execute(lambda handle: _report(handle, result))
 
     def _tell_where(self, result: RunEpisode.Result, stored: Future[str]) -> None:
@@ -301,7 +302,8 @@ class EpisodeManager(CellNode):
     def health(self) -> list[Health]:
         """Return the running episode and the recorder."""
         sequence = self.sequence
-        text = 'idle' if sequence is None else f'{sequence.phase.value}, seed {sequence.seed}'
+        idle = f'idle; the newest ended: {self.newest_end}' if self.newest_end else 'idle'
+        text = idle if sequence is None else f'{sequence.phase.value}, seed {sequence.seed}'
         lines = [Health('episode', OK, text, {'episodes': self.episodes, 'successes': self.successes})]
         if self.recorder is not None:
             recorder, level, text = self.recorder, OK, str(self.params.record_dir)

@@ -61,7 +61,7 @@ class GamepadNode(CellNode):
     def _on_joy(self, message: Joy) -> None:
         if not self.active:
             return
-        self.monitor.arrived(self.now_ns())
+        self.monitor.arrived(self.steady_ns())
         try:
             step = self.gamepad.step(message.buttons, self.steady_ns())
         except GamepadError as error:
@@ -87,7 +87,7 @@ class GamepadNode(CellNode):
 
     def health(self) -> list[Health]:
         """Return the stream of the device."""
-        return [self.monitor.health(self.now_ns())]
+        return [self.monitor.health(self.steady_ns())]
 
 
 def main() -> int:

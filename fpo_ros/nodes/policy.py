@@ -165,7 +165,7 @@ class Policy(CellNode):
             self.dropped += 1
             self.problem = (f'observation {message.sequence} is {age_s:.2f} s old, the limit is '
                             f'{self.params.max_observation_age:g} s: see the health of proprio_ingest and the cameras')
-            self.get_logger().error(f'no chunk: {self.problem}', throttle_duration_sec=1.0)
+            self.error_once(f'no chunk: {self.problem}')
             return
         self.work.put((message, question))
 
@@ -223,7 +223,7 @@ class Policy(CellNode):
             chunk = self.slot.infer(value, rng=self.rng, leftover=question.leftover)
         except ValueError as error:  # ContractError, PolicyError and ImageError are such
             self.problem = str(error)
-            self.get_logger().error(f'no chunk: {error}', throttle_duration_sec=1.0)
+            self.error_once(f'no chunk: {error}')
         else:
             self.problem = ''
             self._send(chunk, value.stamp_ns, time.perf_counter() - started, question.joining)

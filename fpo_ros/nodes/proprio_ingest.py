@@ -23,6 +23,7 @@ from fpo_ros.msg import ActionChunk, ControllerStatus, Observation
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.gripper import GripperParameters
+from fpo_ros.nodes.logic.frozen_pictures import FrozenPictures
 from fpo_ros.nodes.logic.health import ERROR, OK, Health, StreamMonitor
 from fpo_ros.nodes.logic.joints_of_then import depth_for, with_joints_of_then
 from fpo_ros.nodes.logic.phase import PhaseLock
@@ -66,7 +67,7 @@ class ProprioIngest(CellNode):
         p = self.params
         self.cameras = camera_list(p.cameras)
         self.gripper = calibration_of(p)
-        spared = camera_list(p.optional_cameras)
+        self.spared = spared = camera_list(p.optional_cameras)
         if not set(spared) <= set(self.cameras):
             raise ValueError(f"optional_cameras '{p.optional_cameras}' must be some of the cameras '{p.cameras}'")
         required = dict.fromkeys(SIDES, p.max_joint_age) | dict.fromkeys(
@@ -80,6 +81,7 @@ class ProprioIngest(CellNode):
         self.monitors |= {camera: StreamMonitor(camera, p.camera_rate, p.max_image_age)
                           for camera in self.cameras}
         self.monitors |= {pose: StreamMonitor(pose, POSE_RATE_HZ, p.max_pose_age) for pose in self.poses}
+        self.frozen = FrozenPictures()
         self.sequence = 0
         self.reason = 'not active'
         self.output = self.add_publisher(Observation, 'observation', qos.OBSERVATION)
@@ -101,24 +103,28 @@ class ProprioIngest(CellNode):
 
     def start(self) -> None:
         """Start publishing; streams get a few seconds to appear before their absence is logged."""
-        self.quiet_until = self.now_ns() + STARTUP_NS
+        self.quiet_until = self.steady_ns() + STARTUP_NS
 
     def _on_joints(self, side: str, message: JointState) -> None:
-        self.monitors[side].arrived(self.now_ns())
+        self.monitors[side].arrived(self.steady_ns())
         try:
             joints = side_joints(message.name, message.position, self.gripper)
         except JointStateError as error:
             self.monitors[side].reject(str(error))
-            self.get_logger().error(f'follower {side}: {error}', throttle_duration_sec=5.0)
+            self.error_once(f'follower {side}: {error}')
             return
         self._take(side, message.header.stamp, joints)
 
     def _on_frame(self, camera: str, message: Image) -> None:
-        self.monitors[camera].arrived(self.now_ns())
+        self.monitors[camera].arrived(self.steady_ns())
         self._take(camera, message.header.stamp, message)
+        stamp_ns = convert.nanoseconds(message.header.stamp)
+        then = [self.aligner.streams[side].at(stamp_ns) for side in SIDES]
+        self.frozen.look(camera, message.data, stamp_ns,
+                         None if None in then else both_sides(*(sample.value for sample in then)))
 
     def _on_pose(self, pose: str, message: PoseStamped) -> None:
-        self.monitors[pose].arrived(self.now_ns())
+        self.monitors[pose].arrived(self.steady_ns())
         self._take(pose, message.header.stamp, message.pose)
 
     def _on_status(self, message: ControllerStatus) -> None:
@@ -141,9 +147,11 @@ class ProprioIngest(CellNode):
         if self.phase is not None:
             self.timer.timer_period_ns = self.period_ns + self.phase.change(now)
         aligned, self.reason = self.aligner.align(now)
-        if aligned is None:
-            if self.now_ns() > self.quiet_until:
-                self.get_logger().warning(f'no observation: {self.reason}', throttle_duration_sec=5.0)
+        needed = [camera for camera in self.frozen.problems if camera not in self.spared]
+        self.reason = self.reason or (self.frozen.problems[needed[0]] if needed else '')
+        if self.reason:
+            if self.steady_ns() > self.quiet_until:
+                self.warn_once(f'no observation: {self.reason}')
             return
         self.output.publish(self._message(with_joints_of_then(self.aligner, aligned, SIDES)))
         self.sequence += 1
@@ -154,7 +162,8 @@ class ProprioIngest(CellNode):
         message.header.frame_id = 'world'
         message.joint_positions = both_sides(*(aligned.values[side] for side in SIDES)).astype('f4')
         message.joint_age = max(aligned.ages_s[side] for side in SIDES)
-        message.camera_names = seen = [camera for camera in self.cameras if camera in aligned.values]
+        message.camera_names = seen = [
+            camera for camera in self.cameras if camera in aligned.values and camera not in self.frozen.problems]
         message.images = [aligned.values[camera] for camera in seen]
         message.image_ages = [aligned.ages_s[camera] for camera in seen]
         # They have no names in the message, so there are all of them or none.
@@ -165,7 +174,7 @@ class ProprioIngest(CellNode):
 
     def health(self) -> list[Health]:
         """Return one line per stream and one for the observation."""
-        now = self.now_ns()
+        now = self.steady_ns()
         streams = self.aligner.streams.values()
         values = {'observations': self.sequence, **{
             name: sum(getattr(stream, name) for stream in streams) for name in ('out_of_order', 'ahead', 'restarts')}}

@@ -67,7 +67,8 @@ class SafetyParameters:
         0.6, 'share of its stall current above which a joint makes the arms hold; 0: not watched', low=0.0, high=1.0)
     joint_current_time: float = param(0.5, 'how long it may be above it [s]', low=0.02, high=60.0)
     temperature_period: float = param(
-        0.0, "time between two readings of the motors' temperatures [s]; 0: they are not read", low=0.0, high=600.0)
+        0.0, "time between two readings of the motors' temperatures and errors [s]; 0: they are not read",
+        low=0.0, high=600.0)
     temperature_hold: float = param(
         70.0, 'motor temperature that makes the arms hold [degrees Celsius]; 0: none', low=0.0, high=80.0)
     temperature_stop: float = param(

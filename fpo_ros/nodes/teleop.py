@@ -111,13 +111,13 @@ class Teleop(CellNode):
     # ---- what arrives
 
     def _on_joints(self, side: str, message: JointState) -> None:
-        self.monitors[side].arrived(self.now_ns())
+        self.monitors[side].arrived(self.steady_ns())
         try:
             joints = side_joints(message.name, message.position, self.gripper)
             joints[6] = np.clip(side_gripper_command(message.name, message.position, self.gripper), 0, 1)
         except JointStateError as error:
             self.monitors[side].reject(str(error))
-            self.get_logger().error(f'{LEADERS[side]}: {error}', throttle_duration_sec=5.0)
+            self.error_once(f'{LEADERS[side]}: {error}')
             return
         self.joints[side] = convert.nanoseconds(message.header.stamp), joints
 
@@ -218,7 +218,7 @@ class Teleop(CellNode):
         leaders = self.leaders
         line = Health('leaders', ERROR if leaders.problem else OK, leaders.problem or leaders.state.value,
                       {'state': leaders.state.value})
-        streams = [monitor.health(self.now_ns()) for monitor in self.monitors.values()]
+        streams = [monitor.health(self.steady_ns()) for monitor in self.monitors.values()]
         if leaders.state is LeaderState.RESTING:  # leaders that are switched off harm nobody
             streams = [replace(one, level=WARN) if one.level == ERROR else one for one in streams]
         return [line, *streams]

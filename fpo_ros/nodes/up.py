@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 
-from fpo_ros.nodes.graph import GraphDescription, GraphError, GraphOptions, check_keys, describe, of_release
+from fpo_ros.nodes.graph import GraphDescription, GraphError, GraphOptions, NodeSpec, check_keys, describe, of_release
 from fpo_ros.nodes.processes import NodeProcess, end_all
 from fpo_ros.nodes.ros_client import RosClient, domain_of_environment
 
@@ -87,21 +87,25 @@ class RunningGraph:
         """Start every process that does not run."""
         for spec in self.description.nodes:
             if spec.name not in self.processes or not self.processes[spec.name].running:
-                self.processes[spec.name] = NodeProcess(
-                    spec, Path(self._directory.name), self.domain, self._sink
-                )
+                self.start_one(spec)
 
-    def wait_active(self, timeout_s: float = 60.0) -> None:
+    def start_one(self, spec: NodeSpec) -> None:
+        """Start the process of a node that does not run."""
+        self.processes[spec.name] = NodeProcess(spec, Path(self._directory.name), self.domain, self._sink)
+
+    def wait_active(self, timeout_s: float = 60.0, without: Collection[str] = ()) -> None:
         """Wait until every node is active.
 
+        :param without: names of nodes that are not awaited, and may have ended.
         :raises GraphError: naming the nodes awaited and their states, or the process that ended.
         """
         deadline = time.monotonic() + timeout_s
-        waiting = dict.fromkeys((spec.name for spec in self.description.nodes), 'starting')
+        waiting = dict.fromkeys((spec.name for spec in self.description.nodes if spec.name not in without), 'starting')
+        watched = list(waiting)
         clients = {name: self._probe.node.create_client(GetState, f'{name}/get_state') for name in waiting}
         try:
             while waiting:
-                ended = [p.describe_end() for name, p in self.processes.items() if not p.running]
+                ended = [self.processes[name].describe_end() for name in watched if not self.processes[name].running]
                 if ended:
                     raise GraphError('; '.join(ended))
                 if time.monotonic() > deadline:

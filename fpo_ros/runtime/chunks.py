@@ -49,6 +49,8 @@ class ChunkExecutor:
         self.refused = 0
         #: Why the newest refused chunk was refused; empty if none.
         self.last_refusal = ''
+        #: The same, but empty where a chunk was accepted, or the arms taken over, since then.
+        self.refusal = ''
 
     @property
     def remaining(self) -> int:
@@ -62,7 +64,7 @@ class ChunkExecutor:
         """
         self.drop()
         self.sequence = None
-        self.policy_version = ''
+        self.policy_version = self.refusal = ''
         self._observation_ns = None
         self._earliest_ns = self._taken_ns = now_ns
 
@@ -103,12 +105,13 @@ class ChunkExecutor:
         self.delay = self._period - observed
         self._observation_ns = observation_stamp_ns
         self.accepted += 1
+        self.refusal = ''
         return True
 
     def refuse(self, reason: str) -> bool:
         """Count a refused chunk and keep the reason; returns False."""
         self.refused += 1
-        self.last_refusal = reason
+        self.last_refusal = self.refusal = reason
         return False
 
     def next_target(self, now_ns: int) -> np.ndarray | None:

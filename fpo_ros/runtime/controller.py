@@ -13,6 +13,7 @@ from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.apart import farthest_joint
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
+from fpo_ros.runtime.frozen import FrozenJoints
 from fpo_ros.runtime.geometry import Geometry
 from fpo_ros.runtime.homing import Approach
 from fpo_ros.runtime.motor_watch import MotorReadings, MotorWatch
@@ -50,6 +51,9 @@ class ArmControllerCore:
         self.measured: np.ndarray | None = None
         #: Times the arms were taken over, where they stand or at their target [count].
         self.takeovers = 0
+        #: Why the newest joint states did not get here; empty where they do.
+        self.joints_refused = ''
+        self._frozen = FrozenJoints(self.config.frozen_limit_s, self.config.frozen_distance)
         self._joints_problem = 'no joint states received yet'
         self._gripper_goals: np.ndarray | None = None
         self._takeover_due = False
@@ -140,7 +144,7 @@ class ArmControllerCore:
         :returns: (14,) read-only float64 command, or None: send nothing.
         """
         elapsed, self._now_ns = self.timing.tick(now_ns), now_ns
-        self._look(now_ns, measured, measured_stamp_ns)
+        self._look(now_ns, measured, measured_stamp_ns, elapsed)
         self._gripper_goals = gripper_goals
         self._watch_motors(readings or MotorReadings())
         if self.state in (ArmState.IDLE, ArmState.STOPPED):
@@ -190,10 +194,13 @@ class ArmControllerCore:
         self._blind = self._blind and holds_on
         self.state, self.reason = state, reason
 
-    def _look(self, now_ns: int, measured: np.ndarray | None, stamp_ns: int | None) -> None:
+    def _look(self, now_ns: int, measured: np.ndarray | None, stamp_ns: int | None, elapsed_ns: int | None) -> None:
+        refused = f'; newest refused: {self.joints_refused}' if self.joints_refused else ''
         if measured is None or stamp_ns is None:
-            self._joints_problem = 'no joint states received yet'
+            self._joints_problem = f'no joint states received yet{refused}'
             return
+        jump = '' if not self._stalled(elapsed_ns) else (
+            f'; the control loop paused or the clock jumped ({elapsed_ns * 1e-9:.2f} s between two ticks)')
         measured = np.asarray(measured)
         age_s = (now_ns - stamp_ns) * 1e-9
         problem = self.filter.implausible(measured)
@@ -201,12 +208,18 @@ class ArmControllerCore:
             self._joints_problem = f'joint states are implausible: {problem}'
         elif age_s > self.config.joint_age_limit_s:
             self._joints_problem = (f'joint states are {age_s:.2f} s old, '
-                                    f'the limit is {self.config.joint_age_limit_s} s')
+                                    f'the limit is {self.config.joint_age_limit_s} s{jump}{refused}')
         elif age_s < -FUTURE_TOLERANCE_S:
-            self._joints_problem = f'joint states lie {-age_s:.2f} s in the future: synchronise the clocks'
+            self._joints_problem = f'joint states lie {-age_s:.2f} s in the future: synchronise the clocks{jump}'
         else:
-            self._joints_problem = ''
+            # In a dry run arms stand while their targets move.
+            self._joints_problem = '' if self.config.log_only else (
+                self._frozen.problem(measured, stamp_ns, self.filter.command))
             self.measured = measured.astype(np.float64)
+
+    def _stalled(self, elapsed_ns: int | None) -> bool:
+        """Return whether this tick came much later than the one before, or before it, by the clock."""
+        return elapsed_ns is not None and not 0 < elapsed_ns <= self.config.stall_limit_s * 1e9
 
     @property
     def _arms(self) -> np.ndarray | None:
@@ -283,6 +296,7 @@ class ArmControllerCore:
             limits = self.filter.limits
             start[grippers] = np.clip(self._gripper_goals, limits.lower[grippers], limits.upper[grippers])
         self.filter.start(start, self.config.ramp_periods)
+        self._frozen.forget()
         self.motors.forget()
         self.filter.keep_grippers(self.motors.lower, self.motors.upper)
         self.takeovers += 1
@@ -320,8 +334,7 @@ class ArmControllerCore:
             self._send_to(self.teleoperation.next())
 
     def _policy_step(self, now_ns: int, elapsed_ns: int | None) -> None:
-        stalled = elapsed_ns is not None and not 0 < elapsed_ns <= self.config.stall_limit_s * 1e9
-        if stalled and self.chunks.remaining:
+        if self._stalled(elapsed_ns) and self.chunks.remaining:
             dropped = self.chunks.drop()
             self.chunks.refuse(f'control loop paused or the clock jumped ({elapsed_ns * 1e-9:.3f} s between '
                                f'two ticks): {dropped} rows of chunk {self.chunks.sequence} abandoned')
@@ -341,5 +354,5 @@ class ArmControllerCore:
         if self._starved_ticks * self.period_s > self.config.starve_limit_s:
             sequence = self.chunks.sequence
             newest = 'none since the takeover' if sequence is None else f'newest {sequence}'
-            why = f'; newest refusal: {self.chunks.last_refusal}' if self.chunks.last_refusal else ''
+            why = f'; newest refusal: {self.chunks.refusal}' if self.chunks.refusal else ''
             self._enter(ArmState.HOLD, f'no chunk for {self.config.starve_limit_s:.1f} s ({newest}){why}')

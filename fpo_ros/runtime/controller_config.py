@@ -56,6 +56,9 @@ class ControllerConfig:
     :param ramp_periods: control periods over which the speed limit grows after a takeover or a new policy.
     :param blocked_limit_s: arms that workspace or clearances keep from moving for longer than this hold [s].
     :param log_only: a dry run, in which commands go nowhere: the arms count as standing at their command.
+    :param frozen_limit_s: joint states of an arm that stay the same for so long, while its target moves by
+        ``frozen_distance``, are not believed [s].
+    :param frozen_distance: [rad].
     :param safety: limits of the safety filter beside position and speed.
     :param motors: limits of currents and temperatures.
     """
@@ -79,6 +82,8 @@ class ControllerConfig:
     ramp_periods: int = 5
     blocked_limit_s: float = 1.0
     log_only: bool = False
+    frozen_limit_s: float = 0.2
+    frozen_distance: float = 0.1
     safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
     motors: MotorLimits = dataclasses.field(default_factory=MotorLimits)
 

@@ -24,10 +24,12 @@ class MotorReadings:
 
     :param current_ma: (14,) motor currents, signed [mA]; NaN where unknown.
     :param temperature_c: (14,) Present_Temperature [degrees Celsius]; NaN where unknown.
+    :param errors: (14,) why a motor has switched its torque off, in words; empty where it has not, or it is unknown.
     """
 
     current_ma: np.ndarray | None = None
     temperature_c: np.ndarray | None = None
+    errors: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class MotorWatch:
             if values is not None and np.shape(values) != (ACTION_DIM,):
                 raise ValueError(f'{name} must be {ACTION_DIM} numbers, got shape {np.shape(values)}')
         self.hold, self.stop, self.overloaded = '', '', False
+        if readings.errors is not None:
+            self._look_at_errors(readings.errors)
         if readings.temperature_c is not None:
             self._look_at_temperatures(readings.temperature_c)
         if readings.current_ma is not None:
@@ -117,13 +121,18 @@ class MotorWatch:
         self.lower[grippers > self.lower] = -np.inf
         self.upper[grippers < self.upper] = np.inf
 
+    def _look_at_errors(self, errors: tuple[str, ...]) -> None:
+        column = next((column for column, error in enumerate(errors) if error), None)
+        if column is not None:
+            self.hold = f'{JOINT_NAMES[column]} has switched its torque off ({errors[column]}): reboot its motor'
+
     def _look_at_temperatures(self, temperature: np.ndarray) -> None:
         if np.isnan(temperature).all():
             return
         column = int(np.nanargmax(temperature))
         hottest, limits = temperature[column], self.limits
         for limit, name in ((limits.temperature_stop_c, 'stop'), (limits.temperature_hold_c, 'hold')):
-            if limit and hottest >= limit:
+            if limit and hottest >= limit and not getattr(self, name):
                 setattr(self, name, f'{JOINT_NAMES[column]} has {hottest:.0f} degrees Celsius, the limit is {limit:g}: '
                                     'park the arms and let it cool')
 

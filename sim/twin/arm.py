@@ -74,6 +74,7 @@ class XsArm:
         self.log: Callable[[str], None] = _ignore
         self._dice = np.random.default_rng(0)
         self._trajectory: _Trajectory | None = None
+        self._read: Readout | None = None
 
     def measure(self) -> Measured:
         """Return what the motors report: their positions have Homing_Offset added."""
@@ -243,10 +244,14 @@ class XsArm:
             # One sync read serves all motors: if it fails, it fails for all. Raw zeros are -pi.
             value = math.nan if failure else -math.pi
             return Readout([value] * 7 + [value if failure else 0.0] * 2, [0.0] * 9, [0.0] * 9)
+        if self._read is not None and self.faults.value('frozen_read', self.name) is not None:
+            return self._read
         measured = self.measure()
         finger = float(self.gripper.finger_position(measured.positions[6]))
-        return Readout([*map(float, measured.positions), finger, -finger],
-                       [*map(float, measured.velocities), 0.0, 0.0], [*map(float, measured.currents_ma), 0.0, 0.0])
+        self._read = Readout([*map(float, measured.positions), finger, -finger],
+                             [*map(float, measured.velocities), 0.0, 0.0],
+                             [*map(float, measured.currents_ma), 0.0, 0.0])
+        return self._read
 
     @property
     def stalled(self) -> bool:

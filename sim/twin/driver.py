@@ -137,13 +137,16 @@ class XsDriver(Node):
         with self._publishing:
             with self.physics.lock:
                 readout, jump = self.core.read(), self.physics.faults.value('clock_jump', self.arm)
+                gone = self.physics.faults.motors('missing_joint', self.arm)
             if readout is None:
                 return
             shifted = stamp + Duration(seconds=jump) if jump else stamp
             self.message.header.stamp = shifted.to_msg()
-            self.message.position = array.array('d', readout.position)
-            self.message.velocity = array.array('d', readout.velocity)
-            self.message.effort = array.array('d', readout.effort)
+            self.message.name = [name for index, name in enumerate(JOINT_STATE_NAMES) if index not in gone]
+            for field in ('position', 'velocity', 'effort'):
+                values = getattr(readout, field)
+                setattr(self.message, field, array.array('d', [value for index, value in enumerate(values)
+                                                               if index not in gone] if gone else values))
             self.output.publish(self.message)
 
     # ---- commands

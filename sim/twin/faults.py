@@ -45,6 +45,8 @@ FAULTS = {
     'overload': FaultKind('motor', latches=True),
     'overheating': FaultKind('motor', 'heating [K/s]; 0: at once', 0.0, 1000.0),
     'read_failure': FaultKind('arm', 'what joint_states hold: 0 for -pi, 1 for NaN', 0.0, 1.0),
+    'frozen_read': FaultKind('arm'),
+    'missing_joint': FaultKind('motor'),
     'missing_motor': FaultKind('motor'),
     'dropped_commands': FaultKind('arm', 'share of commands lost; 0: all', 0.0, 1.0, default=1.0),
     'usb_stall': FaultKind('arm'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import threading
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import OK, WARN, Health
 from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.parameters import param
-from fpo_ros.policy.contract import TASKS
+from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, TASKS
 from fpo_ros.runtime.timing import PeriodStatistics
 from fpo_ros.sim.render import RenderError, WorldRenderer
 from fpo_ros.sim.robots import VX300S
@@ -42,6 +43,8 @@ from fpo_ros.srv import InjectFault, PlaceObjects, ResetScene
 
 #: joint_states rate of all drivers (aloha_vx300s.yaml) [Hz].
 JOINT_RATE_HZ = 100
+#: Joints of ~/ground_truth.
+TRUTH_NAMES = [name for column, name in enumerate(JOINT_NAMES) if column not in GRIPPER_COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class DriverTwinParameters(GripperParameters):
     bus_time_scale: float = param(1.0, 'factor of the time that registers, reboots and modes take [1]; 1: as real',
                                   low=0.0, high=10.0)
     fault_schedule: str = param('', 'YAML file of faults and when they begin; empty for none')
+    ground_truth: bool = param(False, "whether the followers' true joints are published, which no fault reaches")
     judge: bool = param(True, 'whether the twin resets the scene and judges the task; false: the operator does')
     realtime_priority: int = param(
         10, 'SCHED_FIFO priority of the physics thread, where permitted; 0 for none', low=0, high=99
@@ -102,6 +106,7 @@ class DriverTwin(CellNode):
                         for side, name in names.items() if name in self.physics.arms]
         self.pose_outputs = [self.add_publisher(PoseStamped, topic, qos.DRIVER) for topic in object_pose_topics(p.task)]
         self.camera_outputs = {camera: self._camera_outputs(camera_topic(camera, p.image_name)) for camera in cameras}
+        self.truth_output = self.add_publisher(JointState, '~/ground_truth', qos.DRIVER) if p.ground_truth else None
         self.add_service(InjectFault, '~/inject_fault', self._on_fault)
         self.add_service(PlaceObjects, '~/place_objects', self._on_place)
         for side in SIDES if p.leaders else ():
@@ -187,6 +192,12 @@ class DriverTwin(CellNode):
         stamp = self.get_clock().now()
         for driver in self.drivers:
             driver.publish(stamp)
+        if self.truth_output is not None:
+            positions, velocities = self.physics.ground_truth()
+            truth = JointState(name=TRUTH_NAMES, position=array.array('d', positions),
+                               velocity=array.array('d', velocities))
+            truth.header.stamp = stamp.to_msg()
+            self.truth_output.publish(truth)
         self.ticks += 1
         if self.ticks % 2:
             return

@@ -208,6 +208,12 @@ class TwinPhysics:
             return FollowerState(self._world.joints()[7 * index:7 * index + 7], measured.velocities[:6],
                                  measured.currents_ma[:6])
 
+    def ground_truth(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (12,) positions [rad] and velocities [rad/s] of the followers' joints as the world has them."""
+        with self.lock:
+            joints = self._world.joints().reshape(2, 7)
+            return joints[:, :6].ravel(), self._world.arm_velocities().ravel()
+
     def measure(self, arm: str) -> Measured:
         """Return what the motors of an arm measure now."""
         with self.lock:

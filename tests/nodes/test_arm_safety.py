@@ -16,7 +16,7 @@ from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 
-from fpo_ros.hardware.currents import side_currents, side_temperatures  # noqa: E402
+from fpo_ros.hardware.currents import error_words, side_currents, side_registers  # noqa: E402
 from fpo_ros.hardware.names import FOLLOWERS, JOINT_STATE_NAMES, SIDES  # noqa: E402
 from fpo_ros.hardware.xs import MOTORS  # noqa: E402
 from fpo_ros.nodes.arm_controller import ArmController, ArmControllerParameters  # noqa: E402
@@ -78,7 +78,7 @@ def test_currents_come_by_name_and_may_be_absent() -> None:
     np.testing.assert_array_equal(side_currents(JOINT_STATE_NAMES[::-1], effort[::-1]), range(7))
     assert np.isnan(side_currents(JOINT_STATE_NAMES, [])).all(), 'xs_sdk_sim reports none'
     with pytest.raises(ValueError, match='of 3 motors came, of 7 expected'):
-        side_temperatures([30, 31, 32])
+        side_registers('Present_Temperature', [30, 31, 32])
 
 
 def test_arms_move_only_while_hold_to_run_is_true_where_that_is_asked_for(ros) -> None:
@@ -91,7 +91,7 @@ def test_arms_move_only_while_hold_to_run_is_true_where_that_is_asked_for(ros) -
 
         def left_in(state: ArmState) -> ArmState:
             node.core.state = state
-            node.heartbeat_ns = node.steady_ns()
+            node.supervisor.heard(node.steady_ns())
             node._watch_others()
             return node.core.state
 
@@ -109,8 +109,9 @@ def test_arms_move_only_while_hold_to_run_is_true_where_that_is_asked_for(ros) -
         node.destroy_node()
 
 
-def test_temperatures_are_read_from_the_drivers_registers(ros) -> None:
+def test_temperatures_and_errors_are_read_from_the_drivers_registers(ros) -> None:
     physics = TwinPhysics('transfer_cube')
+    physics.arms[FOLLOWERS['left']].motors.errors[MOTORS.index('waist')] = 0x20
     drivers = [XsDriver(FOLLOWERS[side], '/', physics, FOLLOWER_SETTINGS, time_scale=0.0) for side in SIDES]
     physics.arms[FOLLOWERS['right']].motors.temperatures[MOTORS.index('elbow')] = 71
     node = ArmController(parameter_overrides=[Parameter('temperature_period', value=0.1),
@@ -122,12 +123,13 @@ def test_temperatures_are_read_from_the_drivers_registers(ros) -> None:
             executor.add_node(one)
         assert np.isnan(node.temperatures.newest()).all(), 'unknown before the first reading'
         until = time.monotonic() + 20
-        while np.isnan(node.temperatures.newest()).any():
-            assert time.monotonic() < until, 'no temperatures of both followers within 20 s'
+        while np.isnan([node.temperatures.newest(), node.errors.newest()]).any():
+            assert time.monotonic() < until, 'no temperatures and errors of both followers within 20 s'
             executor.spin_once(timeout_sec=0.1)
         expected = np.full(14, AMBIENT_C)
         expected[9] = 71
         np.testing.assert_array_equal(node.temperatures.newest(), expected)
+        assert error_words(node.errors.newest()) == ('overload', *[''] * 13)
         executor.remove_node(drivers[1])
         time.sleep(0.4)
         assert np.isnan(node.temperatures.newest()[7:]).all(), 'an old reading is none'

@@ -73,8 +73,12 @@ def test_the_node_repeats_the_stop_and_hold_to_run_and_asks_for_what_is_wished(r
             pressed = [0] * 31
             node._on_joy(Joy(buttons=pressed))
             pressed[1] = pressed[5] = pressed[4] = 1
-            node._on_joy(Joy(buttons=pressed))
-            client.wait_for(lambda: stop() and stop().data and hold() and hold().data, 'stop and hold-to-run', 10.0)
+
+            def repeated() -> bool:  # as joy_node does
+                node._on_joy(Joy(buttons=pressed))
+                return bool(stop() and stop().data and hold() and hold().data)
+
+            client.wait_for(repeated, 'stop and hold-to-run', 10.0)
             assert asked == ['take_over'] and node.health()[0].level == 0
             node._on_joy(Joy(buttons=[0] * 5))
             assert 'reset is button 30, and the device has 5' in node.health()[0].message

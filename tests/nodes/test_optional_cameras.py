@@ -77,3 +77,14 @@ def test_the_cell_of_a_release_goes_on_without_the_cameras_that_its_policy_does(
     nodes = {spec.name: spec.parameters for spec in describe(GraphOptions(contract=contract)).nodes}
     assert nodes['proprio_ingest']['optional_cameras'] == 'cam_low'
     assert describe(GraphOptions()).nodes[1].parameters['optional_cameras'] == ''
+
+
+def test_an_optional_camera_that_is_frozen_is_left_out_and_a_needed_one_stops_the_observations(ingest) -> None:
+    seen(ingest, 'cam_high')
+    seen(ingest, 'cam_low')
+    ingest.frozen.problems['cam_low'] = 'cam_low shows the same picture'
+    ingest._publish()
+    assert list(ingest.sent[-1].camera_names) == ['cam_high']
+    ingest.frozen.problems['cam_high'] = 'cam_high shows the same picture'
+    ingest._publish()
+    assert len(ingest.sent) == 1 and ingest.reason == 'cam_high shows the same picture'

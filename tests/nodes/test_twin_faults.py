@@ -60,7 +60,7 @@ def states(node: DriverTwin, arm: str = 'follower_left') -> list[JointState]:
     driver, out = next(driver for driver in node.drivers if driver.arm == arm), []
 
     def keep(message: JointState) -> None:
-        copy = JointState(name=message.name, position=message.position)
+        copy = JointState(name=list(message.name), position=message.position)
         copy.header.stamp = message.header.stamp
         out.append(copy)
 
@@ -159,6 +159,26 @@ def test_failed_reads_stalls_and_clock_jumps_show_in_joint_states(make) -> None:
     fault(node, fault='clock_jump', target='follower_left', value=-30.0)
     node._tick()
     assert (convert.nanoseconds(seen[before].header.stamp) - now) * 1e-9 == pytest.approx(-30.0, abs=0.5)
+
+
+def test_frozen_reads_repeat_with_fresh_stamps_and_a_missing_joint_is_left_out_while_the_truth_goes_on(make) -> None:
+    node, truth = configured(make(ground_truth=True)), []
+    seen = states(node)
+    node.truth_output.publish = truth.append
+    node._tick()
+    fault(node, fault='frozen_read', target='follower_left')
+    node.physics.arms['follower_left'].group('arm', [0.5, *START_JOINTS[1:6]])
+    for _ in range(30):
+        node._tick()
+    assert all(message.position == seen[0].position for message in seen)
+    assert convert.nanoseconds(seen[-1].header.stamp) > convert.nanoseconds(seen[0].header.stamp)
+    assert truth[-1].name[0] == 'left_waist' and len(truth[-1].position) == 12
+    assert truth[-1].position[0] > 0.3 and max(message.velocity[0] for message in truth) > 1.0
+    fault(node, fault='clear')
+    fault(node, fault='missing_joint', target='follower_left', motor='elbow')
+    node._tick()
+    assert 'elbow' not in seen[-1].name and len(seen[-1].name) == len(seen[-1].position) == 8
+    assert seen[-1].position[0] > 0.3
 
 
 def test_joint_states_come_at_100_hz(make) -> None:

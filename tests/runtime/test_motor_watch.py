@@ -126,6 +126,19 @@ def test_a_hot_motor_makes_the_arms_hold_and_a_hotter_one_stops_them(rig):
     assert rig.core.state is ArmState.STOPPED, 'it is latched'
 
 
+def test_a_motor_that_has_switched_itself_off_makes_the_arms_hold_until_it_is_rebooted(rig):
+    rig.readings = MotorReadings(errors=('', '', 'overload', *[''] * 11))
+    rig.tick()
+    assert rig.core.state is ArmState.HOLD
+    assert rig.core.reason == 'left_elbow has switched its torque off (overload): reboot its motor'
+    rig.core.request(ArmState.HOMING)
+    rig.tick()
+    assert rig.core.state is ArmState.HOLD
+    rig.readings = MotorReadings(errors=('',) * 14)
+    rig.enter(ArmState.HOMING)
+    assert rig.core.state is ArmState.HOMING
+
+
 def test_an_overloaded_joint_makes_the_arms_hold_where_they_stand(rig):
     rig.follow, rig.joints = False, near(0.1)
     rig.readings = currents(shoulder=3000.0)
