@@ -104,7 +104,7 @@ ROWS = (
         (400_000, 800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M)),
     # The stricter rule wants ten control steps in a row of contacts that flicker: too rare a reward to begin with.
     Row('insertion_state', 'main', 'Insertion, state', INSERTION, 3 * _M, (400_000, 800_000, 1_600_000, 3 * _M),
-        {'reward': 'gym', 'spread_floor': 0.8, 'patience': 6, **_STEADY}),
+        {'reward': 'gym', 'patience': 6, **_STEADY}),
     Row('transfer_pixels', 'main', 'TransferCube, pixels and joints', PIXELS, 4 * _M,
         (800_000, 1_600_000, 2_800_000, 4 * _M), _STEADY),
     _compared('awr', 'relatives', 'advantage-weighted regression', {'algorithm': 'awr', 'epochs': 8}),
