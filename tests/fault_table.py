@@ -222,15 +222,17 @@ TABLE = (
 )
 
 
-def run_row(rig: FaultRig, row: Row) -> float | None:
+def run_row(rig: FaultRig, row: Row, delay_s: float = 0.0) -> float | None:
     """Let a fault strike a driving cell, check what comes of it, and mend it.
 
+    :param delay_s: from when the arms are seen to move to the strike [s]: it decides where in a swing they are.
     :returns: from the strike to the end of the last motion [s]; None where the arms go on, or their physics end.
     :raises AssertionError: where something is not as the row says.
     """
     rig.drive(row.stand_in)
     row.prepare(rig)
     rig.drive(row.stand_in)  # goes on, unless a busy moment ended the episode meanwhile
+    time.sleep(delay_s)
     struck = time.time()
     try:
         row.strike(rig)
