@@ -30,7 +30,7 @@ SOURCES = [
     'README.md',
     'LICENSE',
 ]
-NODES = set(re.search(r'set\(nodes ([\w ]+)\)', (ROOT / 'CMakeLists.txt').read_text()).group(1).split())
+NODES = set(re.search(r'set\(nodes ([\w\s]+)\)', (ROOT / 'CMakeLists.txt').read_text()).group(1).split())
 PYTHON = f'python{sys.version_info.major}.{sys.version_info.minor}'
 
 pytestmark = [
