@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,6 +74,7 @@ class FaultRig:
     def __init__(self, graph: RunningGraph, client: EpisodeClient, stand_in: StandIn,
                  lines: list[tuple[float, str, str]], store: Path) -> None:
         self.graph, self.client, self.stand_in, self.lines, self.store = graph, client, stand_in, lines, store
+        self._directory = store.parent / 'second'
         self.handle: Any = None
         self.end: Any = None
         self._truth: list[tuple[int, np.ndarray]] = []
@@ -232,7 +232,8 @@ class FaultRig:
     def another(self, name: str) -> NodeProcess:
         """Start a second process of a node."""
         spec = next(spec for spec in self.graph.description.nodes if spec.name == name)
-        return NodeProcess(spec, Path(tempfile.mkdtemp(prefix='fpo_ros_rival_')), self.graph.domain,
+        self._directory.mkdir(exist_ok=True)
+        return NodeProcess(spec, self._directory, self.graph.domain,
                            lambda node, line: self.lines.append((time.time(), f'second {node}', line)))
 
 
