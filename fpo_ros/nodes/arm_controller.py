@@ -40,8 +40,8 @@ from fpo_ros.srv import SetControllerState
 
 #: States in which the arms may move.
 MOTIONS = (ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP, ArmState.PARKING)
-#: Time in which nodes find each other, and a controller that was just activated only listens [ns].
-LISTEN_NS = 1_500_000_000
+#: Time in which nodes mostly find each other, and a controller that was just activated only listens [ns].
+LISTEN_NS = 500_000_000
 #: A motion that was asked for longer ago is refused [s].
 REQUEST_LIMIT_S = 1.0
 

@@ -33,6 +33,7 @@ from fpo_ros.nodes.logic.episode_sequence import (
 from fpo_ros.nodes.logic.episode_steps import StepAssembler
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
 from fpo_ros.nodes.logic.recorder import Recorder
+from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import CONTROL_RATE_HZ, TASKS
 from fpo_ros.runtime.controller_config import ArmState
@@ -91,6 +92,7 @@ class EpisodeManager(CellNode):
         self.heartbeat = self.add_publisher(Empty, 'episode_heartbeat', qos.SENSOR)
         self.controller = self.add_client(SetControllerState, 'set_controller_state')
         self.scene = self.add_client(ResetScene, 'reset_scene')
+        self.followed = Followed()
         self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.STATUS)
         self.add_subscription(TaskReward, 'task_reward', self._on_reward, qos.STATUS)
         self.add_subscription(Observation, 'observation', self._on_observation, qos.OBSERVATION)
@@ -169,6 +171,8 @@ class EpisodeManager(CellNode):
     # ---- what arrives
 
     def _on_status(self, message: ControllerStatus) -> None:
+        if not self.followed.sent(message.ticks, self.steady_ns()):
+            return
         sequence = self.sequence
         if sequence is None:
             return

@@ -12,6 +12,7 @@ from fpo_ros.nodes import qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.logic.health import OK, WARN, Health
 from fpo_ros.nodes.logic.operator import OperatorDesk, OperatorState
+from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import TASKS
 from fpo_ros.srv import ResetScene
@@ -43,6 +44,7 @@ class Operator(CellNode):
         self.shown: tuple = ()
         self.reward_output = self.add_publisher(TaskReward, 'task_reward', qos.STATUS)
         self.status_output = self.add_publisher(OperatorStatus, '~/status', qos.LATCHED)
+        self.followed = Followed()
         self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.SENSOR)
         self.add_service(ResetScene, 'reset_scene', self._on_reset)
         self.add_service(Trigger, '~/confirm_reset', self._on_confirm)
@@ -52,6 +54,8 @@ class Operator(CellNode):
         self.add_timer(1.0, self._publish_status)
 
     def _on_status(self, message: ControllerStatus) -> None:
+        if not self.followed.sent(message.ticks, self.steady_ns()):
+            return
         self.desk.follow(message.state in (ControllerStatus.STATE_POLICY, ControllerStatus.STATE_TELEOP))
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:

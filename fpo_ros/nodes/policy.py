@@ -20,6 +20,7 @@ from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.logic.chunk_gate import ChunkGate, Question
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
+from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import OBSERVATION_KINDS, TASKS, PolicyContract
 from fpo_ros.releases import load_trusted_keys
@@ -102,6 +103,7 @@ class Policy(CellNode):
         if p.release:
             self._load_first(p.release)
         self.add_subscription(Observation, 'observation', self._on_observation, qos.OBSERVATION)
+        self.followed = Followed()
         self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.SENSOR)
         self.add_subscription(PolicyRelease, 'policy_release', self._on_release, qos.LATCHED)
         self.add_service(Trigger, 'rollback_policy', self._on_rollback)
@@ -134,6 +136,8 @@ class Policy(CellNode):
         self.get_logger().info(f'serving {self.slot.version}')
 
     def _on_status(self, message: ControllerStatus) -> None:
+        if not self.followed.sent(message.ticks, self.steady_ns()):
+            return
         self.gate.on_status(convert.nanoseconds(message.header.stamp),
                             message.state == ControllerStatus.STATE_POLICY, message.remaining,
                             message.chunk_sequence, message.chunk_delay)

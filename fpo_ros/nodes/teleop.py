@@ -23,6 +23,7 @@ from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.leaders import Leaders, LeaderSettings, LeaderState, Order
+from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.parameters import param
 from fpo_ros.nodes.xs_transport import RosXsTransport
 from fpo_ros.policy.contract import CONTROL_RATE_HZ
@@ -79,6 +80,7 @@ class Teleop(CellNode):
         for side in SIDES:
             self.add_subscription(JointState, f'{LEADERS[side]}/joint_states', partial(self._on_joints, side),
                                   qos.SENSOR)
+        self.followed = Followed()
         self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.STATUS)
         self.controller = self.add_client(SetControllerState, 'set_controller_state')
         self.compensation = {side: self.add_client(SetBool, f'{LEADERS[side]}/gravity_compensation_enable')
@@ -122,6 +124,8 @@ class Teleop(CellNode):
         self.joints[side] = convert.nanoseconds(message.header.stamp), joints
 
     def _on_status(self, message: ControllerStatus) -> None:
+        if not self.followed.sent(message.ticks, self.steady_ns()):
+            return
         self.status = message
 
     def _on_wish(self, which: str, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

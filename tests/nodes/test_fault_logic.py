@@ -6,7 +6,7 @@ import numpy as np
 
 from fpo_ros.nodes.logic.frozen_pictures import FrozenPictures
 from fpo_ros.nodes.logic.news import News
-from fpo_ros.nodes.logic.rivals import Rivals
+from fpo_ros.nodes.logic.rivals import Followed, Rivals
 from fpo_ros.nodes.logic.silence import Silence
 from fpo_ros.policy.contract import START_JOINTS
 
@@ -48,6 +48,12 @@ def test_two_controllers_that_started_together_both_end() -> None:
     left.sent(100)
     right.sent(101)
     assert 'at the same time' in left.objection(101, 12, 10) and 'at the same time' in right.objection(100, 10, 12)
+
+
+def test_others_listen_to_the_older_controller_until_it_has_gone() -> None:
+    followed = Followed()
+    assert followed.sent(500, 0) and not followed.sent(1, 5 * MS) and followed.sent(501, 20 * MS)
+    assert not followed.sent(9, 219 * MS) and followed.sent(10, 220 * MS) and followed.sent(11, 240 * MS)
 
 
 def turned(left: float, right: float = 0.0) -> np.ndarray:
