@@ -71,6 +71,7 @@ def test_motors_are_prepared_before_anything_is_commanded(cell) -> None:
     client.finish_sequence(handle, 'prepare', 60.0)
     assert steps[0] == 'follower_left: temperatures and errors' and 'follower_right: torque on' in steps
     client.set_state(ArmState.HOLD)
+    client.wait_for_state(ArmState.HOLD)
     with pytest.raises(GraphError, match=r'the arms are being commanded \(HOLD\)'):
         client.finish_sequence(client.start_sequence('prepare'), 'prepare', 20.0)
     with pytest.raises(GraphError, match="unknown sequence 'dance': there are prepare"):

@@ -94,6 +94,16 @@ def test_motors_are_not_touched_while_they_are_commanded(name, state) -> None:
     assert not arms['left'].told
 
 
+def test_a_motion_that_is_asked_for_meanwhile_ends_the_preparation() -> None:
+    sequences, arms, controller = made()
+    steps = sequences.steps('prepare')
+    next(steps), next(steps)
+    controller.now = ArmState.HOMING
+    with pytest.raises(SequenceError, match='being commanded .HOMING'):
+        list(steps)
+    assert not arms['left'].told
+
+
 def test_hot_motors_and_those_that_shut_down_are_named_with_what_to_do() -> None:
     sequences, arms, _ = made()
     arms['right'].temperature['elbow'] = 61

@@ -115,6 +115,7 @@ class Sequences:
             yield f'{arm}: temperatures and errors'
             self._look(arm, client)
         for arm, client in self._arms.items():
+            self._silent()  # somebody may have asked for a motion meanwhile
             yield f'{arm}: rebooting the gripper'
             client.reboot(GRIPPER_NAME)
             yield f'{arm}: operating modes'
@@ -129,6 +130,7 @@ class Sequences:
         for arm, client in self._arms.items():
             broken = client.errors()
             if broken:
+                self._silent()
                 yield f'{arm}: rebooting ' + ', '.join(f'{motor} ({", ".join(why)})' for motor, why in broken.items())
                 client.reboot('all', only_in_error=True)
                 for part, mode in self._modes[arm].items():
