@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from fpo_ros.bench.graph_peers import Peer
 from fpo_ros.hardware.names import resized_topic
+from fpo_ros.nodes import qos
 from fpo_ros.nodes.graph import GraphOptions, NodeSpec, describe
 from fpo_ros.nodes.processes import NodeProcess, end_all
 from fpo_ros.nodes.ros_client import RosClient
@@ -25,8 +25,6 @@ CAMERAS = ('cam_high', 'cam_low', 'cam_left_wrist', 'cam_right_wrist')
 RATE_HZ = 30.0
 #: Time for frames of all cameras to come through, and for the last ones after the end [s].
 _START_LIMIT_S, _LINGER_S = 30.0, 1.0
-#: Arrivals of a best-effort subscription that wait for this process [count].
-_WAITING = 100
 
 
 def measure(seconds: float, namespace: str, domain: int, directory: Path,
@@ -63,9 +61,8 @@ def measure(seconds: float, namespace: str, domain: int, directory: Path,
                 flowing.add(camera)
                 counts[camera] += bool(message.header.frame_id)
 
-            waiting = QoSProfile(depth=_WAITING, reliability=ReliabilityPolicy.BEST_EFFORT)
             for camera in CAMERAS:
-                client.node.create_subscription(Image, resized_topic(camera), partial(on_picture, camera), waiting)
+                client.node.create_subscription(Image, resized_topic(camera), partial(on_picture, camera), qos.COUNTED)
             client.wait_for(lambda: len(flowing) == len(CAMERAS) or not process.running,
                             'pictures of all cameras from camera_ingest', _START_LIMIT_S)
             if not process.running:

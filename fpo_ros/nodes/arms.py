@@ -6,20 +6,22 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 
 from fpo_ros.action import ArmSequence
+from fpo_ros.hardware.modes import load_modes
 from fpo_ros.hardware.names import FOLLOWERS, SIDES
 from fpo_ros.hardware.xs_client import AlohaClient
 from fpo_ros.msg import ControllerStatus
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.goals import conclude
 from fpo_ros.nodes.locate import share_path
 from fpo_ros.nodes.logic.health import ERROR, OK, Health
-from fpo_ros.nodes.logic.sequences import SEQUENCES, SequenceError, Sequences, read_modes
+from fpo_ros.nodes.logic.rivals import Followed
+from fpo_ros.nodes.logic.sequences import SEQUENCES, SequenceError, Sequences
 from fpo_ros.nodes.parameters import param
 from fpo_ros.nodes.xs_transport import RosXsTransport
 from fpo_ros.runtime.controller_config import ArmState
@@ -56,12 +58,12 @@ class Arms(CellNode):
         """Connect to both drivers and to the controller."""
         p = self.params
         names = [FOLLOWERS[side] for side in SIDES]
-        files = {FOLLOWERS[side]: Path(getattr(p, f'{side}_mode_configs') or share_path(
+        self.settings = {FOLLOWERS[side]: load_modes(getattr(p, f'{side}_mode_configs') or share_path(
             f'config/follower_{side}_modes.yaml')) for side in SIDES}
-        self.modes = {arm: read_modes(file) for arm, file in files.items()}
         transport = RosXsTransport(self, names)
         self.on_teardown(transport.close)
         self.drivers = AlohaClient(transport, names).arms
+        self.followed = Followed()
         self.status: ControllerStatus | None = None
         self.goal: Any = None
         self.worker: threading.Thread | None = None
@@ -81,7 +83,8 @@ class Arms(CellNode):
             self.worker.join(JOIN_LIMIT_S)
 
     def _on_status(self, message: ControllerStatus) -> None:
-        self.status = message
+        if self.followed.sent(message.ticks, self.steady_ns()):
+            self.status = message
 
     def _on_goal(self, request: ArmSequence.Goal) -> GoalResponse:
         reason = 'the node is not active' if not self.active else 'another sequence is running' if self.goal else ''
@@ -102,7 +105,7 @@ class Arms(CellNode):
 
     def _work(self, goal: Any) -> None:
         name, problem = goal.request.sequence, ''
-        sequences = Sequences(self.drivers, self, self.modes, self.params.hottest)
+        sequences = Sequences(self.drivers, self, self.settings, self.params.hottest)
         try:
             for step in sequences.steps(name):
                 self.get_logger().info(f'{name}: {step}')
@@ -111,13 +114,13 @@ class Arms(CellNode):
                     raise _Canceled
         except _Canceled:
             problem = 'canceled'
-        except (SequenceError, RuntimeError, ValueError, TimeoutError) as error:  # XsError, TransportTimeoutError
+        except (RuntimeError, ValueError, TimeoutError) as error:  # SequenceError, XsError, TransportTimeoutError
             problem = str(error)
         if problem:
             self.get_logger().error(f'{name} ended: {problem}')
         self.newest = (name, problem)
         result, self.goal = ArmSequence.Result(success=not problem, message=problem), None
-        goal.execute(lambda handle: _report(handle, result))
+        conclude(goal, result, succeeded=not problem, canceled=problem == 'canceled')
 
     # ---- the controller, as a sequence sees it
 
@@ -164,16 +167,6 @@ class Arms(CellNode):
             return [Health('sequence', OK, f'{goal.request.sequence}: running')]
         return [Health('sequence', ERROR if problem and problem != 'canceled' else OK,
                        f'{name}: {problem or "done"}' if name else 'idle', {'known': ', '.join(SEQUENCES)})]
-
-
-def _report(handle: Any, result: ArmSequence.Result) -> ArmSequence.Result:
-    if result.success:
-        handle.succeed()
-    elif result.message == 'canceled' and handle.is_cancel_requested:
-        handle.canceled()
-    else:
-        handle.abort()
-    return result
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from fpo_ros.episodes import EpisodeStore, UnconfirmedEpisode
 from fpo_ros.msg import ControllerStatus, Observation, TaskReward
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.goals import conclude
 from fpo_ros.nodes.logic.episode_sequence import (
     CANCELED,
     FAILURE,
@@ -151,7 +152,7 @@ class EpisodeManager(CellNode):
         if objection:  # a rejection could not say why
             self.get_logger().error(f'episode refused: {objection}')
             result = RunEpisode.Result(reason=SETUP, message=objection)
-            goal.execute(lambda handle: _report(handle, result))
+            _report(goal, result)
             return
         self.goal, self.stored, self.recording = goal, None, request.record
         self.sequence = EpisodeSequence(
@@ -286,7 +287,7 @@ class EpisodeManager(CellNode):
         self.successes += result.success
         self.newest_end = f'{sequence.reason} after {sequence.steps} steps {result.message}'.rstrip()
         self.get_logger().info(f'episode with seed {sequence.seed} ended: {self.newest_end}')
-        goal.execute(lambda handle: _report(handle, result))
+        _report(goal, result)
 
     def _tell_where(self, result: RunEpisode.Result, stored: Future[str]) -> None:
         """Enter the id of the stored episode into a result, or why there is none."""
@@ -319,14 +320,8 @@ class EpisodeManager(CellNode):
         return lines
 
 
-def _report(handle: Any, result: RunEpisode.Result) -> RunEpisode.Result:
-    if result.reason in (SUCCESS, TIMEOUT, FAILURE):
-        handle.succeed()
-    elif result.reason == CANCELED and handle.is_cancel_requested:
-        handle.canceled()
-    else:
-        handle.abort()
-    return result
+def _report(goal: Any, result: RunEpisode.Result) -> None:
+    conclude(goal, result, succeeded=result.reason in (SUCCESS, TIMEOUT, FAILURE), canceled=result.reason == CANCELED)
 
 
 def main() -> int:

@@ -64,7 +64,8 @@ class Console:
         from fpo_ros.nodes import qos
 
         self._client = client
-        self._stop = client.node.create_publisher(Bool, 'emergency_stop', qos.EVENT)
+        stop = client.node.create_publisher(Bool, 'emergency_stop', qos.EVENT)
+        self._press = lambda pressed: stop.publish(Bool(data=pressed))
         self._status = client.latest(OperatorStatus, 'operator/status', qos.LATCHED)
         self._shown = ''
 
@@ -88,11 +89,6 @@ class Console:
         elif key.strip():
             print(HELP, flush=True)
         self._show()
-
-    def _press(self, pressed: bool) -> None:
-        from std_msgs.msg import Bool
-
-        self._stop.publish(Bool(data=pressed))
 
     def _answer(self, key: str) -> str:
         from std_srvs.srv import Trigger

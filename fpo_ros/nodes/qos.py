@@ -14,6 +14,8 @@ def _profile(depth: int, reliable: bool, latched: bool = False) -> QoSProfile:
 
 #: Subscriptions to cameras, joint states and observations: the newest matters, a lost one does not.
 SENSOR = _profile(5, reliable=False)
+#: Arrivals that are counted and must wait for a reader that is busy.
+COUNTED = _profile(100, reliable=False)
 #: What drivers publish (Interbotix and realsense defaults): matches reliable and best-effort readers.
 DRIVER = _profile(10, reliable=True)
 #: Observations: large, frequent, only the newest is of use.

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from fpo_ros.hardware import xs
+from fpo_ros.hardware.modes import MotorSettings
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME
 from fpo_ros.sim.twin.faults import FaultState
 from fpo_ros.sim.twin.motors import POSITION, Drive, Measured, Motors
@@ -308,14 +309,3 @@ class _Trajectory:
         found = [point for time, point in self._left if time <= now_s]
         self._left = self._left[len(found):]
         return found
-
-
-@dataclass(frozen=True)
-class MotorSettings:
-    """Start-up settings of one motor, as a mode file gives them."""
-
-    mode: str = 'position'
-    profile_type: str = 'velocity'
-    profile_velocity: int = 0
-    profile_acceleration: int = 0
-    torque: bool = True

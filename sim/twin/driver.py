@@ -18,10 +18,10 @@ from rclpy.time import Time
 from sensor_msgs.msg import JointState
 
 from fpo_ros.hardware import xs
+from fpo_ros.hardware.modes import MotorSettings
 from fpo_ros.hardware.names import JOINT_STATE_NAMES
 from fpo_ros.nodes import qos
 from fpo_ros.nodes.base import make_executor
-from fpo_ros.sim.twin.arm import MotorSettings
 from fpo_ros.sim.twin.physics import TwinPhysics
 
 #: How often a request looks whether a stalled bus goes on [s].

@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from fpo_ros.hardware import xs
 from fpo_ros.hardware.gripper import calibration_of
+from fpo_ros.hardware.modes import FOLLOWER_SETTINGS, LEADER_SETTINGS, load_modes
 from fpo_ros.hardware.names import (
     FOLLOWERS,
     IMAGE_NAMES,
@@ -36,7 +37,6 @@ from fpo_ros.sim.robots import VX300S
 from fpo_ros.sim.twin.cameras import CameraDrivers
 from fpo_ros.sim.twin.driver import XsDriver
 from fpo_ros.sim.twin.faults import Fault, FaultError
-from fpo_ros.sim.twin.modes import FOLLOWER_SETTINGS, LEADER_SETTINGS, load_modes
 from fpo_ros.sim.twin.physics import PlacingError, TwinPhysics
 from fpo_ros.sim.twin.schedule import FaultSchedule, load_schedule
 from fpo_ros.srv import InjectFault, PlaceObjects, ResetScene

@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 
 from fpo_ros.hardware.currents import error_words, side_currents, side_registers  # noqa: E402
+from fpo_ros.hardware.modes import FOLLOWER_SETTINGS  # noqa: E402
 from fpo_ros.hardware.names import FOLLOWERS, JOINT_STATE_NAMES, SIDES  # noqa: E402
 from fpo_ros.hardware.xs import MOTORS  # noqa: E402
 from fpo_ros.nodes.arm_controller import ArmController, ArmControllerParameters  # noqa: E402
@@ -29,7 +30,6 @@ from fpo_ros.runtime.motor_watch import MotorLimits, MotorReadings  # noqa: E402
 from fpo_ros.runtime.safety_config import SafetyConfig  # noqa: E402
 from fpo_ros.sim.clearances import CellGeometry, Clearances  # noqa: E402
 from fpo_ros.sim.twin.driver import XsDriver  # noqa: E402
-from fpo_ros.sim.twin.modes import FOLLOWER_SETTINGS  # noqa: E402
 from fpo_ros.sim.twin.motors import AMBIENT_C  # noqa: E402
 from fpo_ros.sim.twin.physics import TwinPhysics  # noqa: E402
 

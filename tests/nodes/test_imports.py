@@ -11,8 +11,9 @@ import pytest
 import fpo_ros.nodes.logic
 
 LOGIC = [f'fpo_ros.nodes.logic.{file.stem}' for file in sorted(Path(fpo_ros.nodes.logic.__path__[0]).glob('[a-z]*.py'))]
-HARDWARE = ['alignment', 'currents', 'gripper', 'images', 'joints', 'names']
-NODES = ['arm_controller', 'camera_ingest', 'proprio_ingest', 'policy', 'episode_manager', 'learner']
+HARDWARE = ['alignment', 'currents', 'gripper', 'images', 'joints', 'modes', 'names']
+NODES = ['arm_controller', 'camera_ingest', 'proprio_ingest', 'policy', 'episode_manager', 'learner', 'arms',
+         'gamepad']
 
 
 def imported(modules: list[str], names: str) -> str:

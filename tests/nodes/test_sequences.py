@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from fpo_ros.hardware import xs
+from fpo_ros.hardware.modes import MotorSettings, load_modes
 from fpo_ros.hardware.xs_types import XsError
-from fpo_ros.nodes.logic.sequences import Mode, SequenceError, Sequences, read_modes
+from fpo_ros.nodes.logic.sequences import SequenceError, Sequences
 from fpo_ros.runtime.controller_config import ArmState
 
 CONFIG = Path(__file__).parents[2] / 'config'
-MODES = {'arm': Mode('position', profile_velocity=63), 'gripper': Mode('current_based_position', profile_velocity=105)}
+MODES = {'arm': MotorSettings(profile_velocity=63),
+         'gripper': MotorSettings('current_based_position', profile_velocity=105)}
+SETTINGS = (MODES['arm'],) * 6 + (MODES['gripper'],)
 
 
 class Arm:
@@ -23,7 +26,7 @@ class Arm:
         self.temperature = dict.fromkeys(('shoulder', 'elbow', 'gripper'), 35)
         self.error: dict[str, tuple[str, ...]] = {}
         self.torque = dict.fromkeys(self.temperature, True)
-        self.registers = {part: {'Operating_Mode': xs.MODES[mode.operating_mode], 'Profile_Acceleration': 0,
+        self.registers = {part: {'Operating_Mode': xs.MODES[mode.mode], 'Profile_Acceleration': 0,
                                  'Profile_Velocity': mode.profile_velocity} for part, mode in MODES.items()}
 
     def temperatures_c(self):
@@ -72,7 +75,7 @@ class Controller:
 
 def made(controller: Controller | None = None) -> tuple[Sequences, dict[str, Arm], Controller]:
     arms, controller = {'left': Arm(), 'right': Arm()}, controller or Controller()
-    return Sequences(arms, controller, dict.fromkeys(arms, MODES), 60.0), arms, controller
+    return Sequences(arms, controller, dict.fromkeys(arms, SETTINGS), 60.0), arms, controller
 
 
 def test_preparing_reboots_grippers_and_gives_them_back_what_that_took() -> None:
@@ -158,12 +161,5 @@ def test_a_motor_that_does_not_follow_ends_it() -> None:
         list(sequences.steps('prepare'))
 
 
-def test_modes_are_those_of_the_drivers_files(tmp_path) -> None:
-    found = read_modes(CONFIG / 'follower_left_modes.yaml')
-    assert found['arm'] == Mode('position', 'velocity', 63)
-    assert found['gripper'] == Mode('current_based_position', 'velocity', 105)
-    (tmp_path / 'x.yaml').write_text('groups: {arm: {operating_mode: position}}')
-    with pytest.raises(SequenceError, match='x.yaml is no mode file'):
-        read_modes(tmp_path / 'x.yaml')
-    with pytest.raises(SequenceError, match='no mode file'):
-        read_modes(tmp_path / 'none.yaml')
+def test_modes_are_those_of_the_drivers_files() -> None:
+    assert load_modes(CONFIG / 'follower_left_modes.yaml') == SETTINGS

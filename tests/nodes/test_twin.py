@@ -17,12 +17,12 @@ from rclpy.time import Time  # noqa: E402
 
 from fpo_ros.hardware.gripper import CALIBRATIONS, GYM_ALOHA, INTERBOTIX  # noqa: E402
 from fpo_ros.hardware.joints import side_gripper_command, side_joints  # noqa: E402
+from fpo_ros.hardware.modes import FOLLOWER_SETTINGS  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
 from fpo_ros.sim.render import RenderError  # noqa: E402
 from fpo_ros.sim.task import sample_object_pose  # noqa: E402
 from fpo_ros.sim.twin import node as twin_node  # noqa: E402
 from fpo_ros.sim.twin.driver import XsDriver  # noqa: E402
-from fpo_ros.sim.twin.modes import FOLLOWER_SETTINGS  # noqa: E402
 from fpo_ros.sim.twin.node import DriverTwin  # noqa: E402
 from fpo_ros.sim.twin.physics import TwinPhysics  # noqa: E402
 from fpo_ros.sim.world import World  # noqa: E402

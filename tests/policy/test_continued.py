@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sizes
 import torch
-from test_export import observation
+from test_export import cache_of, observation
 
 from fpo_ros.policy.continued import continued_velocity, draw_decided, sample_continued
 from fpo_ros.policy.contract import ContractError, PolicyContract
@@ -115,11 +115,8 @@ def test_a_session_goes_on_as_torch_does(policy, exported, count, delay):
     contract, seen = policy.contract, observation(policy, 5)
     rows = np.random.default_rng(3).uniform(0.2, 0.6, (count, 14)).astype(np.float32)
     noise = np.random.default_rng(1).standard_normal((contract.horizon, contract.action_dim)).astype(np.float32)
-    joints = np.asarray(seen.joint_positions)[None]
-    images = np.stack([seen.images[name] for name in contract.cameras])[None] if seen.images else None
-    pose = None if seen.object_pose is None else seen.object_pose[None]
+    joints, cache = cache_of(policy, seen)
     with torch.no_grad():
-        cache = policy.model.with_state(policy.states(joints, pose), policy.prefix(images))
         known = policy.known_chunks(padded(rows, contract.horizon)[None], joints)
         chunk = sample_continued(policy.model, torch.as_tensor(noise)[None], contract.flow_steps, cache, known,
                                  first(policy, min(count, delay), 1))

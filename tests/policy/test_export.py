@@ -36,6 +36,15 @@ def observation(policy, seed: int = 0) -> Observation:
     return Observation(rng.normal(size=14), images, None if contract.cameras else rng.normal(size=7))
 
 
+def cache_of(policy, seen):
+    """Return the (1, 14) joints of an observation, and what torch attends to."""
+    joints = np.asarray(seen.joint_positions)[None]
+    images = np.stack([seen.images[name] for name in policy.contract.cameras])[None] if seen.images else None
+    pose = None if seen.object_pose is None else seen.object_pose[None]
+    with torch.no_grad():
+        return joints, policy.model.with_state(policy.states(joints, pose), policy.prefix(images))
+
+
 def test_export_reproduces_torch_on_its_vectors(exported):
     policy, directory, difference = exported
     assert 0 <= difference <= VECTOR_ATOL

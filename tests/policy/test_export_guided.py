@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sizes
 import torch
-from test_export import observation
+from test_export import cache_of, observation
 
 from fpo_ros.policy.guided import sample_guided
 from fpo_ros.policy.realtime import Leftover, entry_mask, padded
@@ -43,11 +43,7 @@ def test_a_session_goes_on_as_torch_does(exported, count, delay):
     policy, _, session = exported
     contract, seen, rows = policy.contract, observation(policy, 5), old_rows(policy, count)
     noise = np.random.default_rng(1).standard_normal((contract.horizon, contract.action_dim)).astype(np.float32)
-    joints = np.asarray(seen.joint_positions)[None]
-    images = np.stack([seen.images[name] for name in contract.cameras])[None] if seen.images else None
-    pose = None if seen.object_pose is None else seen.object_pose[None]
-    with torch.no_grad():
-        cache = policy.model.with_state(policy.states(joints, pose), policy.prefix(images))
+    joints, cache = cache_of(policy, seen)
     decided = policy.known_chunks(padded(rows, contract.horizon)[None], joints)
     mask = torch.as_tensor(entry_mask(count, delay, contract.horizon, contract.action_dim))[None]
     drawn = sample_guided(lambda x, time: policy.model.denoise(x, time, cache), torch.as_tensor(noise)[None],

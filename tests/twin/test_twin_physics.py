@@ -7,9 +7,9 @@ import pytest
 
 from fpo_ros.hardware import xs
 from fpo_ros.hardware.gripper import INTERBOTIX
+from fpo_ros.hardware.modes import ModeFileError, load_modes
 from fpo_ros.policy.contract import START_JOINTS
 from fpo_ros.sim.task import sample_object_pose
-from fpo_ros.sim.twin.modes import ModeFileError, load_modes
 from fpo_ros.sim.twin.physics import PlacingError, TwinPhysics
 
 ARM = 'follower_left'

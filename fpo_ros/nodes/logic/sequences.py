@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-import yaml
-
 from fpo_ros.hardware import xs
+from fpo_ros.hardware.modes import MotorSettings
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME
 from fpo_ros.hardware.xs_client import XsClient
 from fpo_ros.runtime.controller_config import ArmState
@@ -55,49 +52,18 @@ class Controller(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Mode:
-    """How a group or motor is operated, as the driver's mode files say it.
-
-    :param operating_mode: key of ``xs.MODES``.
-    :param profile_type: ``'velocity'`` or ``'time'``.
-    :param profile_velocity: of the servo's own profile [0.229 rpm, or ms].
-    :param profile_acceleration: [214.577 rpm^2, or ms].
-    """
-
-    operating_mode: str
-    profile_type: str = 'velocity'
-    profile_velocity: int = 0
-    profile_acceleration: int = 0
-
-
-def read_modes(path: Path) -> dict[str, Mode]:
-    """Return the modes of the arm's group and of its gripper in a mode file of interbotix_xs_sdk.
-
-    :raises SequenceError: for a file that cannot be read or lacks one.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding='utf-8'))
-        parts = {ARM_GROUP: data['groups'][ARM_GROUP], GRIPPER_NAME: data['singles'][GRIPPER_NAME]}
-        return {name: Mode(part['operating_mode'], part.get('profile_type', 'velocity'),
-                           int(part.get('profile_velocity', 0)), int(part.get('profile_acceleration', 0)))
-                for name, part in parts.items()}
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SequenceError(f'{path} is no mode file of interbotix_xs_sdk: {error!r}') from error
-
-
 class Sequences:
     """What can be done with both followers. The generators must be used up; closed early, they stop between two steps.
 
     :param arms: follower → client of its driver.
     :param controller: of both.
-    :param modes: follower → group or motor → mode.
+    :param settings: follower → those of its 7 motors; the arm has one mode.
     :param hottest_c: motors that are hotter are not put to work [degrees Celsius].
     """
 
-    def __init__(self, arms: Mapping[str, XsClient], controller: Controller, modes: Mapping[str, Mapping[str, Mode]],
-                 hottest_c: float) -> None:
-        self._arms, self._controller, self._modes, self._hottest_c = arms, controller, modes, hottest_c
+    def __init__(self, arms: Mapping[str, XsClient], controller: Controller,
+                 settings: Mapping[str, Sequence[MotorSettings]], hottest_c: float) -> None:
+        self._arms, self._controller, self._settings, self._hottest_c = arms, controller, settings, hottest_c
 
     def steps(self, name: str) -> Iterator[str]:
         """Carry a sequence out; yields what is done next.
@@ -119,8 +85,7 @@ class Sequences:
             yield f'{arm}: rebooting the gripper'
             client.reboot(GRIPPER_NAME)
             yield f'{arm}: operating modes'
-            for part, mode in self._modes[arm].items():
-                self._set_mode(client, part, mode)
+            self._set_modes(arm, client)
             yield f'{arm}: torque on'
             if not all(client.torques().values()):
                 client.set_torque('all', True)
@@ -133,8 +98,7 @@ class Sequences:
                 self._silent()
                 yield f'{arm}: rebooting ' + ', '.join(f'{motor} ({", ".join(why)})' for motor, why in broken.items())
                 client.reboot('all', only_in_error=True)
-                for part, mode in self._modes[arm].items():
-                    self._set_mode(client, part, mode)
+                self._set_modes(arm, client)
 
     def _home(self) -> Iterator[str]:
         yield from self._go(ArmState.HOMING, 'going to the start pose', HOME_REACHED)
@@ -173,11 +137,10 @@ class Sequences:
             raise SequenceError(f'{arm}: {words}: support the arm, which falls when its motors reboot, and run '
                                 '"reboot"')
 
-    @staticmethod
-    def _set_mode(client: XsClient, part: str, mode: Mode) -> None:
-        """Set a mode that is not set: changing one takes the torque away for a moment."""
-        wanted = {'Operating_Mode': xs.MODES[mode.operating_mode], 'Profile_Velocity': mode.profile_velocity,
-                  'Profile_Acceleration': mode.profile_acceleration}
-        if any(value != wanted[name] for name in wanted for value in client.register(part, name).values()):
-            client.set_mode(part, mode.operating_mode, mode.profile_type, mode.profile_velocity,
-                            mode.profile_acceleration)
+    def _set_modes(self, arm: str, client: XsClient) -> None:
+        """Set the modes that are not set: changing one takes the torque away for a moment."""
+        for part, one in ((ARM_GROUP, self._settings[arm][0]), (GRIPPER_NAME, self._settings[arm][-1])):
+            wanted = {'Operating_Mode': xs.MODES[one.mode], 'Profile_Velocity': one.profile_velocity,
+                      'Profile_Acceleration': one.profile_acceleration}
+            if any(value != wanted[name] for name in wanted for value in client.register(part, name).values()):
+                client.set_mode(part, one.mode, one.profile_type, one.profile_velocity, one.profile_acceleration)

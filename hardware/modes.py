@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fpo_ros.hardware import xs
-from fpo_ros.sim.twin.arm import MotorSettings
+
+
+@dataclass(frozen=True)
+class MotorSettings:
+    """Start-up settings of one motor, as a mode file gives them.
+
+    :param mode: key of ``xs.MODES``.
+    :param profile_type: one of ``xs.PROFILE_TYPES``.
+    :param profile_velocity: of the servo's own profile [0.229 rpm, or ms].
+    :param profile_acceleration: [214.577 rpm^2, or ms].
+    :param torque: whether it is on.
+    """
+
+    mode: str = 'position'
+    profile_type: str = 'velocity'
+    profile_velocity: int = 0
+    profile_acceleration: int = 0
+    torque: bool = True
+
 
 #: A follower without a mode file: what xs_sdk takes itself, and a gripper that takes angles.
 FOLLOWER_SETTINGS = (MotorSettings(),) * 6 + (MotorSettings(mode='current_based_position'),)
