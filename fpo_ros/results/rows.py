@@ -76,7 +76,7 @@ class Row:
 STATE = Start('transfer_state', PolicyContract(), 100, 0.02, SFTConfig())
 PIXELS = Start('transfer_pixels', contract_for('transfer_cube', 'pixels'), 200, 0.02, SFTConfig(steps=1600),
                GroundingConfig(), 3)
-INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.010, SFTConfig(steps=2400))
+INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.008, SFTConfig(steps=2400))
 
 #: The row that others are compared with, at their own budgets; it has the default settings.
 REFERENCE = 'transfer_state'
