@@ -30,10 +30,15 @@ def side_currents(names: Sequence[str], effort: Sequence[float]) -> np.ndarray:
 def side_registers(register: str, values: Sequence[int]) -> np.ndarray:
     """Return the (7,) values of a register of one follower from a reading of the group "all".
 
-    :raises ValueError: where the driver did not read all seven motors.
+    :raises ValueError: where the driver did not read all seven motors, and for 0 degrees Celsius, which is what the
+        driver leaves of a motor that it cannot read.
     """
     if len(values) != len(MOTORS):
         raise ValueError(f'{register} of {len(values)} motors came, of {len(MOTORS)} expected')
+    if register == TEMPERATURE_REGISTER:
+        unread = [motor for motor, value in zip(MOTORS, values, strict=True) if value == 0]
+        if unread:
+            raise ValueError(f'{" and ".join(unread)} could not be read: check the cables')
     return np.asarray(values, np.float64)
 
 

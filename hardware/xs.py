@@ -8,6 +8,7 @@ dynamixel_workbench, which cuts fractions off.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ ZERO_COUNTS = 2048
 CURRENT_UNIT_MA = 2.69
 VELOCITY_UNIT_RAD_S = 0.229 * 2 * math.pi / 60
 ACCELERATION_UNIT_RAD_S2 = 214.577 * 2 * math.pi / 3600
+#: A joint is believed to stand so far outside its limits [rad].
+BEYOND_RAD = 0.25
 #: Largest command in mode "pwm" [counts].
 PWM_LIMIT = 885
 #: Operating mode of xs_sdk → value of the register Operating_Mode. linear_position runs the motor in position mode.
@@ -143,6 +146,14 @@ class ArmModel:
     def sleep_finger_m(self) -> float:
         """Position of the left finger in the sleep pose [m]."""
         return self.linkage.finger(self.sleep[6])
+
+    def implausible(self, joints: Sequence[float]) -> str:
+        """Say which of (6,) measured joints [rad] stands far outside what the arm can reach; empty when none does."""
+        for name, value, (low, high) in zip(ARM_JOINTS, joints, self.joints, strict=True):
+            if not low - BEYOND_RAD <= value <= high + BEYOND_RAD:
+                return (f'{name} reads {value:.3f} rad, far outside its limits {low:.3f}..{high:.3f}: its motor could '
+                        'not be read, check the cables')
+        return ''
 
 
 #: Velocity_Limit of every motor [counts], 3.14 rad/s, and the URDF's limit of every joint [rad/s].

@@ -83,8 +83,15 @@ class XsClient:
         return dict(zip(motors, values, strict=True))
 
     def temperatures_c(self) -> dict[str, int]:
-        """Return motor → temperature [deg C]."""
-        return self.register('all', 'Present_Temperature')
+        """Return motor → temperature [deg C].
+
+        :raises XsError: for a motor that reads 0: the driver leaves that of one that does not answer.
+        """
+        found = self.register('all', 'Present_Temperature')
+        for motor, value in found.items():
+            if value == 0:
+                raise XsError(f'{self.arm}: {motor} does not answer: check its cables, and restart the driver')
+        return found
 
     def current_limits_ma(self) -> dict[str, float]:
         """Return motor → Current_Limit [mA]."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from fault_rig import STALL, FaultRig
+from fault_rig import STALL, STANDS, FaultRig
 
 from fpo_ros.episodes.store import EpisodeStore
 from fpo_ros.nodes.graph import GraphError
@@ -107,6 +107,14 @@ def _pause_controller(rig: FaultRig) -> None:
     rig.graph.signal('arm_controller', signal.SIGCONT)
 
 
+def _starve_controller(rig: FaultRig) -> None:
+    for _ in range(20):
+        rig.graph.signal('arm_controller', signal.SIGSTOP)
+        time.sleep(0.08)
+        rig.graph.signal('arm_controller', signal.SIGCONT)
+        time.sleep(0.02)
+
+
 def _start_second_controller(rig: FaultRig) -> None:
     second = rig.another('arm_controller')
     second.popen.wait(30.0)
@@ -153,15 +161,21 @@ def _salvages(rig: FaultRig, struck: float) -> None:
 
 
 def _reboot_elbow(rig: FaultRig) -> None:
+    rig.client.wait_for(lambda: rig.motion(time.time() - 0.5).speeds[:, LEFT_ELBOW].max() < STANDS,
+                        'the elbow to lie still', 5.0)
+    rebooted = time.time()
     rig.reboot('follower_left', 'elbow')
     rig.health('arm_controller: safety: nothing stands in the way', time.time())
+    time.sleep(0.3)
+    fastest = rig.motion(rebooted).speeds[:, LEFT_ELBOW].max()
+    assert fastest < STANDS, f'it leapt at {fastest:.2f} rad/s when its torque came back'
 
 
-def _part_from_learner(rig: FaultRig) -> None:
+def _stop_learner(rig: FaultRig) -> None:
     rig.graph.signal('learner', signal.SIGSTOP)
 
 
-def _join_learner(rig: FaultRig) -> None:
+def _let_learner_go_on(rig: FaultRig) -> None:
     rig.graph.signal('learner', signal.SIGCONT)
     for last in (False, False, True):  # a reply may be lost while the nodes find each other again
         try:
@@ -175,7 +189,7 @@ def _join_learner(rig: FaultRig) -> None:
 TABLE = (
     # What goes on runs in one episode, what needs the stand-in follows in one go: so no time is lost between rows.
     killed('learner', diagnosed=f'arm_controller: state: POLICY|{STALL}'),
-    Row('learner cut off', _part_from_learner, diagnosed='arm_controller: state: POLICY', mend=_join_learner),
+    Row('learner stopped', _stop_learner, diagnosed='arm_controller: state: POLICY', mend=_let_learner_go_on),
     Row('second controller started', _start_second_controller, diagnosed=f'arm_controller: state: POLICY|{STALL}',
         stalls=True, logged=('second arm_controller: .*another arm_controller is active',)),
     drivers('joint states NaN', 'read_failure', 'not finite: waist is nan',
@@ -191,9 +205,11 @@ TABLE = (
     cameras('all cameras dead', 'camera_stall', 'cam_high is'),
     cameras('one camera frozen', 'camera_frozen', 'cam_high shows the same picture', 'cam_high'),
     Row('motor overload', lambda rig: rig.fault('overload', target='follower_left', motor='elbow'), ends='controller',
-        message=r'left_elbow has switched its torque off \(overload\): reboot its motor',
+        message=r'left_elbow has switched its torque off \(overload\): support the arm',
         diagnosed=f'{HELD}left_elbow has switched', logged=('POLICY -> HOLD: left_elbow has switched',),
         mend=_reboot_elbow, free=LEFT_ELBOW),
+    Row('controller gets a fifth of its time', _starve_controller,
+        diagnosed=f'arm_controller: (control loop: slow|state: .*{STALL})', stalls=True),
     Row('controller paused for 1 s', _pause_controller, ends='stream', message='no controller status for 0.5 s',
         diagnosed='episode_manager: episode: .*stream after .*no controller status',
         logged=('episode_manager: .*ended: stream .*no controller status', r'arm_controller: .*POLICY -> HOLD: ')),

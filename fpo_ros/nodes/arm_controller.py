@@ -72,6 +72,8 @@ class ArmControllerParameters(SafetyParameters, GripperParameters):
     )
     max_lead: float = param(1.0, 'joints farther than this from their target make the arms hold [rad]',
                             low=0.2, high=3.14)
+    fastest_joint: float = param(3.14, 'joint states that would need a faster joint are passed over [rad/s]; 0: none '
+                                 'are', low=0.0, high=20.0)
     max_leader_age: float = param(0.1, 'poses of the leaders older than this make the arms hold [s]', low=0.02,
                                   high=1.0)
     max_leader_offset: float = param(0.3, 'a leader joint farther than this from its follower does not take over [rad]',
@@ -110,8 +112,8 @@ class ArmController(CellNode):
             starve_limit_s=p.starve_limit, homing_joint_speed=p.homing_joint_speed,
             lead_limit=p.max_lead, ramp_periods=p.ramp_periods, teleop_age_limit_s=p.max_leader_age,
             teleop_align_limit=p.max_leader_offset, teleop_blend_s=p.takeover_time,
-            blocked_limit_s=p.blocked_limit, log_only=p.commands == LOG_ONLY, safety=safety_config(p),
-            motors=motor_limits(p))
+            blocked_limit_s=p.blocked_limit, fastest_joint=p.fastest_joint, log_only=p.commands == LOG_ONLY,
+            safety=safety_config(p), motors=motor_limits(p))
         self.geometry = geometry_of(p)
         self.temperatures, self.errors = (RegisterReadings(self, register, p.temperature_period) if p.temperature_period
                                           else None for register in (TEMPERATURE_REGISTER, ERROR_REGISTER))
@@ -142,6 +144,7 @@ class ArmController(CellNode):
         self.add_subscription(LeaderPose, 'leader_pose', self._on_leaders, qos.COMMAND)
         self.add_subscription(ControllerStatus, 'controller_status', self._on_controller, qos.SENSOR)
         self.add_subscription(Bool, 'emergency_stop', self._on_emergency_stop, qos.EVENT)
+        self.add_subscription(Bool, 'operator_stop', self._on_operator_stop, qos.EVENT)
         self.add_subscription(Bool, 'hold_to_run', self._on_hold_to_run, qos.SENSOR)
         self.add_subscription(Empty, 'episode_heartbeat', self._on_heartbeat, qos.SENSOR)
         self.add_service(SetControllerState, 'set_controller_state', self._on_request)
@@ -238,6 +241,11 @@ class ArmController(CellNode):
         self.stop_device.heard(self.steady_ns())
         with self.lock:  # also while inactive: a stop pressed then holds after activation
             self.core.emergency_stop(message.data)
+
+    def _on_operator_stop(self, message: Bool) -> None:
+        """Take the stop of keyboards and gamepads: no word of theirs stands for the emergency stop's device."""
+        with self.lock:
+            self.core.emergency_stop(message.data, "operator's stop")
 
     def _on_request(self, request: SetControllerState.Request,
                     response: SetControllerState.Response) -> SetControllerState.Response:

@@ -77,7 +77,7 @@ class EpisodeClient(RosClient):
         self._learner = self.latest(LearnerStatus, 'learner_status', qos.LATCHED)
         self._refusals: int | None = None
         self._asked_ns = 0
-        self._stop = self.node.create_publisher(Bool, 'emergency_stop', qos.EVENT)
+        self._stop = self.node.create_publisher(Bool, 'operator_stop', qos.EVENT)
         self._episodes = ActionClient(self.node, RunEpisode, 'run_episode')
         self._sequences = ActionClient(self.node, ArmSequence, 'arm_sequence')
 

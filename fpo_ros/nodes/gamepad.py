@@ -11,7 +11,7 @@ from std_srvs.srv import Trigger
 
 from fpo_ros.nodes import qos
 from fpo_ros.nodes.base import CellNode, run_node
-from fpo_ros.nodes.logic.gamepad import WISHES, Buttons, Gamepad, GamepadError
+from fpo_ros.nodes.logic.gamepad import WISHES, Buttons, Gamepad
 from fpo_ros.nodes.logic.health import Health, StreamMonitor
 from fpo_ros.nodes.parameters import param
 
@@ -49,7 +49,7 @@ class GamepadNode(CellNode):
                                {name: getattr(p, f'{name}_button') for name in WISHES})
         self.gamepad = Gamepad(self.buttons)
         self.monitor = StreamMonitor('joy', RATE_HZ, SILENCE_S)
-        self.stop_output = self.add_publisher(Bool, 'emergency_stop', qos.EVENT)
+        self.stop_output = self.add_publisher(Bool, 'operator_stop', qos.EVENT)
         self.hold_output = self.add_publisher(Bool, 'hold_to_run', qos.COMMAND)
         self.wishes = {name: self.add_client(Trigger, name) for name in (*WISHES.values(), 'reset_emergency_stop')}
         self.add_subscription(Joy, 'joy', self._on_joy, qos.SENSOR)
@@ -62,12 +62,10 @@ class GamepadNode(CellNode):
         if not self.active:
             return
         self.monitor.arrived(self.steady_ns())
-        try:
-            step = self.gamepad.step(message.buttons, self.steady_ns())
-        except GamepadError as error:
-            self.monitor.reject(str(error))
-            self.get_logger().error(str(error), throttle_duration_sec=5.0)
-            return
+        step = self.gamepad.step(message.buttons, self.steady_ns())
+        if step.problem:
+            self.monitor.reject(step.problem)
+            self.get_logger().error(step.problem, throttle_duration_sec=5.0)
         self.stop_output.publish(Bool(data=step.pressed))
         self.hold_output.publish(Bool(data=step.held))
         for name in step.calls:

@@ -118,7 +118,7 @@ def safety_health(core: ArmControllerCore) -> Health:
     """Return which limits acted and how often, and what stands in the way now."""
     gate, motors = core.filter, core.motors
     blocked = gate.block if gate.blocked else ''
-    what = motors.stop or motors.hold or blocked or motors.last_easing
+    what = motors.hot or motors.powerless or motors.warm or blocked or motors.last_easing
     values: dict[str, float | int | str] = {
         f'limited_by_{name.replace(" ", "_")}': count for name, count in sorted(gate.acted.items())}
     values |= {'refused_targets': gate.refused, 'eased_grippers': motors.eased}

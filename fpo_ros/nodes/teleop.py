@@ -17,6 +17,7 @@ from std_srvs.srv import SetBool, Trigger
 from fpo_ros.hardware.gripper import INTERBOTIX_LEADER, GripperCalibration
 from fpo_ros.hardware.joints import JointStateError, both_sides, side_gripper_command, side_joints
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME, LEADERS, SIDES
+from fpo_ros.hardware.xs import LEADER
 from fpo_ros.hardware.xs_client import XsClient
 from fpo_ros.msg import ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
@@ -52,7 +53,7 @@ class TeleopParameters:
     gesture_below: float = param(0.1, 'both leader grippers closed below this take over from arms that hold [0..1]; '
                                  'a negative value: no gesture', low=-1.0, high=0.9)
     gravity_compensation: bool = param(True, "whether Interbotix's gravity compensation carries the leaders, where it "
-                                       'runs; otherwise their torque is switched off: hold them')
+                                       'runs; otherwise their torque is switched off, and both must be grabbed')
 
 
 class Teleop(CellNode):
@@ -117,6 +118,9 @@ class Teleop(CellNode):
         try:
             joints = side_joints(message.name, message.position, self.gripper)
             joints[6] = np.clip(side_gripper_command(message.name, message.position, self.gripper), 0, 1)
+            implausible = LEADER.implausible(joints[:6])
+            if implausible:
+                raise JointStateError(implausible)
         except JointStateError as error:
             self.monitors[side].reject(str(error))
             self.error_once(f'{LEADERS[side]}: {error}')
@@ -150,7 +154,8 @@ class Teleop(CellNode):
         fresh = self.status is not None and now - convert.nanoseconds(self.status.header.stamp) < FRESH_S * 1e9
         state = ArmState(self.status.state) if fresh else None
         has_command = state not in (None, ArmState.IDLE, ArmState.STOPPED)
-        step = self.leaders.step(now, pose, np.array(self.status.command, np.float64) if has_command else None, state)
+        step = self.leaders.step(now, pose, np.array(self.status.command, np.float64) if has_command else None, state,
+                                 all(self._compensated(side) for side in SIDES))
         if step.order is not None:
             self.orders.put(step.order)
         if step.target is not None:
@@ -196,16 +201,33 @@ class Teleop(CellNode):
         while (order := self.orders.get()) is not None:
             problem = ''
             try:
+                if order is Order.RELEASE:
+                    self._look()
                 for side in SIDES:
                     self._carry_out(order, side)
             except (ValueError, RuntimeError, TimeoutError) as error:  # XsError, TransportTimeoutError
                 problem = str(error)
             self.done.put((order, problem))
 
+    def _compensated(self, side: str) -> bool:
+        return self.params.gravity_compensation and self.compensation[side].service_is_ready()
+
+    def _look(self) -> None:
+        """See that leaders stand where they do by a hand: one that lost its torque has fallen, and was not grabbed.
+
+        :raises RuntimeError: naming a motor that has shut down, or has no torque.
+        """
+        for side, driver in self.drivers.items():
+            errors = {motor: ', '.join(why) for motor, why in driver.errors().items()}
+            errors |= {motor: 'no torque' for motor, on in driver.torques().items()
+                       if not on and motor != GRIPPER_NAME and motor not in errors}
+            for motor, why in errors.items():
+                raise RuntimeError(f'{LEADERS[side]} is not let go, and does not take over: {motor} has shut down '
+                                   f'({why}); reboot it')
+
     def _carry_out(self, order: Order, side: str) -> None:
         """Switch one leader; what its driver answers with an empty reply is read back."""
-        compensated = self.params.gravity_compensation and self.compensation[side].service_is_ready()
-        driver = self.drivers[side]
+        compensated, driver = self._compensated(side), self.drivers[side]
         if compensated:
             future = self.compensation[side].call_async(SetBool.Request(data=order is Order.RELEASE))
             driver.transport.wait_for(future.done, f'the answer of gravity compensation of {LEADERS[side]}', 5.0)

@@ -16,6 +16,7 @@ from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
 from fpo_ros.runtime.frozen import FrozenJoints
 from fpo_ros.runtime.geometry import Geometry
 from fpo_ros.runtime.homing import Approach
+from fpo_ros.runtime.leaps import Leaps
 from fpo_ros.runtime.motor_watch import MotorReadings, MotorWatch
 from fpo_ros.runtime.safety import SafetyFilter
 from fpo_ros.runtime.teleoperation import Teleoperation
@@ -23,6 +24,8 @@ from fpo_ros.runtime.timing import PeriodStatistics, TimingSummary
 
 #: States that follow a path to a pose.
 PATHS = (ArmState.HOMING, ArmState.PARKING)
+#: States that a hot motor ends; it must be possible to park it.
+_WORK = (ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP)
 
 
 class ArmControllerCore:
@@ -54,14 +57,15 @@ class ArmControllerCore:
         #: Why the newest joint states did not get here; empty where they do.
         self.joints_refused = ''
         self._frozen = FrozenJoints(self.config.frozen_limit_s, self.config.frozen_distance)
+        self._leaps = Leaps(self.config.fastest_joint)
         self._joints_problem = 'no joint states received yet'
         self._gripper_goals: np.ndarray | None = None
         self._takeover_due = False
         self._blind = False
         self._starved_ticks = 0
         self._driving_version: str | None = None
-        self._pressed = False
-        self._now_ns = 0
+        self._pressed: frozenset[str] = frozenset()
+        self._now_ns = self._measured_ns = 0
         self._approach = Approach(self.config, self.filter.limits, self.period_s)
 
     # ---- what the operator and other nodes ask for
@@ -95,11 +99,14 @@ class ArmControllerCore:
         self._enter(wanted, reason or 'requested')
         return True, ''
 
-    def emergency_stop(self, pressed: bool, reason: str = 'emergency stop pressed') -> None:
-        """Report the emergency stop: pressing it latches STOPPED; releasing it alone changes nothing."""
-        self._pressed = bool(pressed)
+    def emergency_stop(self, pressed: bool, device: str = 'emergency stop') -> None:
+        """Report an emergency stop: pressing one latches STOPPED; releasing it alone changes nothing.
+
+        :param device: which one; each that is pressed must be released before a reset.
+        """
+        self._pressed = self._pressed | {device} if pressed else self._pressed - {device}
         if pressed:
-            self._latch_stop(reason)
+            self._latch_stop(f'{device} pressed')
 
     def reset_emergency_stop(self) -> tuple[bool, str]:
         """Leave STOPPED for IDLE: the deliberate reset.
@@ -109,7 +116,7 @@ class ArmControllerCore:
         if self.state is not ArmState.STOPPED:
             return False, 'emergency stop is not latched'
         if self._pressed:
-            return False, 'emergency stop is still pressed: release it first'
+            return False, f'{" and ".join(sorted(self._pressed))} still pressed: release it first'
         self._enter(ArmState.IDLE, 'emergency stop reset')
         return True, ''
 
@@ -202,10 +209,14 @@ class ArmControllerCore:
         jump = '' if not self._stalled(elapsed_ns) else (
             f'; the control loop paused or the clock jumped ({elapsed_ns * 1e-9:.2f} s between two ticks)')
         measured = np.asarray(measured)
+        problem, leapt = self.filter.implausible(measured), ''
+        if not problem and stamp_ns <= now_ns:
+            leapt = self._leaps.problem(measured, stamp_ns)
+        if leapt and self.measured is not None:  # goes on from what was believed last, until that is too old
+            measured, stamp_ns, refused = self.measured, self._measured_ns, f'; newest refused: {leapt}'
         age_s = (now_ns - stamp_ns) * 1e-9
-        problem = self.filter.implausible(measured)
-        if problem:
-            self._joints_problem = f'joint states are implausible: {problem}'
+        if problem or (leapt and self.measured is None):
+            self._joints_problem = f'joint states are implausible: {problem or leapt}'
         elif age_s > self.config.joint_age_limit_s:
             self._joints_problem = (f'joint states are {age_s:.2f} s old, '
                                     f'the limit is {self.config.joint_age_limit_s} s{jump}{refused}')
@@ -215,7 +226,7 @@ class ArmControllerCore:
             # In a dry run arms stand while their targets move.
             self._joints_problem = '' if self.config.log_only else (
                 self._frozen.problem(measured, stamp_ns, self.filter.command))
-            self.measured = measured.astype(np.float64)
+            self.measured, self._measured_ns = measured.astype(np.float64), stamp_ns
 
     def _stalled(self, elapsed_ns: int | None) -> bool:
         """Return whether this tick came much later than the one before, or before it, by the clock."""
@@ -258,11 +269,14 @@ class ArmControllerCore:
         where = self._gripper_goals if self._gripper_goals is not None or self._arms is None else (
             self._arms[grippers])
         watch.look(readings, None if command is None else command[grippers], where)
-        if watch.stop:
-            self._latch_stop(watch.stop)
-        elif self.state in (ArmState.HOMING, ArmState.POLICY) and watch.hold or (
-                self.state is ArmState.HOLD and watch.overloaded):
-            self._enter(ArmState.HOLD, watch.hold)
+        if watch.hot and self.state in _WORK:
+            self._latch_stop(watch.hot)
+        elif watch.powerless and self.state in (*_WORK, ArmState.PARKING, ArmState.HOLD):
+            # In HOLD, too, again and again: rebooted, it would leap to a target that it fell away from.
+            self._enter(ArmState.HOLD, watch.powerless)
+            self._takeover_due = True
+        elif watch.warm and self.state in _WORK:
+            self._enter(ArmState.HOLD, watch.warm)
             self._takeover_due = True
         self.filter.keep_grippers(watch.lower, watch.upper)
 
@@ -290,14 +304,15 @@ class ArmControllerCore:
         start, grippers = np.array(self._arms), list(GRIPPER_COLUMNS)
         if self.filter.command is not None:
             start[grippers] = self.filter.command[grippers]
-            if self._near(self.filter.command) and not self.motors.overloaded:
+            if self._near(self.filter.command) and not self.motors.powerless:
                 start = self.filter.command
         elif self._gripper_goals is not None:
             limits = self.filter.limits
             start[grippers] = np.clip(self._gripper_goals, limits.lower[grippers], limits.upper[grippers])
         self.filter.start(start, self.config.ramp_periods)
         self._frozen.forget()
-        self.motors.forget()
+        if not self.motors.powerless:
+            self.motors.forget()
         self.filter.keep_grippers(self.motors.lower, self.motors.upper)
         self.takeovers += 1
         self._takeover_due = False

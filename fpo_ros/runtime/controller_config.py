@@ -59,6 +59,8 @@ class ControllerConfig:
     :param frozen_limit_s: joint states of an arm that stay the same for so long, while its target moves by
         ``frozen_distance``, are not believed [s].
     :param frozen_distance: [rad].
+    :param fastest_joint: readings that would need a faster joint are passed over [rad/s]; 0: none are. Velocity_Limit
+        of aloha_vx300s.yaml is pi rad/s.
     :param safety: limits of the safety filter beside position and speed.
     :param motors: limits of currents and temperatures.
     """
@@ -84,6 +86,7 @@ class ControllerConfig:
     log_only: bool = False
     frozen_limit_s: float = 0.2
     frozen_distance: float = 0.1
+    fastest_joint: float = math.pi
     safety: SafetyConfig = dataclasses.field(default_factory=SafetyConfig)
     motors: MotorLimits = dataclasses.field(default_factory=MotorLimits)
 
@@ -100,7 +103,7 @@ class ControllerConfig:
                 if pose.shape != (ACTION_DIM,) or not np.isfinite(pose).all():
                     raise ValueError(f'{field.name} must be {ACTION_DIM} finite numbers, got shape {pose.shape}')
                 object.__setattr__(self, field.name, pose)
-            elif field.name == 'teleop_blend_s' and value == 0:
+            elif field.name in ('teleop_blend_s', 'fastest_joint') and value == 0:
                 continue
             elif not (math.isfinite(value) and value > 0):
                 raise ValueError(f'{field.name} must be positive, got {value}')

@@ -75,10 +75,10 @@ class MotorWatch:
 
     def __init__(self, limits: MotorLimits, period_s: float) -> None:
         self.limits, self.period_s = limits, period_s
-        #: Why the arms must hold, and why they must stop; empty while they need not.
-        self.hold, self.stop = '', ''
-        #: A joint has drawn too much for too long: its target must go to where it is.
-        self.overloaded = False
+        #: Which joint has no power, or draws too much for too long: its target must go to where it is; empty for none.
+        self.powerless = ''
+        #: Which motor is too warm to work on, and which too hot; empty for none.
+        self.warm, self.hot = '', ''
         #: (2,) bounds of the grippers' targets [0..1]; infinite where they are free.
         self.lower, self.upper = np.full(2, -np.inf), np.full(2, np.inf)
         #: How often a gripper was eased [count], and why the newest one was.
@@ -105,7 +105,7 @@ class MotorWatch:
         for name, values in vars(readings).items():
             if values is not None and np.shape(values) != (ACTION_DIM,):
                 raise ValueError(f'{name} must be {ACTION_DIM} numbers, got shape {np.shape(values)}')
-        self.hold, self.stop, self.overloaded = '', '', False
+        self.powerless = self.warm = self.hot = ''
         if readings.errors is not None:
             self._look_at_errors(readings.errors)
         if readings.temperature_c is not None:
@@ -124,15 +124,16 @@ class MotorWatch:
     def _look_at_errors(self, errors: tuple[str, ...]) -> None:
         column = next((column for column, error in enumerate(errors) if error), None)
         if column is not None:
-            self.hold = f'{JOINT_NAMES[column]} has switched its torque off ({errors[column]}): reboot its motor'
+            self.powerless = (f'{JOINT_NAMES[column]} has switched its torque off ({errors[column]}): support the arm, '
+                              'ask for IDLE, and reboot its motor (fpo-ros arms reboot)')
 
     def _look_at_temperatures(self, temperature: np.ndarray) -> None:
         if np.isnan(temperature).all():
             return
         column = int(np.nanargmax(temperature))
         hottest, limits = temperature[column], self.limits
-        for limit, name in ((limits.temperature_stop_c, 'stop'), (limits.temperature_hold_c, 'hold')):
-            if limit and hottest >= limit and not getattr(self, name):
+        for limit, name in ((limits.temperature_stop_c, 'hot'), (limits.temperature_hold_c, 'warm')):
+            if limit and hottest >= limit:
                 setattr(self, name, f'{JOINT_NAMES[column]} has {hottest:.0f} degrees Celsius, the limit is {limit:g}: '
                                     'park the arms and let it cool')
 
@@ -141,10 +142,10 @@ class MotorWatch:
         self._loaded_s[over] += self.period_s
         self._loaded_s[ended] = 0.0
         column = int(np.argmax(self._loaded_s))
-        self.overloaded = bool(self._loaded_s[column] >= self.limits.joint_seconds and over[column])
-        if self.overloaded:
-            self.hold = self.hold or (f'{JOINT_NAMES[column]} draws {current[column]:.0f} mA for '
-                                      f'{self._loaded_s[column]:.1f} s, the limit is {self._limit_ma[column]:.0f} mA')
+        if self._loaded_s[column] >= self.limits.joint_seconds and over[column]:
+            self.powerless = self.powerless or (
+                f'{JOINT_NAMES[column]} draws {current[column]:.0f} mA for {self._loaded_s[column]:.1f} s, the limit '
+                f'is {self._limit_ma[column]:.0f} mA')
 
     def _look_at_grippers(self, current: np.ndarray, command: np.ndarray, where: np.ndarray) -> None:
         limit = self.limits.gripper_current_ma

@@ -10,6 +10,12 @@ from fpo_ros.policy.contract import ACTION_DIM, JOINT_NAMES
 from fpo_ros.runtime.apart import farthest_joint
 from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S
 from fpo_ros.runtime.controller_config import ControllerConfig
+from fpo_ros.runtime.leaps import Leaps
+
+#: No hand turns a joint of a leader faster [rad/s].
+FASTEST_HAND = 4 * math.pi
+#: A clock that was set back by more than this is followed [ns].
+_SET_BACK_NS = 1_000_000_000
 
 
 class Teleoperation:
@@ -28,6 +34,7 @@ class Teleoperation:
         self._blend = max(1, math.ceil(config.teleop_blend_s / period_s - 1e-9))
         self._leaders: np.ndarray | None = None
         self._stamp_ns = 0
+        self._leaps = Leaps(FASTEST_HAND)
         self._offset = np.zeros(ACTION_DIM)
         self._done = self._blend
         #: Poses that were refused [count], and why the newest one was; empty if none.
@@ -47,8 +54,11 @@ class Teleoperation:
         elif not np.isfinite(values).all():
             column = int(np.argmin(np.isfinite(values)))
             reason = f'the pose of the leaders is not finite: {JOINT_NAMES[column]} is {values[column]}'
-        elif self._leaders is not None and stamp_ns < self._stamp_ns:
+        elif self._leaders is not None and 0 < self._stamp_ns - stamp_ns < _SET_BACK_NS:
             reason = f'the pose of the leaders is {(self._stamp_ns - stamp_ns) * 1e-9:.3f} s older than the one before'
+        else:
+            leapt = self._leaps.problem(values, stamp_ns)
+            reason = leapt and f'leader: {leapt}'
         if reason:
             self.refused += 1
             self.last_refusal = reason

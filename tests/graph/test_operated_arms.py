@@ -24,6 +24,7 @@ from fpo_ros.nodes.graph import GraphError, GraphOptions  # noqa: E402
 from fpo_ros.nodes.up import running_graph  # noqa: E402
 from fpo_ros.policy.contract import ARM_JOINTS, GRIPPER_COLUMNS, START_JOINTS  # noqa: E402
 from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
+from fpo_ros.srv import InjectFault  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.serial]
 #: Largest step of a joint target between two control periods (joint_speed of the configuration) [rad].
@@ -39,9 +40,10 @@ def cell(releases, tmp_path_factory) -> Iterator[SimpleNamespace]:
     options = GraphOptions(policy=str(releases.path / 'v000001'), trusted_keys=str(releases.keys),
                            releases=str(releases.path), cameras='', learner=False, teleop=True,
                            record_dir=str(store))
-    with running_graph(options, sink=lambda node, line: None) as graph:
+    lines: list[str] = []
+    with running_graph(options, sink=lambda node, line: lines.append(line)) as graph:
         with EpisodeClient() as client:
-            heard = SimpleNamespace(graph=graph, client=client, pose=None, store=store)
+            heard = SimpleNamespace(graph=graph, client=client, pose=None, store=store, lines=lines)
             client.node.create_subscription(LeaderPose, 'leader_pose', lambda m: setattr(heard, 'pose', np.array(
                 m.joint_positions)), qos.SENSOR)
             heard.hands = {side: client.node.create_publisher(JointState, f'driver_twin/move_leader_{side}', qos.DRIVER)
@@ -93,13 +95,14 @@ def test_leaders_go_with_their_followers_and_an_operator_drives_them(cell) -> No
     _pull(cell, 'left', **_whole(0.3))
     while time.monotonic() < until:
         status = client.controller_status()
-        history.append(status.command[0])
+        history.append((status.ticks, status.command[0]))
         time.sleep(0.01)
-    assert abs(history[-1] - 0.3) < 0.06 and abs(client.controller_status().measured[0] - history[-1]) < 0.05
-    assert np.abs(np.diff(history)).max() <= 3 * STEP, 'the followers go smoothly'
+    ticks, waists = np.array(history).T
+    assert abs(waists[-1] - 0.3) < 0.06 and abs(client.controller_status().measured[0] - waists[-1]) < 0.05
+    assert (np.abs(np.diff(waists)) <= STEP * np.diff(ticks) + 1e-5).all(), 'the followers go smoothly'
     assert _wish(cell, 'hand_back').success
     status = client.wait_for_state(ArmState.HOLD, 5.0)
-    assert abs(status.command[0] - history[-1]) < 0.02, 'the arms hold where the operator left them'
+    assert abs(status.command[0] - waists[-1]) < 0.02, 'the arms hold where the operator left them'
     for side in SIDES:
         _pull(cell, side)
 
@@ -121,6 +124,29 @@ def test_an_operator_drives_an_episode_from_the_start_and_it_is_stored_as_theirs
     assert phases[:2] == ['homing', 'resetting'] and {'taking over', 'running'} < set(phases)
     episode = EpisodeStore.open(cell.store).read(outcome.episode_id)
     assert episode.meta.source == 'teleop' and episode.arrays['operated'].all()
+
+
+def test_followers_hold_while_a_leader_cannot_be_read(cell) -> None:
+    _hold_at_home(cell)
+    for side in SIDES:
+        _pull(cell, side, **_whole(0.0))
+    assert _wish(cell, 'take_over').success
+    cell.client.wait_for_state(ArmState.TELEOP, 10.0)
+    before = np.array(cell.client.controller_status().command)
+
+    def fault(name: str) -> None:
+        request = InjectFault.Request(fault=name, target='leader_left')
+        assert cell.client.call(InjectFault, 'driver_twin/inject_fault', request).success
+
+    fault('read_failure')  # every motor reads -pi
+    try:
+        status = cell.client.wait_for_state(ArmState.HOLD, 3.0)
+        assert 'pose of the leaders' in status.reason
+        assert np.abs(np.array(status.command) - before)[ARMS].max() < 2 * STEP, 'nobody went after what was read'
+        cell.client.wait_for(lambda: any('leader_left: shoulder reads -3.142' in line for line in cell.lines),
+                             'the reason in the log', 5.0)
+    finally:
+        fault('clear')
 
 
 def test_without_the_leaders_node_the_followers_hold(cell) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fpo_ros.nodes.logic.gamepad import Buttons, Gamepad, GamepadError, Step
+from fpo_ros.nodes.logic.gamepad import Buttons, Gamepad, Step
 
 S = 1_000_000_000
 BUTTONS = Buttons(stop=0, reset=1, hold=2, wishes={'take_over': 3, 'mark_success': 4})
@@ -45,8 +45,11 @@ def test_a_reset_takes_a_second_with_the_stop_released(states, times, resets) ->
 
 
 def test_a_button_that_the_device_lacks_is_named_and_none_is_allowed() -> None:
-    with pytest.raises(GamepadError, match=r'take_over is button 3, and the device has 2'):
-        Gamepad(Buttons(0, 1, -1, {'take_over': 3})).step([0, 0], 0)
+    pad = Gamepad(Buttons(0, 1, -1, {'take_over': 3}))
+    step = pad.step([1, 0], 0)
+    assert step.problem.startswith('take_over is button 3, and the device has 2') and step.pressed, 'the stop works'
+    assert not pad.step([0, 0], 0).pressed
+    assert Gamepad(Buttons(2, -1, -1)).step([0, 0], 0).pressed, 'a stop that nobody could press'
     pad = Gamepad(Buttons(-1, -1, -1))
     assert pad.step([1, 1], 0) == Step(False, False, ())
 
@@ -65,10 +68,10 @@ def test_the_node_repeats_the_stop_and_hold_to_run_and_asks_for_what_is_wished(r
     node._call = asked.append
     try:
         with RosClient('gamepad_test') as client:
-            stop, hold = (client.latest(Bool, name, qos.SENSOR) for name in ('emergency_stop', 'hold_to_run'))
+            stop, hold = (client.latest(Bool, name, qos.SENSOR) for name in ('operator_stop', 'hold_to_run'))
             node.trigger_configure()
             node.trigger_activate()
-            client.wait_for(lambda: node.count_subscribers('emergency_stop') and node.count_subscribers('hold_to_run'),
+            client.wait_for(lambda: node.count_subscribers('operator_stop') and node.count_subscribers('hold_to_run'),
                             'the node to be heard', 10.0)
             pressed = [0] * 31
             node._on_joy(Joy(buttons=pressed))

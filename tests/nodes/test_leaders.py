@@ -33,7 +33,7 @@ class Desk:
     def step(self, count: int = 1):
         for _ in range(count):
             self.now += 20 * MS
-            step = self.leaders.step(self.now, self.at, self.command, self.controller)
+            step = self.leaders.step(self.now, self.at, self.command, self.controller, True)
         return step
 
     def tracking(self):
@@ -181,3 +181,15 @@ def test_leaders_are_never_driven_while_an_operator_holds_them(events):
             assert before is LeaderState.TRACKING and desk.leaders.state is LeaderState.TRACKING
         if step.ask is ArmState.TELEOP:
             assert before is LeaderState.OPERATED
+
+
+@pytest.mark.parametrize(('carried', 'both', 'taken'),
+                         [(True, False, True), (False, False, False), (False, True, True)])
+def test_leaders_that_nothing_carries_must_both_be_grabbed(carried, both, taken):
+    desk = Desk(ArmState.POLICY).tracking()
+    desk.step()
+    desk.at = pose(0.3)
+    if both:
+        desk.at[8] += 0.3
+    orders = [desk.leaders.step(0, desk.at, desk.command, ArmState.POLICY, carried).order for _ in range(10)]
+    assert (Order.RELEASE in orders) is taken, 'the other leader would fall, and its follower with it'

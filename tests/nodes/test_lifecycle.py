@@ -242,7 +242,7 @@ def test_defaults_in_code_are_those_of_the_simulated_cell() -> None:
     differing = {f'{name}.{field.name}' for name in NODES
                  for field in dataclasses.fields(CLASSES[name].PARAMETERS)
                  if config[name][field.name] != field.default}
-    # The simulated cell has no camera unless asked for, its model's forces, friction and all, are no currents, and its
-    # bus costs no time.
+    # The simulated cell has no camera unless asked for, its model's forces, friction and all, are no currents, its bus
+    # costs no time, and a reset of its scene moves the arms at once.
     assert differing == {'proprio_ingest.cameras', 'arm_controller.gripper_current', 'arm_controller.joint_current',
-                         'driver_twin.bus_time_scale'}
+                         'arm_controller.fastest_joint', 'driver_twin.bus_time_scale'}

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -188,32 +189,54 @@ def test_node_rewards_at_the_rate_the_episode_manager_watches(cell) -> None:
 
 
 @pytest.mark.ros
-def test_console_shows_requests_and_sends_keys(cell, capsys, monkeypatch) -> None:
-    from std_msgs.msg import Bool
-
-    from fpo_ros.nodes import qos
+def test_console_shows_requests_and_sends_keys(cell) -> None:
     from fpo_ros.nodes.operator_console import Console
 
-    console = Console(cell.client)
+    said = []
+    console = Console(cell.client, said.append)
     console.wait()
     cell.reset(7)
     cell.until(lambda: cell.status() and cell.status().request, 'the request')
     console.serve('')
     console.serve('x')
     console.serve('c')
+    cell.until(lambda: 'reset confirmed' in said, 'the reset to be confirmed')
     console.serve('s')
-    said = capsys.readouterr().out
-    assert f'{TASK}: nothing to do' in said and 'confirm the reset' in said
-    assert 'reset confirmed' in said and 'refused: no episode awaits a mark' in said and 'c confirm the reset' in said
+    cell.until(lambda: said[-1] == 'refused: no episode awaits a mark', 'the refusal')
+    assert f'{TASK}: nothing to do' in said and any('confirm the reset' in line for line in said)
+    assert any('c confirm the reset' in line for line in said)
     assert cell.reset(7).success
-    pressed = cell.client.latest(Bool, 'emergency_stop', qos.EVENT)
-    cell.until(lambda: cell.client.node.count_publishers('emergency_stop'), 'the stop of the console')
+
+
+@pytest.mark.ros
+def test_console_repeats_the_stop_until_a_controller_confirms_it(cell, monkeypatch) -> None:
+    from std_msgs.msg import Bool
+
+    from fpo_ros.msg import ControllerStatus
+    from fpo_ros.nodes import operator_console, qos
+
+    monkeypatch.setattr(operator_console, 'CONFIRMED_S', 0.2)
+    said, node = [], cell.client.node
+    console = operator_console.Console(cell.client, said.append)
+    pressed = cell.client.latest(Bool, 'operator_stop', qos.EVENT)
+    statuses = node.create_publisher(ControllerStatus, 'controller_status', qos.STATUS)
+    cell.until(lambda: node.count_publishers('operator_stop') and console._controller() or statuses.publish(
+        ControllerStatus(state=ControllerStatus.STATE_STOPPED)), 'the console to hear a controller')
     console.serve(' ')
-    cell.until(lambda: pressed() and pressed().data, 'the stop to be pressed')
-    monkeypatch.setattr(console, '_answer', lambda key: 'nobody serves the reset here')
+
+    def served(line: str) -> bool:
+        console.serve('')
+        return any(line in text for text in said)
+
+    cell.until(lambda: served('NOT CONFIRMED'), 'the doubt: what was said before the stop confirms nothing')
+    assert pressed().data and not any('STOPPED' in line for line in said)
+    statuses.publish(ControllerStatus(state=ControllerStatus.STATE_STOPPED, reason='pressed'))
+    cell.until(lambda: served('STOPPED (pressed): the arms are sent nothing any more'), 'the confirmation')
+    monkeypatch.setattr(console, '_answer', lambda key: time.sleep(1.0) or 'reset')
     console.serve('r')
     cell.until(lambda: not pressed().data, 'the stop to be released')
-    assert 'EMERGENCY STOP: the arms are sent nothing' in capsys.readouterr().out
+    console.serve(' ')
+    cell.until(lambda: pressed().data, 'the stop, while the key before waits for its answer')
 
 
 def test_keys_are_read_one_by_one_from_a_terminal_which_is_left_as_it_was() -> None:
@@ -245,11 +268,12 @@ def test_keys_of_a_pipe_end_with_it() -> None:
 
 
 @pytest.mark.ros
-def test_command_says_where_there_is_no_operator(ros, monkeypatch) -> None:
+def test_command_says_where_there_is_no_operator_and_stops_all_the_same(ros, monkeypatch) -> None:
     from fpo_ros.nodes import operator_console
-    from fpo_ros.nodes.graph import GraphError
 
     monkeypatch.setattr(operator_console, 'ABSENT_S', 0.3)
-    monkeypatch.setattr(operator_console, 'single_keys', lambda: contextlib.nullcontext(iter(())))
-    with pytest.raises(GraphError, match='no operator node answers'):
-        operator_console.operator('/nowhere')
+    monkeypatch.setattr(operator_console, 'single_keys', lambda: contextlib.nullcontext(iter((' ',))))
+    lines = []
+    monkeypatch.setattr(operator_console.typer, 'echo', lines.append)
+    operator_console.operator('/nowhere')
+    assert lines[0].startswith('no operator node answers') and lines[-1] == 'EMERGENCY STOP sent'

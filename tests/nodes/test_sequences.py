@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,7 +40,16 @@ class Arm:
         return self.torque
 
     def register(self, part, name):
+        if name == 'Torque_Enable':
+            return {motor: int(on) for motor, on in self.torque.items()}
         return {part: self.registers[part][name]}
+
+    def info(self, part):
+        return SimpleNamespace(profile_type=MODES[part].profile_type)
+
+    def set_register(self, part, register, value):
+        self.told.append((register, part, value))
+        self.registers[part][register] = value
 
     def reboot(self, name, enable=True, only_in_error=False):
         self.told.append(('reboot', name, only_in_error))
@@ -83,9 +93,26 @@ def test_preparing_reboots_grippers_and_gives_them_back_what_that_took() -> None
     arms['right'].torque['elbow'] = False
     steps = list(sequences.steps('prepare'))
     assert steps[:2] == ['left: temperatures and errors', 'right: temperatures and errors'], 'before any is touched'
-    mended = [('reboot', 'gripper', False), ('mode', 'gripper', 'current_based_position')]
+    mended = [('reboot', 'gripper', False), ('Profile_Velocity', 'gripper', 105)]
     assert arms['left'].told == mended, 'the mode of the arm is as wanted: changing it would let the arm fall'
     assert arms['right'].told == [*mended, ('torque', 'all', True)]
+
+
+def test_an_arm_that_has_torque_is_not_let_fall_for_another_mode() -> None:
+    sequences, arms, _ = made()
+    arms['left'].registers['arm'] |= {'Operating_Mode': xs.MODES['velocity'], 'Profile_Velocity': 0}
+    with pytest.raises(SequenceError, match='left: its mode is not "position" .* run "rest" first'):
+        list(sequences.steps('prepare'))
+    arms['left'].set_torque('all', False)
+    list(sequences.steps('prepare'))
+    assert ('mode', 'arm', 'position') in arms['left'].told
+
+
+def test_a_profile_that_a_reboot_cleared_is_written_with_the_torque_on() -> None:
+    sequences, arms, _ = made()
+    arms['left'].registers['arm']['Profile_Velocity'] = 0
+    list(sequences.steps('prepare'))
+    assert ('Profile_Velocity', 'arm', 63) in arms['left'].told and ('mode', 'arm', 'position') not in arms['left'].told
 
 
 @pytest.mark.parametrize('state', [ArmState.HOLD, ArmState.POLICY, ArmState.TELEOP])

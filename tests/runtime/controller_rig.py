@@ -17,12 +17,13 @@ AWAY[[0, 10]] += 0.5
 class Rig:
     """A controller, a clock, and arms that follow commands at once unless told otherwise.
 
-    Arms that do not follow read the same to the last bit, as no real arm does: that is not watched unless asked for.
+    Arms that do not follow read the same to the last bit, and others leap, as no real arm does: neither is watched
+    unless asked for.
     """
 
     def __init__(self, joints=START_JOINTS, **config):
         self.core = ArmControllerCore(PolicyContract(horizon=4, execute=3), config=ControllerConfig(
-            **{'frozen_distance': 100.0} | config))
+            **{'frozen_distance': 100.0, 'fastest_joint': 0.0} | config))
         self.now = 1000 * S
         self.joints = np.array(joints)
         self.follow = True

@@ -326,6 +326,16 @@ def test_ten_cycles_through_all_states_end_where_they_began():
             rig.tick(3)
         assert rig.joints[0] > 0.2
         rig.enter(ArmState.HOLD)
+        assert rig.core.teleoperation.offer(near(0.3), rig.now), rig.core.teleoperation.last_refusal
+        rig.enter(ArmState.TELEOP)
+        for _ in range(10):
+            assert rig.core.teleoperation.offer(near(0.25), rig.now), rig.core.teleoperation.last_refusal
+            rig.tick()
+        assert rig.core.state is ArmState.TELEOP
+        rig.enter(ArmState.PARKING)
+        while rig.core.state is ArmState.PARKING:
+            rig.tick()
+        assert rig.core.reason == 'parked', cycle
         rig.core.emergency_stop(True)
         rig.core.emergency_stop(False)
         assert rig.tick() is None

@@ -18,16 +18,20 @@ def rig():
     return rig
 
 
-@pytest.mark.parametrize('state', [ArmState.IDLE, ArmState.HOMING, ArmState.POLICY, ArmState.HOLD])
+@pytest.mark.parametrize('state', [state for state in ArmState if state is not ArmState.STOPPED], ids=lambda s: s.name)
 def test_the_emergency_stop_latches_from_every_state(rig, state):
+    rig.core.teleoperation.offer(rig.joints, rig.now)
     rig.enter(state)
+    assert rig.core.state is state
     rig.chunk(near(0.5))
     rig.core.emergency_stop(True)
     assert rig.tick(10) is None
-    for wanted in (ArmState.IDLE, ArmState.HOMING, ArmState.POLICY, ArmState.HOLD):
+    for wanted in ArmState:
+        if wanted is ArmState.STOPPED:
+            continue
         granted, why = rig.core.request(wanted)
         assert not granted and 'emergency stop is latched' in why
-    assert rig.core.reset_emergency_stop() == (False, 'emergency stop is still pressed: release it first')
+    assert rig.core.reset_emergency_stop() == (False, 'emergency stop still pressed: release it first')
     rig.core.emergency_stop(False)
     assert rig.core.state is ArmState.STOPPED and rig.tick() is None
     assert rig.core.reset_emergency_stop() == (True, '')
@@ -38,8 +42,19 @@ def test_the_emergency_stop_latches_from_every_state(rig, state):
 def test_a_requested_stop_does_not_release_a_pressed_button(rig):
     rig.core.emergency_stop(True, 'button')
     assert rig.core.request(ArmState.STOPPED) == (True, '')
-    assert rig.core.reason == 'button'
+    assert rig.core.reason == 'button pressed'
     assert not rig.core.reset_emergency_stop()[0]
+
+
+def test_every_device_that_was_pressed_must_be_released(rig):
+    rig.core.emergency_stop(True, 'button')
+    rig.core.emergency_stop(True, 'pedal')
+    rig.core.emergency_stop(False, 'keyboard')
+    assert rig.core.reset_emergency_stop() == (False, 'button and pedal still pressed: release it first')
+    rig.core.emergency_stop(False, 'pedal')
+    assert rig.core.reset_emergency_stop() == (False, 'button still pressed: release it first')
+    rig.core.emergency_stop(False, 'button')
+    assert rig.core.reset_emergency_stop() == (True, '')
 
 
 def test_after_a_reset_the_arms_are_taken_over_where_they_fell(rig):
@@ -59,7 +74,7 @@ def test_a_new_core_takes_over_a_latched_stop_and_the_pressed_button(rig):
     fresh = ArmControllerCore(PolicyContract())
     fresh.inherit_emergency_stop(rig.core)
     assert fresh.state is ArmState.STOPPED and 'pressed' in fresh.reason
-    assert fresh.reset_emergency_stop() == (False, 'emergency stop is still pressed: release it first')
+    assert fresh.reset_emergency_stop() == (False, 'emergency stop still pressed: release it first')
     fresh.emergency_stop(False)
     assert fresh.reset_emergency_stop() == (True, '')
 

@@ -73,7 +73,7 @@ def test_a_target_on_the_other_side_frees_an_eased_gripper():
 def test_unknown_currents_and_temperatures_say_nothing():
     watch = MotorWatch(LIMITS, 0.02)
     squeeze(watch, MotorReadings(np.full(14, np.nan), np.full(14, np.nan)), 20)
-    assert (watch.hold, watch.stop, watch.eased) == ('', '', 0)
+    assert (watch.powerless, watch.warm, watch.hot, watch.eased) == ('', '', '', 0)
     with pytest.raises(ValueError, match='current_ma must be 14 numbers'):
         watch.look(MotorReadings(np.zeros(7)))
 
@@ -81,7 +81,7 @@ def test_unknown_currents_and_temperatures_say_nothing():
 def test_zero_switches_a_limit_off():
     watch = MotorWatch(MotorLimits(0.0, 0.1, 0.05, 0.0, 0.1, 0.0, 0.0), 0.02)
     squeeze(watch, MotorReadings(np.full(14, 9e3), np.full(14, 99.0)), 50)
-    assert (watch.hold, watch.stop, watch.eased) == ('', '', 0)
+    assert (watch.powerless, watch.warm, watch.hot, watch.eased) == ('', '', '', 0)
 
 
 @pytest.mark.parametrize('change, message', [
@@ -114,29 +114,68 @@ def rig():
     return rig
 
 
-def test_a_hot_motor_makes_the_arms_hold_and_a_hotter_one_stops_them(rig):
+def work(rig, state):
+    rig.core.teleoperation.offer(rig.joints, rig.now)
+    rig.enter(state)
+    assert rig.core.state is state
+
+
+WORK = pytest.mark.parametrize('state', [ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP], ids=lambda s: s.name)
+
+
+@WORK
+def test_a_warm_motor_ends_all_work(rig, state):
+    work(rig, state)
     rig.readings = temperatures(8, 71.0)
     rig.tick()
     assert rig.core.state is ArmState.HOLD
     assert rig.core.reason.startswith('right_shoulder has 71 degrees Celsius, the limit is 70')
+
+
+@WORK
+def test_a_hot_motor_latches_the_stop_and_can_be_parked_after_the_reset(rig, state):
+    work(rig, state)
     rig.readings = temperatures(8, 77.0)
     assert rig.tick() is None and rig.core.state is ArmState.STOPPED
-    rig.readings = temperatures(8, 40.0)
-    rig.tick()
-    assert rig.core.state is ArmState.STOPPED, 'it is latched'
+    rig.tick(5)
+    assert rig.core.reset_emergency_stop() == (True, '')
+    rig.tick(5)
+    rig.enter(ArmState.PARKING)
+    for _ in range(400):
+        rig.tick()
+        if rig.core.state is not ArmState.PARKING:
+            break
+    assert (rig.core.state, rig.core.reason) == (ArmState.HOLD, 'parked'), 'at 80 degrees it would fall'
+    rig.core.request(ArmState.HOMING)
+    assert rig.tick() is None and rig.core.state is ArmState.STOPPED
 
 
-def test_a_motor_that_has_switched_itself_off_makes_the_arms_hold_until_it_is_rebooted(rig):
+@pytest.mark.parametrize('state', [ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP, ArmState.PARKING],
+                         ids=lambda s: s.name)
+def test_a_motor_that_has_switched_itself_off_makes_the_arms_hold_until_it_is_rebooted(rig, state):
+    work(rig, state)
     rig.readings = MotorReadings(errors=('', '', 'overload', *[''] * 11))
     rig.tick()
     assert rig.core.state is ArmState.HOLD
-    assert rig.core.reason == 'left_elbow has switched its torque off (overload): reboot its motor'
+    assert rig.core.reason.startswith('left_elbow has switched its torque off (overload): support the arm, ask for')
     rig.core.request(ArmState.HOMING)
     rig.tick()
     assert rig.core.state is ArmState.HOLD
     rig.readings = MotorReadings(errors=('',) * 14)
     rig.enter(ArmState.HOMING)
     assert rig.core.state is ArmState.HOMING
+
+
+def test_a_motor_that_is_rebooted_finds_its_target_where_the_arm_fell_to(rig):
+    rig.readings, rig.follow = MotorReadings(errors=('', 'overload', *[''] * 12)), False
+    rig.tick()
+    for fallen in (0.02, 0.1, 0.3, 0.45):
+        rig.joints = np.array(START_JOINTS)
+        rig.joints[1] += fallen
+        np.testing.assert_array_equal(rig.tick()[:6], rig.joints[:6])
+    rig.readings = MotorReadings(errors=('',) * 14)
+    np.testing.assert_array_equal(rig.tick()[:6], rig.joints[:6])
+    assert rig.core.state is ArmState.HOLD
 
 
 def test_an_overloaded_joint_makes_the_arms_hold_where_they_stand(rig):
@@ -146,7 +185,7 @@ def test_an_overloaded_joint_makes_the_arms_hold_where_they_stand(rig):
     assert rig.core.state is ArmState.HOLD and command[0] == near(0.1)[0]
     rig.joints = near(0.15)
     assert rig.tick(7)[0] == near(0.15)[0], 'it yields in HOLD, too'
-    assert rig.core.reason == 'left_shoulder draws 3000 mA for 0.1 s, the limit is 2640 mA'
+    assert rig.core.reason == 'left_shoulder draws 3000 mA for 0.2 s, the limit is 2640 mA'
 
 
 def test_held_arms_ease_a_gripper_that_squeezes(rig):

@@ -143,3 +143,22 @@ def test_parking_that_is_blocked_says_which_joint(rig):
     rig.follow = False
     rig.tick(300)
     assert rig.core.state is ArmState.HOLD and 'stands' in rig.core.reason
+
+
+def test_leaders_that_leap_are_refused_and_their_followers_hold(rig):
+    lead(rig, START_JOINTS)
+    rig.enter(ArmState.TELEOP)
+    operate(rig, START_JOINTS, 3)
+    for _ in range(7):
+        assert not rig.core.teleoperation.offer(near(-np.pi), rig.now)
+        assert 'leader: left_waist leapt by 3.14 rad' in rig.core.teleoperation.last_refusal
+        command = rig.tick()
+    assert rig.core.state is ArmState.HOLD and abs(command[0]) < 0.01
+
+
+def test_a_clock_that_was_set_back_is_followed(rig):
+    teleoperation = rig.core.teleoperation
+    assert teleoperation.offer(near(0.0), rig.now)
+    assert not teleoperation.offer(near(0.0), rig.now - 10_000_000)
+    assert teleoperation.offer(near(0.0), rig.now - 3600 * 10**9)
+    assert 'limit' in teleoperation.silence(rig.now) and not teleoperation.silence(rig.now - 3600 * 10**9)

@@ -12,10 +12,6 @@ WISHES = {'take_over': 'take_over', 'hand_back': 'hand_back', 'confirm_reset': '
           'mark_success': 'operator/mark_success', 'mark_failure': 'operator/mark_failure'}
 
 
-class GamepadError(ValueError):
-    """The buttons do not fit the device; the message says which."""
-
-
 @dataclass(frozen=True)
 class Buttons:
     """Numbers of buttons in sensor_msgs/Joy; -1: none.
@@ -39,11 +35,13 @@ class Step:
     :param pressed: the emergency stop is pressed.
     :param held: the button of hold-to-run is down.
     :param calls: services to call now.
+    :param problem: which button the device does not have; empty for none. The others count.
     """
 
     pressed: bool
     held: bool
     calls: tuple[str, ...]
+    problem: str = ''
 
 
 class Gamepad:
@@ -65,14 +63,13 @@ class Gamepad:
         """Take a message of the device.
 
         :param states: of all buttons, not 0 where down.
-        :raises GamepadError: for a button that the device does not have.
         """
-        down = set()
+        down, problem = set(), ''
         for name, number in self._named.items():
             if number >= len(states):
-                raise GamepadError(f'{name} is button {number}, and the device has {len(states)}: set another number, '
-                                   'or -1 for none')
-            if number >= 0 and states[number]:
+                problem = problem or (f'{name} is button {number}, and the device has {len(states)}: set another '
+                                      'number, or -1 for none')
+            elif number >= 0 and states[number]:
                 down.add(name)
         self._seen_up |= set(self._named) - down
         new, self._down = down & self._seen_up - self._down, down
@@ -84,4 +81,6 @@ class Gamepad:
         if self._reset_since is not None and now_ns - self._reset_since >= RESET_NS:
             self._reset_since = None
             calls.append('reset_emergency_stop')
-        return Step('stop' in down, 'hold' in down & self._seen_up, tuple(calls))
+        # A stop that the device does not have is pressed: nobody could press it.
+        pressed = 'stop' in down or self._buttons.stop >= len(states)
+        return Step(pressed, 'hold' in down & self._seen_up, tuple(calls), problem)

@@ -9,7 +9,6 @@ import numpy as np
 
 from fpo_ros.policy.contract import GRIPPER_COLUMNS
 from fpo_ros.policy.limits import JointLimits
-from fpo_ros.runtime.apart import farthest_joint
 from fpo_ros.runtime.controller_config import ArmState
 
 #: States of the controller in which the leaders go with the followers.
@@ -75,7 +74,8 @@ class Leaders:
 
     An operator takes over by a pedal (:meth:`take_over`), by grabbing a leader while a policy drives, or, while the
     arms hold, by squeezing both grippers (aloha dual_side_teleop.py). Until then the leaders go with the followers, so
-    that both stand alike when the operator takes over.
+    that both stand alike when the operator takes over. Where nothing carries leaders that are let go, both must be
+    grabbed: the other one would fall, and its follower with it.
 
     :param settings: see :class:`LeaderSettings`.
     :param period_s: between two steps [s].
@@ -125,13 +125,14 @@ class Leaders:
             self._hand_back = True
 
     def step(self, now_ns: int, leaders: np.ndarray | None, command: np.ndarray | None,
-             controller: ArmState | None) -> Step:
+             controller: ArmState | None, carried: bool = False) -> Step:
         """Decide what to do now.
 
         :param now_ns: this instant [ns].
         :param leaders: (14,) fresh joints of the leaders [rad, grippers 0..1], or None.
         :param command: (14,) target of the followers, or None where they have none.
         :param controller: its state, or None where nothing is known.
+        :param carried: leaders that are let go stay where they are, by gravity compensation.
         """
         if leaders is None:
             self._grabbed = 0
@@ -141,7 +142,7 @@ class Leaders:
         if self.state is LeaderState.RESTING and controller not in FOLLOWED:
             self.problem = ''  # whoever asks for the next motion tries again
         if self.state is LeaderState.TRACKING:
-            return self._track(leaders, command, controller)
+            return self._track(leaders, command, controller, carried)
         if self.state is LeaderState.OPERATED:
             return self._operated(now_ns, controller)
         return Step()
@@ -150,14 +151,15 @@ class Leaders:
         self.state, self._pedal, self._grabbed, self._opened = LeaderState.ENGAGING, False, 0, False
         return Step(order=Order.ENGAGE, ask=ask)
 
-    def _track(self, leaders: np.ndarray, command: np.ndarray | None, controller: ArmState | None) -> Step:
+    def _track(self, leaders: np.ndarray, command: np.ndarray | None, controller: ArmState | None,
+               carried: bool) -> Step:
         if controller not in FOLLOWED or command is None:
             self.state = LeaderState.RESTING
             return Step()
         if self._goal is None:
             self._goal = leaders.copy()
-        held_off = farthest_joint(leaders, self._goal)[1] > self._settings.grab_distance
-        self._grabbed = self._grabbed + 1 if held_off else 0
+        off = np.abs(leaders - self._goal).reshape(2, 7)[:, :6].max(axis=1) > self._settings.grab_distance
+        self._grabbed = self._grabbed + 1 if (off.any() if carried else off.all()) else 0
         grabbed = controller is ArmState.POLICY and self._grabbed >= self._settings.grab_periods
         closed = bool((leaders[list(GRIPPER_COLUMNS)] < self._settings.closed_below).all())
         self._opened |= not closed  # grippers that were closed all along are no gesture

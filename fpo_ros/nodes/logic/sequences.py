@@ -138,9 +138,19 @@ class Sequences:
                                 '"reboot"')
 
     def _set_modes(self, arm: str, client: XsClient) -> None:
-        """Set the modes that are not set: changing one takes the torque away for a moment."""
+        """See to the modes as configured. Profiles are written while the torque is on: a reboot clears them.
+
+        :raises SequenceError: where the mode of an arm with torque must change, which would let it fall for a moment.
+        """
         for part, one in ((ARM_GROUP, self._settings[arm][0]), (GRIPPER_NAME, self._settings[arm][-1])):
-            wanted = {'Operating_Mode': xs.MODES[one.mode], 'Profile_Velocity': one.profile_velocity,
-                      'Profile_Acceleration': one.profile_acceleration}
-            if any(value != wanted[name] for name in wanted for value in client.register(part, name).values()):
+            modes = set(client.register(part, 'Operating_Mode').values())
+            if modes != {xs.MODES[one.mode]} or client.info(part).profile_type != one.profile_type:
+                if part == ARM_GROUP and any(client.register(part, 'Torque_Enable').values()):
+                    raise SequenceError(f'{arm}: its mode is not "{one.mode}" with profile "{one.profile_type}", and '
+                                        'changing it takes the torque away for a moment: run "rest" first')
                 client.set_mode(part, one.mode, one.profile_type, one.profile_velocity, one.profile_acceleration)
+                continue
+            for register, wanted in (('Profile_Velocity', one.profile_velocity),
+                                     ('Profile_Acceleration', one.profile_acceleration)):
+                if set(client.register(part, register).values()) != {wanted}:
+                    client.set_register(part, register, wanted)
