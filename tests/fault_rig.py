@@ -78,7 +78,7 @@ class FaultRig:
         self.handle: Any = None
         self.end: Any = None
         self._truth: list[tuple[int, np.ndarray]] = []
-        self._health: list[tuple[float, str]] = []
+        self.health_lines: list[tuple[float, str]] = []
         #: (instant [s], status) of each control period.
         self.statuses: list[tuple[float, ControllerStatus]] = []
         node = client.node
@@ -91,7 +91,7 @@ class FaultRig:
     def _on_health(self, message: DiagnosticArray) -> None:
         for line in message.status:
             values = ' '.join(f'{value.key}={value.value}' for value in line.values)
-            self._health.append((time.time(), f'{line.name}: {line.message} [{values}]'))
+            self.health_lines.append((time.time(), f'{line.name}: {line.message} [{values}]'))
 
     # ---- what is seen
 
@@ -111,7 +111,7 @@ class FaultRig:
 
     def health(self, pattern: str, since_s: float, timeout_s: float = 4.0) -> None:
         """Wait until /diagnostics say something since an instant."""
-        self.client.wait_for(lambda: [text for at, text in list(self._health) if at >= since_s and re.search(
+        self.client.wait_for(lambda: [text for at, text in list(self.health_lines) if at >= since_s and re.search(
             pattern, text)], f'/diagnostics to say "{pattern}"', timeout_s)
 
     def said(self, pattern: str, since_s: float) -> list[str]:

@@ -177,6 +177,11 @@ def _stop_learner(rig: FaultRig) -> None:
 
 def _let_learner_go_on(rig: FaultRig) -> None:
     rig.graph.signal('learner', signal.SIGCONT)
+    let_learner_announce(rig)
+
+
+def let_learner_announce(rig: FaultRig) -> None:
+    """Assert that the learner answers."""
     for last in (False, False, True):  # a reply may be lost while the nodes find each other again
         try:
             assert rig.client.announce('v000001', 3.0) == 'v000001'

@@ -245,7 +245,7 @@ class ArmController(CellNode):
     def _on_operator_stop(self, message: Bool) -> None:
         """Take the stop of keyboards and gamepads: no word of theirs stands for the emergency stop's device."""
         with self.lock:
-            self.core.emergency_stop(message.data, "operator's stop")
+            self.core.emergency_stop(message.data, 'emergency stop (keys, gamepad or program)')
 
     def _on_request(self, request: SetControllerState.Request,
                     response: SetControllerState.Response) -> SetControllerState.Response:
