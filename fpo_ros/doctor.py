@@ -9,24 +9,22 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fpo_ros import environment, gl
 from fpo_ros.nodes import locate
+from fpo_ros.trial import trial
 
 GIB = 1 << 30
-TIMEOUT = 120.0  # of one probe [s]
 OLDEST, NEWEST = (3, 10), (3, 13)  # Python versions that are tested
 
 OK, WARN, FAIL = 'ok', 'warn', 'fail'
 
-# Each probe runs in a process of its own, since a faulty driver or library can end the process that loads it.
+# Tried in processes of their own.
 RENDER = """
 import mujoco
 model = mujoco.MjModel.from_xml_string(
@@ -91,33 +89,6 @@ class Check:
     status: str
     found: str
     advice: str = ''
-
-
-def probe(code: str, **environment: str) -> tuple[bool, str]:
-    """
-    Run Python code in a process of its own.
-
-    :param code: prints what it found, or fails.
-    :param environment: variables to set.
-    :returns: whether it succeeded, and its last line of output or of the error.
-    """
-    try:
-        with tempfile.TemporaryDirectory() as logs:
-            done = subprocess.run(
-                [sys.executable, '-c', code],
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT,
-                env={**os.environ, 'ROS_LOG_DIR': logs, **environment},
-                check=False,
-            )
-    except subprocess.TimeoutExpired:
-        return False, f'no answer within {TIMEOUT:.0f} s'
-    if done.returncode == 0:
-        return True, (done.stdout.strip().splitlines() or [''])[-1]
-    if done.returncode < 0:
-        return False, f'crashed with signal {-done.returncode}'
-    return False, (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]
 
 
 def check_python() -> Check:
@@ -196,7 +167,7 @@ def check_gl() -> Check:
     chosen = os.environ.get('MUJOCO_GL')
     problems = []
     for backend in dict.fromkeys([*([chosen] if chosen else []), *gl.HEADLESS]):
-        good, answer = probe(RENDER, MUJOCO_GL=backend)
+        good, answer = trial(RENDER, MUJOCO_GL=backend)
         if good and (not chosen or backend == chosen):
             return Check('GL', OK, f'{backend}: {answer}')
         if good:
@@ -210,7 +181,7 @@ def check_gl() -> Check:
 
 def check_ros() -> Check:
     """ROS 2: a message goes out and comes back."""
-    good, answer = probe(ROS)
+    good, answer = trial(ROS)
     if good:
         return Check('ROS 2', OK, f'{os.environ.get("ROS_DISTRO", "wheels")}, {answer}')
     advice = "make setup, pip install '.[ros]', or build by colcon with a ROS 2 distribution (learning works without)"
@@ -223,7 +194,7 @@ def check_ros() -> Check:
 
 def check_interfaces() -> Check:
     """Messages, services and actions of this package and of the arm driver."""
-    good, answer = probe(INTERFACES)
+    good, answer = trial(INTERFACES)
     if good:
         return Check('Interfaces', OK, answer)
     return Check('Interfaces', FAIL, answer, 'make setup, or build the workspace with colcon and source it')
@@ -309,7 +280,7 @@ def check_shared_memory() -> Check:
 
 def check_onnxruntime() -> Check:
     """Where a policy can run."""
-    good, answer = probe('import onnxruntime as o; print(o.__version__, *o.get_available_providers())')
+    good, answer = trial('import onnxruntime as o; print(o.__version__, *o.get_available_providers())')
     if not good:
         return Check('ONNX Runtime', FAIL, answer, 'make setup')
     gpu = shutil.which('nvidia-smi') is not None

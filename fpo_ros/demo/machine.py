@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 
 from fpo_ros import gl
 from fpo_ros.demo.directory import DemoError
 from fpo_ros.demo.display import Display
 from fpo_ros.policy.contract import PolicyContract, contract_for
+from fpo_ros.trial import trial
 
-# Each trial has a process of its own, since a faulty library can end the process that loads it.
+# Tried in processes of their own.
 _DRAW = """
 import numpy as np
 from fpo_ros.sim.model import load_model
@@ -48,7 +47,7 @@ def prepare_machine(contract: PolicyContract, display: Display) -> str:
     """
     prepare_ros()
     backend = gl.select_backend()
-    problem = trial(_DRAW)
+    problem = _problem(_DRAW)
     if not problem:
         return ''
     if 'MUJOCO_GL' not in problem:
@@ -73,7 +72,7 @@ def prepare_ros() -> None:
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     if not os.environ.get('ROS_DOMAIN_ID'):
         os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 101)
-    problem = trial(_NODE)
+    problem = _problem(_NODE)
     if 'ROS_DOMAIN_ID' in problem:
         raise DemoError(problem)
     if problem:
@@ -81,17 +80,8 @@ def prepare_ros() -> None:
                         'setup does), or source a distribution; "fpo-ros doctor" tells more')
 
 
-def trial(code: str) -> str:
-    """Run Python code in a process of its own; return why it failed, empty if it did not."""
-    try:
-        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, errors='replace',
-                              timeout=_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f'no result within {_LIMIT_S:.0f} s'
-    if done.returncode < 0:
-        return f'a trial ended with signal {-done.returncode}'
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f'a trial ended with exit code {done.returncode}'])[-1]
-        # The cause alone: the caller says what to do.
-        return re.sub(r'^fpo_ros[.\w]*: ', '', last).partition('. Install')[0].rstrip('.')
-    return ''
+def _problem(code: str) -> str:
+    """Return why code fails, empty if it does not."""
+    good, answer = trial(code, _LIMIT_S)
+    # The cause alone: the caller says what to do.
+    return '' if good else re.sub(r'^fpo_ros[.\w]*: ', '', answer).partition('. Install')[0].rstrip('.')
