@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from fpo_ros import files
+from fpo_ros.hardware.cameras import TRANSPORTS, joined, stream
 from fpo_ros.hardware.gripper import GripperCalibration
 from fpo_ros.hardware.names import FOLLOWERS, IMAGE_NAMES, LEADERS, SIDES
 from fpo_ros.hardware.words import near
@@ -50,9 +51,16 @@ class ArmEntry:
 
 @dataclass(frozen=True)
 class CameraEntry:
-    """One camera, by its serial number."""
+    """One camera.
 
-    serial: str
+    :param serial: serial number of a RealSense camera; empty for one whose driver is started by somebody else.
+    :param topic: of its pictures; empty for that of realsense2_camera.
+    :param transport: one of ``cameras.TRANSPORTS``.
+    """
+
+    serial: str = ''
+    topic: str = ''
+    transport: str = TRANSPORTS[0]
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Cell:
     :param arms: name → arm, such as follower_left.
     :param cameras: name → camera; which of them run, the contract of the policy or ``cameras`` says.
     :param color_profile: width x height x rate of all cameras [pixels, pixels, Hz].
-    :param image_name: last part of the cameras' topics.
+    :param image_name: last part of the topics of RealSense cameras.
     :param limits: joint_speed [rad/s], gripper_speed [strokes/s], homing_joint_speed [rad/s].
     :param reference: (6,) pose that a person puts an arm in to calibrate its joints [rad].
     :param grippers: follower → calibration.
@@ -182,18 +190,26 @@ def _arms(root: _Reader) -> dict[str, ArmEntry]:
 
 
 def _cameras(root: _Reader) -> tuple[dict[str, CameraEntry], tuple[int, int, int], str]:
-    part = root.part('cameras', {'image_name': True, 'color_profile': True, 'serials': True})
+    part = root.part('cameras', {'image_name': True, 'color_profile': True, 'serials': True, 'topics': False,
+                                 'transports': False})
     profile = part.text('color_profile')
     sizes = profile.split('x')
     if len(sizes) != 3 or not all(size.isdecimal() and 1 <= int(size) <= 4096 for size in sizes):
         raise CellError(f"{part.at('color_profile')}: must be width x height x rate such as 640x480x30, got "
                         f"'{profile}'")
-    serials = part.part('serials')
+    serials, topics, ways = (part.part(key) for key in ('serials', 'topics', 'transports'))
     cameras = {}
-    for name in serials.value:
+    for name in dict.fromkeys((*serials.value, *topics.value)):
+        where = (serials if name in serials.value else topics).at(name)
         if not isinstance(name, str) or not name.isidentifier():
-            raise CellError(f'{serials.at(name)}: a camera is named as ROS names go, such as cam_high')
-        cameras[name] = CameraEntry(serials.text(name))
+            raise CellError(f'{where}: a camera is named as ROS names go, such as cam_high')
+        cameras[name] = one = CameraEntry(serials.text(name), topics.text(name),
+                                          ways.text(name, TRANSPORTS[0], TRANSPORTS))
+        try:
+            stream(one.topic or name, one.transport)
+        except ValueError as error:
+            raise CellError(f'{topics.at(name)}: {error}') from error
+    part.part('transports', dict.fromkeys(cameras, False))
     taken = [camera.serial for camera in cameras.values() if camera.serial]
     for name, camera in cameras.items():
         if taken.count(camera.serial) > 1:
@@ -268,10 +284,15 @@ def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
         arm = cell.arms[FOLLOWERS[side]]
         drivers |= {f'{side}_motor_configs': arm.motor_configs, f'{side}_mode_configs': arm.mode_configs}
     drivers |= {f'{name}_serial': camera.serial for name, camera in cell.cameras.items()}
+    pictures = {
+        'image_name': cell.image_name,
+        'image_topics': joined({name: camera.topic for name, camera in cell.cameras.items() if camera.topic},
+                               cell.cameras),
+        'image_transports': joined({name: camera.transport for name, camera in cell.cameras.items()
+                                    if camera.transport != TRANSPORTS[0]}, cell.cameras)}
     return {
         'cell': drivers,
-        'driver_twin': scales | {'image_name': cell.image_name, 'camera_rate': float(rate),
-                                 'leaders': LEADERS['left'] in cell.arms},
-        'camera_ingest': {'image_name': cell.image_name, 'expected_rate': float(rate)},
+        'driver_twin': scales | pictures | {'camera_rate': float(rate), 'leaders': LEADERS['left'] in cell.arms},
+        'camera_ingest': pictures | {'expected_rate': float(rate)},
         'proprio_ingest': scales | {'camera_rate': float(rate)},
         'arm_controller': scales | dict(cell.limits)}

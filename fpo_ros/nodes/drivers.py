@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,13 @@ def mode_file(side: str, cell: dict[str, Any]) -> str | Path:
 
 
 def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
-               leaders: bool = False) -> tuple[DriverSpec, ...]:
+               leaders: bool = False, elsewhere: Collection[str] = ()) -> tuple[DriverSpec, ...]:
     """Return the Interbotix and camera drivers of the real cell.
 
     :param cell: the block ``cell`` of the configuration.
     :param leaders: whether the leaders are there, too.
+    :param elsewhere: cameras with a topic of their own: those of them that have no serial number have a driver that
+        is not started here.
     """
     prefix = namespace.strip('/')
     drivers = []
@@ -74,6 +77,8 @@ def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
     profile = str(cell['color_profile'])
     for camera in cameras:
         serial = str(cell.get(f'{camera}_serial', ''))
+        if camera in elsewhere and not serial:
+            continue
         drivers.append(DriverSpec(CAMERA_DRIVER, f'{prefix}/{camera}'.lstrip('/'),
                                   executable='realsense2_camera_node', arguments={
             # The driver drops the underscore; without it a parameter file may hold a number.
@@ -141,4 +146,5 @@ def check_drivers(drivers: tuple[DriverSpec, ...]) -> None:
         if driver.arguments.get('serial_no') == '':
             camera = driver.namespace.rsplit('/', 1)[-1]
             raise GraphError(f"configuration has no serial number of camera '{camera}': set {camera}_serial "
-                             "under '/**/cell' (rs-enumerate-devices lists them)")
+                             "under '/**/cell' (rs-enumerate-devices lists them), or its topic in image_topics where "
+                             'another driver runs')

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fpo_ros.hardware.cameras import camera_streams, entries, joined
 from fpo_ros.hardware.names import SIDES, camera_list
 from fpo_ros.nodes.configuration import (
+    CAMERA_NODES,
     CONFIGS,
     LOG_ONLY,
     NODES,
@@ -154,6 +156,7 @@ def describe(options: GraphOptions) -> GraphDescription:
     _fit_cameras(config, options)
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
+    topics = _fit_streams(config, cell)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
             'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad,
             'arms': options.mode == 'real' and config['arm_controller']['commands'] == 'send'}
@@ -161,7 +164,7 @@ def describe(options: GraphOptions) -> GraphDescription:
     _check_dry_run(config, options.teleop)
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
-    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop)
+    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop, topics)
     if options.gamepad:
         drivers = (*drivers, gamepad_driver(options.namespace))
     check_profiles(drivers, config['arm_controller'])
@@ -231,6 +234,29 @@ def _check_cameras(config: Configuration, with_twin: bool) -> tuple[str, ...]:
             raise GraphError(f"{node} wants camera '{lacking[0]}', but {source} has "
                              f'{", ".join(lists[source]) or "none"}: name the same cameras for both')
     return lists['proprio_ingest']
+
+
+def _fit_streams(config: Configuration, cell: dict[str, Any]) -> tuple[str, ...]:
+    """Leave each node the topics and transports of the cameras that it has; return cameras with a topic of their own.
+
+    :raises GraphError: for a camera that is not of this cell, or a stream that cannot be.
+    """
+    known = {name.removesuffix('_serial') for name in cell if name.endswith('_serial')}
+    known.update(*(camera_list(config[node]['cameras']) for node in CAMERA_NODES))
+    topics: dict[str, str] = {}
+    for node in CAMERA_NODES:
+        values, cameras = config[node], camera_list(config[node]['cameras'])
+        try:
+            for name in ('image_topics', 'image_transports'):
+                found = entries(values[name], name)
+                if unknown := [camera for camera in found if camera not in known]:
+                    raise ValueError(f"{name} names camera '{unknown[0]}': {near(unknown[0], known)}")
+                values[name] = joined(found, cameras)
+            camera_streams(cameras, values['image_name'], values['image_topics'], values['image_transports'])
+        except ValueError as error:
+            raise GraphError(f'{node}: {error}') from error
+        topics = entries(values['image_topics'], 'image_topics')
+    return tuple(topics)
 
 
 def _check_task(config: Configuration) -> None:

@@ -140,7 +140,7 @@ def test_bgr_rows_with_padding_become_rgb() -> None:
 
 
 @pytest.mark.parametrize(
-    ('encoding', 'size', 'why'), [('yuyv', 12, 'not supported'), ('rgb8', 11, '11 bytes')]
+    ('encoding', 'size', 'why'), [('bayer_rggb8', 12, 'not supported'), ('rgb8', 11, '11 bytes')]
 )
 def test_unreadable_images_are_refused(encoding, size, why) -> None:
     with pytest.raises(ImageError, match=why):
