@@ -22,7 +22,6 @@ from fpo_ros.hardware.words import near
 from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel
 from fpo_ros.policy.contract import ARM_JOINTS
 
-KINDS = ('stationary', 'mobile')
 MODELS = {model.name: model for model in (FOLLOWER, LEADER)}
 #: Both followers' grippers are scaled alike by the nodes: their calibrations may differ by this much [m, rad].
 ALIKE_M, ALIKE_RAD = 0.003, 0.1
@@ -68,7 +67,6 @@ class Cell:
     """A cell.
 
     :param path: file it was read from.
-    :param kind: one of :data:`KINDS`.
     :param arms: name → arm, such as follower_left.
     :param cameras: name → camera; which of them run, the contract of the policy or ``cameras`` says.
     :param color_profile: width x height x rate of all cameras [pixels, pixels, Hz].
@@ -80,8 +78,6 @@ class Cell:
     """
 
     path: Path
-    name: str
-    kind: str
     arms: Mapping[str, ArmEntry]
     cameras: Mapping[str, CameraEntry]
     color_profile: tuple[int, int, int]
@@ -157,14 +153,13 @@ def load_cell(path: str | Path) -> Cell:
         raise CellError(f'cannot read the cell file {path}: {error.strerror}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CellError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
-    root = _Reader(document, f'{path}: ', dict.fromkeys(('name', 'kind', 'arms', 'cameras', 'limits', 'poses',
-                                                         'calibration'), True))
+    root = _Reader(document, f'{path}: ', dict.fromkeys(('arms', 'cameras', 'limits', 'poses', 'calibration'), True))
     arms = _arms(root)
     cameras, profile, image_name = _cameras(root)
     limits = root.part('limits', dict.fromkeys(_LIMITS, True))
     calibration = root.part('calibration', {'grippers': True, 'joint_offsets_rad': True})
     return Cell(
-        path, root.text('name'), root.text('kind', allowed=KINDS), arms, cameras, profile, image_name,
+        path, arms, cameras, profile, image_name,
         {name: limits.number(name, *bounds) for name, bounds in _LIMITS.items()},
         root.part('poses', {'reference_rad': True}).numbers('reference_rad', 6, -math.pi, math.pi, 'rad'),
         _grippers(calibration, arms),
@@ -281,8 +276,10 @@ def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
     width, height, rate = cell.color_profile
     drivers: dict[str, Any] = {'color_profile': f'{width}x{height}x{rate}'}
     for side in SIDES:
-        arm = cell.arms[FOLLOWERS[side]]
-        drivers |= {f'{side}_motor_configs': arm.motor_configs, f'{side}_mode_configs': arm.mode_configs}
+        for prefix, name in ((side, FOLLOWERS[side]), (f'leader_{side}', LEADERS[side])):
+            if name in cell.arms:
+                arm = cell.arms[name]
+                drivers |= {f'{prefix}_motor_configs': arm.motor_configs, f'{prefix}_mode_configs': arm.mode_configs}
     drivers |= {f'{name}_serial': camera.serial for name, camera in cell.cameras.items()}
     pictures = {
         'image_name': cell.image_name,

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
-from fpo_ros.hardware.xs import VELOCITY_UNIT_RAD_S
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
 from fpo_ros.nodes.locate import share_path
 
@@ -39,12 +39,14 @@ class DriverSpec:
     arguments: dict[str, str] = field(default_factory=dict)
 
 
-def mode_file(side: str, cell: dict[str, Any]) -> str | Path:
-    """Return the mode file of a follower's driver.
+def mode_file(side: str, cell: dict[str, Any], leader: bool = False) -> str | Path:
+    """Return the mode file of a driver, which also names its serial port.
 
     :param cell: the block ``cell`` of the configuration.
+    :param leader: whether it is the leader's of that side, and not the follower's.
     """
-    return cell[f'{side}_mode_configs'] or share_path(f'config/follower_{side}_modes.yaml')
+    own = cell[f'leader_{side}_mode_configs' if leader else f'{side}_mode_configs']
+    return own or share_path(f'config/{"leader" if leader else "follower"}_{side}_modes.yaml')
 
 
 def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
@@ -58,22 +60,16 @@ def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
     """
     prefix = namespace.strip('/')
     drivers = []
-    for side in SIDES:
-        name = f'{prefix}/{FOLLOWERS[side]}'.lstrip('/')
-        modes = mode_file(side, cell)
-        # Every argument that matters is said for each arm: none may be inherited from the other.
-        drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
-            'robot_model': 'aloha_vx300s', 'robot_name': name, 'base_link_frame': 'base_link',
-            'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
-            'mode_configs': str(modes), 'motor_configs': str(cell[f'{side}_motor_configs']),
-            'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
-    for side in SIDES if leaders else ():
-        name = f'{prefix}/{LEADERS[side]}'.lstrip('/')
-        drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
-            'robot_model': 'aloha_wx250s', 'robot_name': name, 'base_link_frame': 'base_link',
-            'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
-            'mode_configs': str(share_path(f'config/leader_{side}_modes.yaml')), 'motor_configs': '',
-            'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
+    for leader in (False, True) if leaders else (False,):
+        for side in SIDES:
+            name = f'{prefix}/{(LEADERS if leader else FOLLOWERS)[side]}'.lstrip('/')
+            motors = cell[f'leader_{side}_motor_configs' if leader else f'{side}_motor_configs']
+            # Every argument that matters is said for each arm: none may be inherited from the other.
+            drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
+                'robot_model': (LEADER if leader else FOLLOWER).name, 'robot_name': name,
+                'base_link_frame': 'base_link', 'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false',
+                'hardware_type': 'actual', 'mode_configs': str(mode_file(side, cell, leader)),
+                'motor_configs': str(motors), 'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
     profile = str(cell['color_profile'])
     for camera in cameras:
         serial = str(cell.get(f'{camera}_serial', ''))
@@ -94,17 +90,25 @@ def gamepad_driver(namespace: str) -> DriverSpec:
     return DriverSpec('joy', namespace.strip('/'), executable='joy_node', name='joy')
 
 
-def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) -> None:
-    """Refuse mode files whose speed limit the controller's targets reach: the arms would lag behind them.
+def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any], teleop: dict[str, Any]) -> None:
+    """Refuse mode files whose speed limit the targets reach that are sent: the arms would lag behind them.
 
-    :param controller: parameters of ``arm_controller``.
+    :param controller: parameters of ``arm_controller``, which moves the followers.
+    :param teleop: parameters of ``teleop``, which moves the leaders.
     :raises GraphError: naming the file, or what in it is too slow.
     """
     stroke = controller['gripper_joint_open'] - controller['gripper_joint_closed']
-    wanted = {('groups', ARM_GROUP): controller['joint_speed'],
-              ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke}
-    followers = [d for d in drivers if d.arguments.get('robot_model') == 'aloha_vx300s']
-    for file in dict.fromkeys(driver.arguments['mode_configs'] for driver in followers):
+    _check_profiles(drivers, FOLLOWER.name, {('groups', ARM_GROUP): controller['joint_speed'],
+                                             ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke},
+                    'joint_speed or gripper_speed of arm_controller')
+    _check_profiles(drivers, LEADER.name, {('groups', ARM_GROUP): teleop['track_speed']}, 'track_speed of teleop')
+
+
+def _check_profiles(drivers: tuple[DriverSpec, ...], model: str, wanted: dict[tuple[str, str], float],
+                    lower: str) -> None:
+    """Refuse mode files of one kind of arm; ``wanted`` is part → speed of its targets [rad/s]."""
+    arms = [driver for driver in drivers if driver.arguments.get('robot_model') == model]
+    for file in dict.fromkeys(driver.arguments['mode_configs'] for driver in arms):
         try:
             modes = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
             parts = {key: modes[key[0]][key[1]] for key in wanted}
@@ -118,8 +122,7 @@ def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) 
             if 0 < limit < PROFILE_MARGIN * wanted[key]:  # 0: no limit of the servo's own
                 raise GraphError(
                     f'{file}: profile_velocity of {key[1]} is {limit:.2f} rad/s, less than {PROFILE_MARGIN} times the '
-                    f'speed of its targets, {wanted[key]:.2f} rad/s: raise it, or lower joint_speed or gripper_speed '
-                    'of arm_controller')
+                    f'speed of its targets, {wanted[key]:.2f} rad/s: raise it, or lower {lower}')
 
 
 def missing_packages(drivers: tuple[DriverSpec, ...]) -> list[str]:

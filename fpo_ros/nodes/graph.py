@@ -167,7 +167,7 @@ def describe(options: GraphOptions) -> GraphDescription:
     drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop, topics)
     if options.gamepad:
         drivers = (*drivers, gamepad_driver(options.namespace))
-    check_profiles(drivers, config['arm_controller'])
+    check_profiles(drivers, config['arm_controller'], config['teleop'])
     return GraphDescription(nodes, drivers)
 
 
@@ -200,7 +200,9 @@ def _fit_modes(nodes: tuple[dict[str, Any], ...], cell: dict[str, Any]) -> None:
     """Let the twin of a real cell, and who prepares its motors, go by the mode files that the drivers get."""
     for node in nodes:
         for side in SIDES:
-            node[f'{side}_mode_configs'] = node[f'{side}_mode_configs'] or str(mode_file(side, cell))
+            for key, leader in ((f'{side}_mode_configs', False), (f'leader_{side}_mode_configs', True)):
+                if key in node:
+                    node[key] = node[key] or str(mode_file(side, cell, leader))
 
 
 def _fit_cameras(config: Configuration, options: GraphOptions) -> None:

@@ -65,6 +65,8 @@ class DriverTwinParameters(CameraParameters, GripperParameters):
     gripper_arm: float = param(0.0, 'arm of the same crank [m]; 0 with gripper_horn 0', low=0.0, high=0.2)
     left_mode_configs: str = param('', "mode file of the left follower's driver; empty: position, without profile")
     right_mode_configs: str = param('', "mode file of the right follower's driver; empty: position, without profile")
+    leader_left_mode_configs: str = param('', "mode file of the left leader's driver; empty: position, torque off")
+    leader_right_mode_configs: str = param('', "mode file of the right leader's driver; empty: position, torque off")
     bus_time_scale: float = param(1.0, 'factor of the time that registers, reboots and modes take [1]; 1: as real',
                                   low=0.0, high=10.0)
     fault_schedule: str = param('', 'YAML file of faults and when they begin; empty for none')
@@ -119,7 +121,7 @@ class DriverTwin(CellNode):
 
     def _driver(self, name: str, side: str, leader: bool) -> XsDriver:
         p = self.params
-        file = '' if leader else getattr(p, f'{side}_mode_configs')
+        file = getattr(p, f'leader_{side}_mode_configs' if leader else f'{side}_mode_configs')
         settings = load_modes(file) if file else LEADER_SETTINGS if leader else FOLLOWER_SETTINGS
         driver = XsDriver(name, self.get_namespace(), self.physics, settings, time_scale=p.bus_time_scale,
                           mode_configs=file, context=self.context)

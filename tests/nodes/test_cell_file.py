@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
+from interbotix_xs_msgs.msg import JointTrajectoryCommand  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 from fpo_ros.hardware.calibration import check_offsets, measure_gripper, measure_joints  # noqa: E402
 from fpo_ros.hardware.cell import CellError, load_cell, save_calibration  # noqa: E402
 from fpo_ros.hardware.gripper import GripperCalibration  # noqa: E402
+from fpo_ros.hardware.names import FOLLOWERS, LEADERS  # noqa: E402
 from fpo_ros.hardware.xs_client import XsClient  # noqa: E402
 from fpo_ros.hardware.xs_types import XsError  # noqa: E402
-from fpo_ros.nodes import calibrate_cli  # noqa: E402
+from fpo_ros.msg import ControllerStatus  # noqa: E402
+from fpo_ros.nodes import calibrate_cli, qos  # noqa: E402
 from fpo_ros.nodes.graph import GraphError, GraphOptions, describe  # noqa: E402
 from fpo_ros.nodes.locate import share_path  # noqa: E402
 from fpo_ros.nodes.ros_client import RosClient  # noqa: E402
@@ -41,20 +45,20 @@ def file(tmp_path) -> Path:
 
 def test_examples_differ_in_what_a_mobile_cell_lacks() -> None:
     stationary, mobile = (load_cell(share_path(f'config/cells/aloha_{kind}.yaml')) for kind in ('stationary', 'mobile'))
-    assert (stationary.kind, mobile.kind) == ('stationary', 'mobile')
     assert set(stationary.cameras) - set(mobile.cameras) == {'cam_low'}
     assert stationary.arms.keys() == mobile.arms.keys() and len(stationary.arms) == 4
     assert stationary.reference == tuple(START_JOINTS[:6])
 
 
 @pytest.mark.parametrize(('before', 'after', 'why'), [
-    ('kind: stationary', 'kind: flying', 'kind: must be one of stationary, mobile'),
-    ('name: aloha', 'nam: aloha', "nam: unknown key: did you mean 'name'"),
+    ('limits:  ', 'limit:  ', "limit: unknown key: did you mean 'limits'"),
+    ('limits:  ', 'kind: stationary\nlimits:  ', 'kind: unknown key'),
     ('follower_left: {model: aloha_vx300s,', 'follower_left: {modl: aloha_vx300s,',
      r"arms\.follower_left\.modl: unknown key: did you mean 'model'"),
     ('follower_left: {model: aloha_vx300s', 'follower_left: {model: aloha_wx250s',
      r'arms\.follower_left\.model: follower_left must be aloha_vx300s'),
-    ('  leader_right: {model: aloha_wx250s}\n', '', 'arms: a cell has both leaders or none'),
+    ('  leader_right: {model: aloha_wx250s, motor_configs: "", mode_configs: ""}\n', '',
+     'arms: a cell has both leaders or none'),
     ('joint_speed: 1.0', 'joint_speed: 9.0', r'limits\.joint_speed: must be a number from 0\.01 to 3\.14 rad/s, got 9'),
     ('joint_speed: 1.0', 'joint_speed: fast', r"limits\.joint_speed: must be a number .* got 'fast'"),
     ('  gripper_speed: 2.0', '  griper_speed: 2.0', r'limits\.griper_speed: unknown key'),
@@ -71,7 +75,7 @@ def test_examples_differ_in_what_a_mobile_cell_lacks() -> None:
     ('joint_offsets_rad: {}', 'joint_offsets_rad: {follower_lft: [0, 0, 0, 0, 0, 0]}',
      r"joint_offsets_rad\.follower_lft: unknown key: did you mean 'follower_left'"),
     ('  joint_offsets_rad: {}', '', r'calibration\.joint_offsets_rad: is missing'),
-    ('limits:', 'limits: [', 'is no YAML file')])
+    ('limits:  ', 'limits: [  ', 'is no YAML file')])
 def test_what_is_wrong_in_a_cell_file_is_named(file, before, after, why) -> None:
     text = file.read_text()
     assert text.count(before) == 1
@@ -98,6 +102,29 @@ def test_a_cell_reaches_nodes_and_drivers(file) -> None:
     assert description.drivers[-1].arguments['serial_no'] == '_218622270304'
     twin = describe(GraphOptions(mode='real', use_twin=True, cell=str(file))).nodes[0].parameters
     assert twin['leaders'] is True and twin['camera_rate'] == 30.0
+
+
+def test_each_arms_motor_and_mode_files_reach_its_driver_and_the_twin(file, tmp_path) -> None:
+    text, modes = file.read_text(), tmp_path / 'my_modes.yaml'
+    modes.write_text(share_path('config/leader_left_modes.yaml').read_text().replace('ttyDXL_leader_left', 'ttyUSB7'))
+    for arm in ('follower_right', 'leader_left'):
+        before = next(line for line in text.splitlines() if line.startswith(f'  {arm}: {{model'))
+        after = before.replace('motor_configs: ""', f'motor_configs: /{arm}.yaml')
+        text = text.replace(before, after.replace('mode_configs: ""', f'mode_configs: {modes}')
+                            if arm == 'leader_left' else after)
+    file.write_text(text)
+    options = GraphOptions(mode='real', teleop=True, cell=str(file))
+    drivers = {driver.namespace: driver.arguments for driver in describe(options).drivers}
+    assert drivers['leader_left']['mode_configs'] == str(modes), 'which names the port'
+    assert drivers['leader_right']['mode_configs'] == str(share_path('config/leader_right_modes.yaml'))
+    assert [drivers[arm]['motor_configs'] for arm in (*FOLLOWERS.values(), *LEADERS.values())] == [
+        '', '/follower_right.yaml', '/leader_left.yaml', '']
+    twin = describe(replace(options, use_twin=True)).nodes[0].parameters
+    assert twin['leader_left_mode_configs'] == str(modes)
+    slow = modes.read_text().replace('profile_velocity: 63', 'profile_velocity: 40')
+    modes.write_text(slow)
+    with pytest.raises(GraphError, match=r'my_modes.yaml: profile_velocity of arm is 0\.96 rad/s.*lower track_speed'):
+        describe(options)
 
 
 def test_a_configuration_lies_over_the_cell_and_the_simulation_takes_none(file, tmp_path) -> None:
@@ -213,11 +240,44 @@ def test_the_command_writes_the_file_and_names_arms_that_are_not_there(bench, fi
     node, _ = bench
     calibration = GripperCalibration(0.0583, 0.0437, 1.62, 0.62)
     monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda arm, ask: calibration)
-    calibrate_cli.gripper(file, ARM, '/')
-    assert load_cell(file).grippers[ARM] == calibration
+    calibrate_cli.gripper(file, 'follower_right', '/')
+    assert load_cell(file).grippers['follower_right'] == calibration
     with pytest.raises(CellError, match="'leader_left' has no gripper to be calibrated"):
         calibrate_cli.gripper(file, 'leader_left', '/')
     with pytest.raises(CellError, match="has no arm 'follower_middle'"):
         calibrate_cli.joints(file, 'follower_middle', '/')
     with pytest.raises(CellError, match='no arm is calibrated yet'):
         calibrate_cli.check(file, '/')
+
+
+@pytest.mark.parametrize(('kind', 'topic', 'why'), [
+    (ControllerStatus, 'controller_status', r'the arm controller runs \(/somebody\), which could move .* end it'),
+    (JointTrajectoryCommand, 'follower_right/commands/joint_trajectory', r'_trajectory has a publisher \(/somebody\)')])
+def test_an_arm_that_somebody_may_command_is_not_calibrated(bench, file, monkeypatch, kind, topic, why) -> None:
+    node, before = bench[0], file.read_text()
+    measured = []
+    monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda arm, ask: measured.append(arm))
+    monkeypatch.setattr('fpo_ros.hardware.calibration.measure_joints', lambda *args: measured.append(args))
+    with RosClient('somebody') as other:
+        other.node.create_publisher(kind, topic, qos.COMMAND)
+        for command in (calibrate_cli.gripper, calibrate_cli.joints):
+            with pytest.raises(GraphError, match=f'follower_right: .*{why}'):
+                command(file, 'follower_right', '/')
+    assert not measured and file.read_text() == before
+    assert node.physics.arms['follower_right'].motors.torque[6], 'no motor was touched'
+
+
+def test_a_controller_that_starts_while_a_person_is_asked_ends_the_calibration(bench, file, monkeypatch) -> None:
+    node, before = bench[0], file.read_text()
+    torque = node.physics.arms['follower_right'].motors.torque
+    with RosClient('somebody') as other, RosClient('watcher') as watcher:
+        def person(*args: object, **kwargs: object) -> None:
+            assert not torque[6]
+            other.node.create_publisher(ControllerStatus, 'controller_status', qos.STATUS)
+            watcher.wait_for(lambda: watcher.node.get_publishers_info_by_topic('controller_status'), 'it', 10.0)
+            time.sleep(0.5)
+
+        monkeypatch.setattr('typer.prompt', person)
+        with pytest.raises(GraphError, match=r'the arm controller runs \(/somebody\)'):
+            calibrate_cli.gripper(file, 'follower_right', '/')
+    assert file.read_text() == before and torque[6], 'the torque is as before'
