@@ -16,15 +16,13 @@ import yaml
 
 from fpo_ros import files
 from fpo_ros.hardware.cameras import TRANSPORTS, joined, stream
-from fpo_ros.hardware.gripper import GripperCalibration
+from fpo_ros.hardware.gripper import GripperCalibration, linkage_of_file
 from fpo_ros.hardware.names import FOLLOWERS, IMAGE_NAMES, LEADERS, SIDES
 from fpo_ros.hardware.words import near
-from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel, Linkage
 from fpo_ros.policy.contract import ARM_JOINTS
 
 MODELS = {model.name: model for model in (FOLLOWER, LEADER)}
-#: Both followers' grippers are scaled alike by the nodes: their calibrations may differ by this much [m, rad].
-ALIKE_M, ALIKE_RAD = 0.003, 0.1
 #: Largest error of a joint's zero that Homing_Offset may mend [rad]: 1024 counts, a quarter of a turn.
 LARGEST_OFFSET_RAD = math.pi / 2
 _MARK = 'calibration:'
@@ -73,7 +71,7 @@ class Cell:
     :param image_name: last part of the topics of RealSense cameras.
     :param limits: joint_speed [rad/s], gripper_speed [strokes/s], homing_joint_speed [rad/s].
     :param reference: (6,) pose that a person puts an arm in to calibrate its joints [rad].
-    :param grippers: follower → calibration.
+    :param grippers: arm → calibration of its gripper, a follower's with the linkage of its motor file.
     :param joint_offsets_rad: arm → (6,) what its motors' Homing_Offset adds to their angles [rad].
     """
 
@@ -136,9 +134,8 @@ def _number(value: Any, where: str, low: float, high: float, unit: str) -> float
 #: Limit → smallest and largest value and unit, as arm_controller has them.
 _LIMITS = {'joint_speed': (0.01, 3.14, 'rad/s'), 'gripper_speed': (0.01, 20.0, 'strokes/s'),
            'homing_joint_speed': (0.01, 3.14, 'rad/s')}
-#: Parameters of the nodes' gripper scales, and keys of the file for the same.
-_SCALES = ('gripper_finger_open', 'gripper_finger_closed', 'gripper_joint_open', 'gripper_joint_closed')
-_GRIPPER = ('finger_open_m', 'finger_closed_m', 'joint_open_rad', 'joint_closed_rad')
+#: Keys of a gripper's calibration.
+_GRIPPER = ('joint_open_rad', 'joint_closed_rad')
 
 
 def load_cell(path: str | Path) -> Cell:
@@ -214,23 +211,27 @@ def _cameras(root: _Reader) -> tuple[dict[str, CameraEntry], tuple[int, int, int
 
 
 def _grippers(calibration: _Reader, arms: Mapping[str, ArmEntry]) -> dict[str, GripperCalibration]:
-    followers = [name for name in FOLLOWERS.values() if name in arms]
-    part = calibration.part('grippers', dict.fromkeys(followers, True))
+    part = calibration.part('grippers', dict.fromkeys(arms, True))
     found = {}
-    for name in followers:
+    for name, arm in arms.items():
         one = part.part(name, dict.fromkeys(_GRIPPER, True))
-        values = [one.number(key, -math.pi, math.pi, key.rsplit('_', 1)[1]) for key in _GRIPPER]
+        values = [one.number(key, -math.pi, math.pi, 'rad') for key in _GRIPPER]
         try:
-            found[name] = GripperCalibration(*values)
+            found[name] = GripperCalibration(*values, _linkage(name, arm))
         except ValueError as error:
             raise CellError(f'{one.where}: {error}') from error
-    first, second = (found[name] for name in followers)
-    for key in _GRIPPER:
-        apart, most = abs(getattr(first, key) - getattr(second, key)), ALIKE_M if key.endswith('_m') else ALIKE_RAD
-        if apart > most:
-            raise CellError(f'{part.at(followers[1])}.{key}: differs by {apart:.4f} from that of {followers[0]}; the '
-                            f'nodes scale both grippers alike, so {most:g} is allowed: mend or re-zero one of them')
+    used = {found[name].linkage for name in FOLLOWERS.values()}
+    if len(used) > 1:
+        raise CellError(f'{part.where}: the motor files of {" and ".join(FOLLOWERS.values())} have another horn_radius '
+                        'or arm_length: both followers need the same gripper')
     return found
+
+
+def _linkage(name: str, arm: ArmEntry) -> Linkage | None:
+    """Return the linkage of a follower's gripper; a leader's trigger is counted by its motor."""
+    if name in LEADERS.values():
+        return None
+    return linkage_of_file(arm.motor_configs) if arm.motor_configs else arm.model.linkage
 
 
 def save_calibration(cell: Cell, grippers: Mapping[str, GripperCalibration] | None = None,
@@ -266,13 +267,9 @@ def save_calibration(cell: Cell, grippers: Mapping[str, GripperCalibration] | No
 
 
 def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
-    """Return node → parameter → value of a cell, with ``cell`` for what its drivers get.
-
-    Both grippers get the mean of their calibrations.
-    """
-    grippers = [cell.grippers[FOLLOWERS[side]] for side in SIDES]
-    scales = {parameter: sum(getattr(one, key) for one in grippers) / len(grippers)
-              for parameter, key in zip(_SCALES, _GRIPPER, strict=True)}
+    """Return node → parameter → value of a cell, with ``cell`` for what its drivers get."""
+    linkage = cell.grippers[FOLLOWERS['left']].linkage
+    scales = {'gripper_horn': linkage.horn_m, 'gripper_arm': linkage.arm_m} | _ends(cell, FOLLOWERS, 'gripper')
     width, height, rate = cell.color_profile
     drivers: dict[str, Any] = {'color_profile': f'{width}x{height}x{rate}'}
     for side in SIDES:
@@ -292,4 +289,11 @@ def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
         'driver_twin': scales | pictures | {'camera_rate': float(rate), 'leaders': LEADERS['left'] in cell.arms},
         'camera_ingest': pictures | {'expected_rate': float(rate)},
         'proprio_ingest': scales | {'camera_rate': float(rate)},
-        'arm_controller': scales | dict(cell.limits)}
+        'arm_controller': scales | dict(cell.limits),
+        'teleop': _ends(cell, LEADERS, 'leader')}
+
+
+def _ends(cell: Cell, names: Mapping[str, str], kind: str) -> dict[str, float]:
+    """Return the parameters that say where the grippers of some arms are open and closed [rad]."""
+    return {f'{side}_{kind}_{key.removesuffix("_rad")}': getattr(cell.grippers[names[side]], key)
+            for side in SIDES if names[side] in cell.grippers for key in _GRIPPER}

@@ -20,18 +20,17 @@ Namespace = Annotated[str, typer.Option(help='Namespace of the whole cell.')]
 
 @app.command()
 def gripper(cell: CellFile, arm: ArmName, namespace: Namespace = '/') -> None:
-    """Measure where a follower's gripper is open and closed, by hand, without its torque."""
+    """Measure where an arm's gripper is open and closed, by hand, without its torque."""
     from fpo_ros.hardware.calibration import measure_gripper
     from fpo_ros.hardware.cell import CellError, load_cell, save_calibration
 
     loaded = load_cell(cell)
-    if arm not in loaded.grippers:
-        raise CellError(f"'{arm}' has no gripper to be calibrated: {', '.join(loaded.grippers)} have")
+    if arm not in loaded.arms:
+        raise CellError(f"{cell} has no arm '{arm}': it has {', '.join(loaded.arms)}")
     with _arm(arm, namespace) as client:
-        found = measure_gripper(client, _ask_while_idle(client))
+        found = measure_gripper(client, _ask_while_idle(client), loaded.grippers[arm].linkage)
     save_calibration(loaded, grippers={arm: found})
-    typer.echo(f'{cell}: {arm} is open at {found.finger_open_m * 1e3:.1f} mm and {found.joint_open_rad:.3f} rad, '
-               f'closed at {found.finger_closed_m * 1e3:.1f} mm and {found.joint_closed_rad:.3f} rad')
+    typer.echo(f'{cell}: {arm} is open at {found.joint_open_rad:.3f} rad, closed at {found.joint_closed_rad:.3f} rad')
 
 
 @app.command()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+from fpo_ros.hardware.gripper import calibrations_of, linkage_of_file
 from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
 from fpo_ros.hardware.xs import FOLLOWER, LEADER, VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
@@ -90,6 +92,26 @@ def gamepad_driver(namespace: str) -> DriverSpec:
     return DriverSpec('joy', namespace.strip('/'), executable='joy_node', name='joy')
 
 
+def check_linkages(cell: dict[str, Any], controller: dict[str, Any]) -> None:
+    """Refuse followers' motor files with another gripper than the one that grippers are scaled by.
+
+    :param cell: the block ``cell`` of the configuration.
+    :param controller: parameters of ``arm_controller``.
+    :raises GraphError: naming the file.
+    """
+    horn, arm = controller['gripper_horn'], controller['gripper_arm']
+    for side in SIDES:
+        if not (file := cell[f'{side}_motor_configs']):
+            continue
+        try:
+            linkage = linkage_of_file(file)
+        except ValueError as error:
+            raise GraphError(str(error)) from error
+        if (linkage.horn_m, linkage.arm_m) != (horn, arm):
+            raise GraphError(f"{file}: the gripper has horn_radius {linkage.horn_m} and arm_length {linkage.arm_m} m, "
+                             f"but gripper_horn is {horn} and gripper_arm {arm}: set them alike under '/**'")
+
+
 def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any], teleop: dict[str, Any]) -> None:
     """Refuse mode files whose speed limit the targets reach that are sent: the arms would lag behind them.
 
@@ -97,7 +119,7 @@ def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any], 
     :param teleop: parameters of ``teleop``, which moves the leaders.
     :raises GraphError: naming the file, or what in it is too slow.
     """
-    stroke = controller['gripper_joint_open'] - controller['gripper_joint_closed']
+    stroke = max(one.angle(1.0) - one.angle(0.0) for one in calibrations_of(SimpleNamespace(**controller)).values())
     _check_profiles(drivers, FOLLOWER.name, {('groups', ARM_GROUP): controller['joint_speed'],
                                              ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke},
                     'joint_speed or gripper_speed of arm_controller')

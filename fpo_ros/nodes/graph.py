@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fpo_ros.hardware.cameras import camera_streams, entries, joined
-from fpo_ros.hardware.names import SIDES, camera_list
+from fpo_ros.hardware.names import SIDES
 from fpo_ros.nodes.configuration import (
-    CAMERA_NODES,
     CONFIGS,
     LOG_ONLY,
     NODES,
@@ -26,7 +24,16 @@ from fpo_ros.nodes.configuration import (
     load_config,
     near,
 )
-from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of, gamepad_driver, mode_file
+from fpo_ros.nodes.drivers import (
+    DriverSpec,
+    check_drivers,
+    check_linkages,
+    check_profiles,
+    drivers_of,
+    gamepad_driver,
+    mode_file,
+)
+from fpo_ros.nodes.streams import check_cameras, fit_streams
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
 __all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
@@ -153,10 +160,11 @@ def describe(options: GraphOptions) -> GraphDescription:
     lay(config, _chosen(options))
     if options.mode == 'real':
         _fit_modes((config['driver_twin'], config['arms']), cell)
+        check_linkages(cell, config['arm_controller'])
     _fit_cameras(config, options)
     lay(config, options.parameters)
-    cameras = _check_cameras(config, options.twin)
-    topics = _fit_streams(config, cell)
+    cameras = check_cameras(config, options.twin)
+    topics = fit_streams(config, cell)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
             'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad,
             'arms': options.mode == 'real' and config['arm_controller']['commands'] == 'send'}
@@ -217,48 +225,6 @@ def _fit_cameras(config: Configuration, options: GraphOptions) -> None:
         scale = min(contract.image_height / twin['image_height'], contract.image_width / twin['image_width'])
         if scale > 1:
             lay(config, {'driver_twin': {name: round(twin[name] * scale) for name in ('image_height', 'image_width')}})
-
-
-def _check_cameras(config: Configuration, with_twin: bool) -> tuple[str, ...]:
-    """Return the cameras of the cell.
-
-    :raises GraphError: when one node wants a camera that the node before it does not give.
-    """
-    pairs = [('policy', 'proprio_ingest'), ('proprio_ingest', 'camera_ingest')]
-    pairs += [('proprio_ingest', 'driver_twin')] if with_twin else []
-    try:
-        lists = {node: camera_list(config[node]['cameras']) for pair in pairs for node in pair}
-    except ValueError as error:
-        raise GraphError(str(error)) from error
-    for node, source in pairs:
-        lacking = [camera for camera in lists[node] if camera not in lists[source]]
-        if lacking:
-            raise GraphError(f"{node} wants camera '{lacking[0]}', but {source} has "
-                             f'{", ".join(lists[source]) or "none"}: name the same cameras for both')
-    return lists['proprio_ingest']
-
-
-def _fit_streams(config: Configuration, cell: dict[str, Any]) -> tuple[str, ...]:
-    """Leave each node the topics and transports of the cameras that it has; return cameras with a topic of their own.
-
-    :raises GraphError: for a camera that is not of this cell, or a stream that cannot be.
-    """
-    known = {name.removesuffix('_serial') for name in cell if name.endswith('_serial')}
-    known.update(*(camera_list(config[node]['cameras']) for node in CAMERA_NODES))
-    topics: dict[str, str] = {}
-    for node in CAMERA_NODES:
-        values, cameras = config[node], camera_list(config[node]['cameras'])
-        try:
-            for name in ('image_topics', 'image_transports'):
-                found = entries(values[name], name)
-                if unknown := [camera for camera in found if camera not in known]:
-                    raise ValueError(f"{name} names camera '{unknown[0]}': {near(unknown[0], known)}")
-                values[name] = joined(found, cameras)
-            camera_streams(cameras, values['image_name'], values['image_topics'], values['image_transports'])
-        except ValueError as error:
-            raise GraphError(f'{node}: {error}') from error
-        topics = entries(values['image_topics'], 'image_topics')
-    return tuple(topics)
 
 
 def _check_task(config: Configuration) -> None:

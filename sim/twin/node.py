@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from fpo_ros.hardware import xs
 from fpo_ros.hardware.cameras import camera_streams
-from fpo_ros.hardware.gripper import calibration_of
+from fpo_ros.hardware.gripper import calibrations_of
 from fpo_ros.hardware.modes import FOLLOWER_SETTINGS, LEADER_SETTINGS, load_modes
 from fpo_ros.hardware.names import (
     FOLLOWERS,
@@ -60,9 +60,6 @@ class DriverTwinParameters(CameraParameters, GripperParameters):
     compressed: bool = param(False, 'whether JPEG pictures are published beside the others, as image_transport does')
     jpeg_quality: int = param(80, 'quality of JPEG pictures [percent]', low=1, high=100)
     leaders: bool = param(False, 'whether both leaders are there, for a simulated operator to move')
-    gripper_horn: float = param(0.0, "horn of the followers' grippers [m], as their motor file has it; 0: motor and "
-                                'finger keep to linear scales, as in training', low=0.0, high=0.2)
-    gripper_arm: float = param(0.0, 'arm of the same crank [m]; 0 with gripper_horn 0', low=0.0, high=0.2)
     left_mode_configs: str = param('', "mode file of the left follower's driver; empty: position, without profile")
     right_mode_configs: str = param('', "mode file of the right follower's driver; empty: position, without profile")
     leader_left_mode_configs: str = param('', "mode file of the left leader's driver; empty: position, torque off")
@@ -90,8 +87,7 @@ class DriverTwin(CellNode):
         unknown = [camera for camera in cameras if camera not in VX300S.cameras]
         if unknown:
             raise ValueError(f"unknown camera '{unknown[0]}': the simulated cell has {', '.join(VX300S.cameras)}")
-        linkage = xs.Linkage(p.gripper_horn, p.gripper_arm) if p.gripper_horn or p.gripper_arm else None
-        self.physics = TwinPhysics(p.task, p.seed, calibration_of(p), linkage, p.leaders, cameras)
+        self.physics = TwinPhysics(p.task, p.seed, calibrations_of(p), p.leaders, cameras)
         self.schedule = FaultSchedule([])
         if p.fault_schedule:
             load_schedule(p.fault_schedule, self.physics.faults)  # what is wrong in it shows now

@@ -21,6 +21,7 @@ from fpo_ros.hardware.calibration import check_offsets, measure_gripper, measure
 from fpo_ros.hardware.cell import CellError, load_cell, save_calibration  # noqa: E402
 from fpo_ros.hardware.gripper import GripperCalibration  # noqa: E402
 from fpo_ros.hardware.names import FOLLOWERS, LEADERS  # noqa: E402
+from fpo_ros.hardware.xs import FOLLOWER  # noqa: E402
 from fpo_ros.hardware.xs_client import XsClient  # noqa: E402
 from fpo_ros.hardware.xs_types import XsError  # noqa: E402
 from fpo_ros.msg import ControllerStatus  # noqa: E402
@@ -66,10 +67,17 @@ def test_examples_differ_in_what_a_mobile_cell_lacks() -> None:
     ('cam_high: ""', 'cam_high: 218622270304', r'cameras\.serials\.cam_high: must be a text; put numbers in quotes'),
     ('0.0, -0.96, 1.16, 0.0, -0.3, 0.0]', '0.0, -0.96]', r'poses\.reference_rad: must be a list of 6 numbers'),
     ('0.0, -0.96, 1.16, 0.0, -0.3, 0.0]', '0.0, -0.96, .nan, 0.0, -0.3, 0.0]', r'poses\.reference_rad\[2\]: must be'),
-    ('follower_left: {finger_open_m: 0.0579', 'follower_left: {finger_open_m: 0.04',
+    ('follower_left: {joint_open_rad: 1.6214', 'follower_left: {joint_open_rad: 0.6',
      r'calibration\.grippers\.follower_left: gripper calibration needs open above closed'),
-    ('follower_right: {finger_open_m: 0.0579', 'follower_right: {finger_open_m: 0.0629',
-     r'calibration\.grippers\.follower_right\.finger_open_m: differs by 0\.0050'),
+    ('leader_left: {joint_open_rad: 0.8298', 'leader_left: {joint_open_rad: 4.0',
+     r'calibration\.grippers\.leader_left\.joint_open_rad: must be a number from -3\.14'),
+    ('    leader_left: {joint_open_rad: 0.8298, joint_closed_rad: -0.0552}\n', '',
+     r'grippers\.leader_left: is missing'),
+    ('follower_right: {joint_open_rad', 'follower_right: {finger_open_m: 0.05, joint_open_rad',
+     r'grippers\.follower_right\.finger_open_m: unknown key'),
+    ('follower_left: {model: aloha_vx300s, motor_configs: ""',
+     'follower_left: {model: aloha_vx300s, motor_configs: /no',
+     r'grippers\.follower_left: cannot read the motor file /no'),
     ('joint_offsets_rad: {}', 'joint_offsets_rad: {follower_left: [0, 0, 2, 0, 0, 0]}',
      r'calibration\.joint_offsets_rad\.follower_left\[2\]: must be a number from -1\.57'),
     ('joint_offsets_rad: {}', 'joint_offsets_rad: {follower_lft: [0, 0, 0, 0, 0, 0]}',
@@ -93,12 +101,14 @@ def test_two_cameras_cannot_have_one_serial_number(file) -> None:
 def test_a_cell_reaches_nodes_and_drivers(file) -> None:
     file.write_text(file.read_text().replace('cam_high: ""', 'cam_high: "218622270304"')
                     .replace('joint_speed: 1.0', 'joint_speed: 0.7')
-                    .replace('follower_left: {finger_open_m: 0.0579', 'follower_left: {finger_open_m: 0.0599'))
-    description = describe(GraphOptions(mode='real', cell=str(file)))
+                    .replace('follower_left: {joint_open_rad: 1.6214', 'follower_left: {joint_open_rad: 1.5')
+                    .replace('leader_right: {joint_open_rad: 0.8298', 'leader_right: {joint_open_rad: 0.75'))
+    description = describe(GraphOptions(mode='real', cell=str(file), teleop=True))
     nodes = {spec.name: spec.parameters for spec in description.nodes}
     assert nodes['arm_controller']['joint_speed'] == 0.7
-    assert nodes['arm_controller']['gripper_finger_open'] == nodes['proprio_ingest']['gripper_finger_open'] \
-        == pytest.approx(0.0589)
+    for node in ('arm_controller', 'proprio_ingest'):  # each side has its own
+        assert (nodes[node]['left_gripper_joint_open'], nodes[node]['right_gripper_joint_open']) == (1.5, 1.6214)
+    assert (nodes['teleop']['left_leader_joint_open'], nodes['teleop']['right_leader_joint_open']) == (0.8298, 0.75)
     assert description.drivers[-1].arguments['serial_no'] == '_218622270304'
     twin = describe(GraphOptions(mode='real', use_twin=True, cell=str(file))).nodes[0].parameters
     assert twin['leaders'] is True and twin['camera_rate'] == 30.0
@@ -109,16 +119,21 @@ def test_each_arms_motor_and_mode_files_reach_its_driver_and_the_twin(file, tmp_
     modes.write_text(share_path('config/leader_left_modes.yaml').read_text().replace('ttyDXL_leader_left', 'ttyUSB7'))
     for arm in ('follower_right', 'leader_left'):
         before = next(line for line in text.splitlines() if line.startswith(f'  {arm}: {{model'))
-        after = before.replace('motor_configs: ""', f'motor_configs: /{arm}.yaml')
+        after = before.replace('motor_configs: ""', f'motor_configs: {tmp_path}/{arm}.yaml')
         text = text.replace(before, after.replace('mode_configs: ""', f'mode_configs: {modes}')
                             if arm == 'leader_left' else after)
     file.write_text(text)
+    motors = tmp_path / 'follower_right.yaml'
+    motors.write_text('grippers: {gripper: {horn_radius: 0.022, arm_length: 0.036}}')
+    with pytest.raises(CellError, match='both followers need the same gripper'):
+        load_cell(file)
+    motors.write_text('grippers: {gripper: {horn_radius: 0.0275, arm_length: 0.035}}')
     options = GraphOptions(mode='real', teleop=True, cell=str(file))
     drivers = {driver.namespace: driver.arguments for driver in describe(options).drivers}
     assert drivers['leader_left']['mode_configs'] == str(modes), 'which names the port'
     assert drivers['leader_right']['mode_configs'] == str(share_path('config/leader_right_modes.yaml'))
     assert [drivers[arm]['motor_configs'] for arm in (*FOLLOWERS.values(), *LEADERS.values())] == [
-        '', '/follower_right.yaml', '/leader_left.yaml', '']
+        '', f'{tmp_path}/follower_right.yaml', f'{tmp_path}/leader_left.yaml', '']
     twin = describe(replace(options, use_twin=True)).nodes[0].parameters
     assert twin['leader_left_mode_configs'] == str(modes)
     slow = modes.read_text().replace('profile_velocity: 63', 'profile_velocity: 40')
@@ -141,24 +156,24 @@ def test_a_configuration_lies_over_the_cell_and_the_simulation_takes_none(file, 
 
 def test_calibrations_are_written_below_everything_else(file) -> None:
     above = file.read_text().split('calibration:\n')[0]
-    measured = GripperCalibration(0.0581, 0.0435, 1.63, 0.61)
+    measured = GripperCalibration(1.63, 0.61, FOLLOWER.linkage)
     cell = save_calibration(load_cell(file), {ARM: measured}, {ARM: (0.01, 0.0, -0.02, 0.0, 0.0, 0.0)})
     assert file.read_text().startswith(above)
-    assert cell.grippers[ARM] == measured and cell.grippers['follower_right'].finger_open_m == 0.0579
+    assert cell.grippers[ARM] == measured and cell.grippers['follower_right'].joint_open_rad == 1.6214
     assert save_calibration(cell, joint_offsets_rad={'leader_left': (0.0,) * 6}).joint_offsets_rad[ARM][2] == -0.02
 
 
 def test_what_would_be_no_cell_is_not_written(file) -> None:
     before = file.read_text()
-    with pytest.raises(CellError, match='differs by'):
-        save_calibration(load_cell(file), {ARM: GripperCalibration(0.09, 0.0435, 1.63, 0.61)})
+    with pytest.raises(CellError, match='a finger to travel'):
+        save_calibration(load_cell(file), {ARM: GripperCalibration(1.66, 1.48)})
     assert file.read_text() == before and [path.name for path in file.parent.iterdir()] == ['cell.yaml']
     file.write_text(before + 'limits_again: 1\n'.replace('limits_again: 1', '# a comment'))
-    save_calibration(load_cell(file), {ARM: GripperCalibration(0.0580, 0.044, 1.62, 0.62)})
+    save_calibration(load_cell(file), {ARM: GripperCalibration(1.62, 0.62)})
     lines = before.split('# Written by')
     file.write_text('# Written by' + lines[1] + lines[0])
     with pytest.raises(CellError, match='must be the last section'):
-        save_calibration(load_cell(file), {ARM: GripperCalibration(0.0580, 0.044, 1.62, 0.62)})
+        save_calibration(load_cell(file), {ARM: GripperCalibration(1.62, 0.62)})
 
 
 @pytest.fixture(scope='module')
@@ -187,7 +202,8 @@ def test_a_gripper_is_measured_where_a_hand_opens_and_closes_it(bench) -> None:
 
     found = measure_gripper(arm, hand)
     assert found.joint_open_rad == pytest.approx(0.8, abs=0.05) and found.joint_closed_rad == pytest.approx(0, abs=0.05)
-    assert found.finger_open_m > found.finger_closed_m + 0.02
+    with pytest.raises(XsError, match=r'leader_left: a finger reads .* name the motor file'):
+        measure_gripper(arm, hand, FOLLOWER.linkage)
     plant.pull_leader('left', {})
 
 
@@ -238,12 +254,13 @@ def test_an_offset_moves_where_the_servo_regulates(bench) -> None:
 
 def test_the_command_writes_the_file_and_names_arms_that_are_not_there(bench, file, monkeypatch) -> None:
     node, _ = bench
-    calibration = GripperCalibration(0.0583, 0.0437, 1.62, 0.62)
-    monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda arm, ask: calibration)
-    calibrate_cli.gripper(file, 'follower_right', '/')
-    assert load_cell(file).grippers['follower_right'] == calibration
-    with pytest.raises(CellError, match="'leader_left' has no gripper to be calibrated"):
-        calibrate_cli.gripper(file, 'leader_left', '/')
+    monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper',
+                        lambda arm, ask, linkage: GripperCalibration(1.5, 0.62, linkage))
+    for arm, linkage in (('follower_right', FOLLOWER.linkage), ('leader_right', None)):
+        calibrate_cli.gripper(file, arm, '/')
+        assert load_cell(file).grippers[arm] == GripperCalibration(1.5, 0.62, linkage)
+    with pytest.raises(CellError, match="has no arm 'leader_middle'"):
+        calibrate_cli.gripper(file, 'leader_middle', '/')
     with pytest.raises(CellError, match="has no arm 'follower_middle'"):
         calibrate_cli.joints(file, 'follower_middle', '/')
     with pytest.raises(CellError, match='no arm is calibrated yet'):
@@ -256,7 +273,7 @@ def test_the_command_writes_the_file_and_names_arms_that_are_not_there(bench, fi
 def test_an_arm_that_somebody_may_command_is_not_calibrated(bench, file, monkeypatch, kind, topic, why) -> None:
     node, before = bench[0], file.read_text()
     measured = []
-    monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda arm, ask: measured.append(arm))
+    monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda *args: measured.append(args))
     monkeypatch.setattr('fpo_ros.hardware.calibration.measure_joints', lambda *args: measured.append(args))
     with RosClient('somebody') as other:
         other.node.create_publisher(kind, topic, qos.COMMAND)
