@@ -201,6 +201,18 @@ def test_pictures_have_the_aspect_of_real_cameras_under_the_drivers_name(ros) ->
         node.destroy_node()
 
 
+def test_twin_publishes_a_camera_under_the_topic_and_transport_of_another_driver(ros) -> None:
+    node = twin(cameras='cam_high,cam_low', image_topics='cam_low=/usb_cam/image_raw',
+                image_transports='cam_low=compressed')
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert [output and output.topic_name for outputs in node.camera_outputs.values() for output in outputs] == [
+            '/cam_high/camera/color/image_rect_raw', None, '/usb_cam/image_raw', '/usb_cam/image_raw/compressed']
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
 def test_twin_without_gl_refuses_to_configure_and_says_what_is_missing(ros, monkeypatch) -> None:
     def no_gl(*args: object) -> None:
         raise RenderError('cannot make a GL context. Install software GL')
