@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from fpo_ros.hardware.cell import LARGEST_OFFSET_RAD, Cell, CellError
 from fpo_ros.hardware.gripper import GripperCalibration
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME
-from fpo_ros.hardware.xs import radians_of_turn, turn_counts
+from fpo_ros.hardware.xs import Linkage, radians_of_turn, turn_counts
 from fpo_ros.hardware.xs_client import XsClient
 from fpo_ros.hardware.xs_types import XsError
 from fpo_ros.policy.contract import ARM_JOINTS
@@ -23,12 +23,16 @@ Ask = Callable[[str], None]
 FARTHEST_RAD = 0.35
 #: Offsets of a cell file and of its motors may differ by half a count and rounding [rad].
 _SAME_RAD = 0.001
+#: Fingers that a driver computes, and the same computed here, may differ by its rounding [m].
+_SAME_M = 0.0005
 
 
-def measure_gripper(arm: XsClient, ask: Ask) -> GripperCalibration:
+def measure_gripper(arm: XsClient, ask: Ask, linkage: Linkage | None = None) -> GripperCalibration:
     """Let a person open and close a gripper without torque; return where it was. Its torque is then as before.
 
+    :param linkage: of a follower's gripper, by which its driver must compute the fingers, too; None for a leader's.
     :raises ValueError: when open is not above closed, as :class:`GripperCalibration`.
+    :raises XsError: when the driver has another linkage, from another motor file.
     """
     before = arm.torques()[GRIPPER_NAME]
     arm.set_torque(GRIPPER_NAME, False)
@@ -39,7 +43,14 @@ def measure_gripper(arm: XsClient, ask: Ask) -> GripperCalibration:
         closed = arm.read()
     finally:
         arm.set_torque(GRIPPER_NAME, before)
-    return GripperCalibration(opened.finger_m, closed.finger_m, opened.gripper_rad, closed.gripper_rad)
+    found = GripperCalibration(opened.gripper_rad, closed.gripper_rad, linkage)
+    for reading in (opened, closed) if linkage is not None else ():
+        wanted = linkage.finger(reading.gripper_rad)
+        if abs(reading.finger_m - wanted) > _SAME_M:
+            raise XsError(f'{arm.arm}: a finger reads {reading.finger_m * 1e3:.1f} mm at {reading.gripper_rad:.3f} '
+                          f'rad, where horn {linkage.horn_m} and arm {linkage.arm_m} m make {wanted * 1e3:.1f} mm: '
+                          "name the motor file that the driver was started with in the arm's motor_configs")
+    return found
 
 
 def measure_joints(arm: XsClient, reference: Sequence[float], ask: Ask) -> tuple[float, ...]:

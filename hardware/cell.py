@@ -15,16 +15,14 @@ from typing import Any
 import yaml
 
 from fpo_ros import files
-from fpo_ros.hardware.gripper import GripperCalibration
+from fpo_ros.hardware.cameras import TRANSPORTS, joined, stream
+from fpo_ros.hardware.gripper import GripperCalibration, linkage_of_file
 from fpo_ros.hardware.names import FOLLOWERS, IMAGE_NAMES, LEADERS, SIDES
 from fpo_ros.hardware.words import near
-from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel, Linkage
 from fpo_ros.policy.contract import ARM_JOINTS
 
-KINDS = ('stationary', 'mobile')
 MODELS = {model.name: model for model in (FOLLOWER, LEADER)}
-#: Both followers' grippers are scaled alike by the nodes: their calibrations may differ by this much [m, rad].
-ALIKE_M, ALIKE_RAD = 0.003, 0.1
 #: Largest error of a joint's zero that Homing_Offset may mend [rad]: 1024 counts, a quarter of a turn.
 LARGEST_OFFSET_RAD = math.pi / 2
 _MARK = 'calibration:'
@@ -50,9 +48,16 @@ class ArmEntry:
 
 @dataclass(frozen=True)
 class CameraEntry:
-    """One camera, by its serial number."""
+    """One camera.
 
-    serial: str
+    :param serial: serial number of a RealSense camera; empty for one whose driver is started by somebody else.
+    :param topic: of its pictures; empty for that of realsense2_camera.
+    :param transport: one of ``cameras.TRANSPORTS``.
+    """
+
+    serial: str = ''
+    topic: str = ''
+    transport: str = TRANSPORTS[0]
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,17 @@ class Cell:
     """A cell.
 
     :param path: file it was read from.
-    :param kind: one of :data:`KINDS`.
     :param arms: name → arm, such as follower_left.
     :param cameras: name → camera; which of them run, the contract of the policy or ``cameras`` says.
     :param color_profile: width x height x rate of all cameras [pixels, pixels, Hz].
-    :param image_name: last part of the cameras' topics.
+    :param image_name: last part of the topics of RealSense cameras.
     :param limits: joint_speed [rad/s], gripper_speed [strokes/s], homing_joint_speed [rad/s].
     :param reference: (6,) pose that a person puts an arm in to calibrate its joints [rad].
-    :param grippers: follower → calibration.
+    :param grippers: arm → calibration of its gripper, a follower's with the linkage of its motor file.
     :param joint_offsets_rad: arm → (6,) what its motors' Homing_Offset adds to their angles [rad].
     """
 
     path: Path
-    name: str
-    kind: str
     arms: Mapping[str, ArmEntry]
     cameras: Mapping[str, CameraEntry]
     color_profile: tuple[int, int, int]
@@ -132,9 +134,8 @@ def _number(value: Any, where: str, low: float, high: float, unit: str) -> float
 #: Limit → smallest and largest value and unit, as arm_controller has them.
 _LIMITS = {'joint_speed': (0.01, 3.14, 'rad/s'), 'gripper_speed': (0.01, 20.0, 'strokes/s'),
            'homing_joint_speed': (0.01, 3.14, 'rad/s')}
-#: Parameters of the nodes' gripper scales, and keys of the file for the same.
-_SCALES = ('gripper_finger_open', 'gripper_finger_closed', 'gripper_joint_open', 'gripper_joint_closed')
-_GRIPPER = ('finger_open_m', 'finger_closed_m', 'joint_open_rad', 'joint_closed_rad')
+#: Keys of a gripper's calibration.
+_GRIPPER = ('joint_open_rad', 'joint_closed_rad')
 
 
 def load_cell(path: str | Path) -> Cell:
@@ -149,14 +150,13 @@ def load_cell(path: str | Path) -> Cell:
         raise CellError(f'cannot read the cell file {path}: {error.strerror}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CellError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
-    root = _Reader(document, f'{path}: ', dict.fromkeys(('name', 'kind', 'arms', 'cameras', 'limits', 'poses',
-                                                         'calibration'), True))
+    root = _Reader(document, f'{path}: ', dict.fromkeys(('arms', 'cameras', 'limits', 'poses', 'calibration'), True))
     arms = _arms(root)
     cameras, profile, image_name = _cameras(root)
     limits = root.part('limits', dict.fromkeys(_LIMITS, True))
     calibration = root.part('calibration', {'grippers': True, 'joint_offsets_rad': True})
     return Cell(
-        path, root.text('name'), root.text('kind', allowed=KINDS), arms, cameras, profile, image_name,
+        path, arms, cameras, profile, image_name,
         {name: limits.number(name, *bounds) for name, bounds in _LIMITS.items()},
         root.part('poses', {'reference_rad': True}).numbers('reference_rad', 6, -math.pi, math.pi, 'rad'),
         _grippers(calibration, arms),
@@ -182,18 +182,26 @@ def _arms(root: _Reader) -> dict[str, ArmEntry]:
 
 
 def _cameras(root: _Reader) -> tuple[dict[str, CameraEntry], tuple[int, int, int], str]:
-    part = root.part('cameras', {'image_name': True, 'color_profile': True, 'serials': True})
+    part = root.part('cameras', {'image_name': True, 'color_profile': True, 'serials': True, 'topics': False,
+                                 'transports': False})
     profile = part.text('color_profile')
     sizes = profile.split('x')
     if len(sizes) != 3 or not all(size.isdecimal() and 1 <= int(size) <= 4096 for size in sizes):
         raise CellError(f"{part.at('color_profile')}: must be width x height x rate such as 640x480x30, got "
                         f"'{profile}'")
-    serials = part.part('serials')
+    serials, topics, ways = (part.part(key) for key in ('serials', 'topics', 'transports'))
     cameras = {}
-    for name in serials.value:
+    for name in dict.fromkeys((*serials.value, *topics.value)):
+        where = (serials if name in serials.value else topics).at(name)
         if not isinstance(name, str) or not name.isidentifier():
-            raise CellError(f'{serials.at(name)}: a camera is named as ROS names go, such as cam_high')
-        cameras[name] = CameraEntry(serials.text(name))
+            raise CellError(f'{where}: a camera is named as ROS names go, such as cam_high')
+        cameras[name] = one = CameraEntry(serials.text(name), topics.text(name),
+                                          ways.text(name, TRANSPORTS[0], TRANSPORTS))
+        try:
+            stream(one.topic or name, one.transport)
+        except ValueError as error:
+            raise CellError(f'{topics.at(name)}: {error}') from error
+    part.part('transports', dict.fromkeys(cameras, False))
     taken = [camera.serial for camera in cameras.values() if camera.serial]
     for name, camera in cameras.items():
         if taken.count(camera.serial) > 1:
@@ -203,23 +211,27 @@ def _cameras(root: _Reader) -> tuple[dict[str, CameraEntry], tuple[int, int, int
 
 
 def _grippers(calibration: _Reader, arms: Mapping[str, ArmEntry]) -> dict[str, GripperCalibration]:
-    followers = [name for name in FOLLOWERS.values() if name in arms]
-    part = calibration.part('grippers', dict.fromkeys(followers, True))
+    part = calibration.part('grippers', dict.fromkeys(arms, True))
     found = {}
-    for name in followers:
+    for name, arm in arms.items():
         one = part.part(name, dict.fromkeys(_GRIPPER, True))
-        values = [one.number(key, -math.pi, math.pi, key.rsplit('_', 1)[1]) for key in _GRIPPER]
+        values = [one.number(key, -math.pi, math.pi, 'rad') for key in _GRIPPER]
         try:
-            found[name] = GripperCalibration(*values)
+            found[name] = GripperCalibration(*values, _linkage(name, arm))
         except ValueError as error:
             raise CellError(f'{one.where}: {error}') from error
-    first, second = (found[name] for name in followers)
-    for key in _GRIPPER:
-        apart, most = abs(getattr(first, key) - getattr(second, key)), ALIKE_M if key.endswith('_m') else ALIKE_RAD
-        if apart > most:
-            raise CellError(f'{part.at(followers[1])}.{key}: differs by {apart:.4f} from that of {followers[0]}; the '
-                            f'nodes scale both grippers alike, so {most:g} is allowed: mend or re-zero one of them')
+    used = {found[name].linkage for name in FOLLOWERS.values()}
+    if len(used) > 1:
+        raise CellError(f'{part.where}: the motor files of {" and ".join(FOLLOWERS.values())} have another horn_radius '
+                        'or arm_length: both followers need the same gripper')
     return found
+
+
+def _linkage(name: str, arm: ArmEntry) -> Linkage | None:
+    """Return the linkage of a follower's gripper; a leader's trigger is counted by its motor."""
+    if name in LEADERS.values():
+        return None
+    return linkage_of_file(arm.motor_configs) if arm.motor_configs else arm.model.linkage
 
 
 def save_calibration(cell: Cell, grippers: Mapping[str, GripperCalibration] | None = None,
@@ -255,23 +267,33 @@ def save_calibration(cell: Cell, grippers: Mapping[str, GripperCalibration] | No
 
 
 def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
-    """Return node → parameter → value of a cell, with ``cell`` for what its drivers get.
-
-    Both grippers get the mean of their calibrations.
-    """
-    grippers = [cell.grippers[FOLLOWERS[side]] for side in SIDES]
-    scales = {parameter: sum(getattr(one, key) for one in grippers) / len(grippers)
-              for parameter, key in zip(_SCALES, _GRIPPER, strict=True)}
+    """Return node → parameter → value of a cell, with ``cell`` for what its drivers get."""
+    linkage = cell.grippers[FOLLOWERS['left']].linkage
+    scales = {'gripper_horn': linkage.horn_m, 'gripper_arm': linkage.arm_m} | _ends(cell, FOLLOWERS, 'gripper')
     width, height, rate = cell.color_profile
     drivers: dict[str, Any] = {'color_profile': f'{width}x{height}x{rate}'}
     for side in SIDES:
-        arm = cell.arms[FOLLOWERS[side]]
-        drivers |= {f'{side}_motor_configs': arm.motor_configs, f'{side}_mode_configs': arm.mode_configs}
+        for prefix, name in ((side, FOLLOWERS[side]), (f'leader_{side}', LEADERS[side])):
+            if name in cell.arms:
+                arm = cell.arms[name]
+                drivers |= {f'{prefix}_motor_configs': arm.motor_configs, f'{prefix}_mode_configs': arm.mode_configs}
     drivers |= {f'{name}_serial': camera.serial for name, camera in cell.cameras.items()}
+    pictures = {
+        'image_name': cell.image_name,
+        'image_topics': joined({name: camera.topic for name, camera in cell.cameras.items() if camera.topic},
+                               cell.cameras),
+        'image_transports': joined({name: camera.transport for name, camera in cell.cameras.items()
+                                    if camera.transport != TRANSPORTS[0]}, cell.cameras)}
     return {
         'cell': drivers,
-        'driver_twin': scales | {'image_name': cell.image_name, 'camera_rate': float(rate),
-                                 'leaders': LEADERS['left'] in cell.arms},
-        'camera_ingest': {'image_name': cell.image_name, 'expected_rate': float(rate)},
+        'driver_twin': scales | pictures | {'camera_rate': float(rate), 'leaders': LEADERS['left'] in cell.arms},
+        'camera_ingest': pictures | {'expected_rate': float(rate)},
         'proprio_ingest': scales | {'camera_rate': float(rate)},
-        'arm_controller': scales | dict(cell.limits)}
+        'arm_controller': scales | dict(cell.limits),
+        'teleop': _ends(cell, LEADERS, 'leader')}
+
+
+def _ends(cell: Cell, names: Mapping[str, str], kind: str) -> dict[str, float]:
+    """Return the parameters that say where the grippers of some arms are open and closed [rad]."""
+    return {f'{side}_{kind}_{key.removesuffix("_rad")}': getattr(cell.grippers[names[side]], key)
+            for side in SIDES if names[side] in cell.grippers for key in _GRIPPER}

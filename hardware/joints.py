@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fpo_ros.hardware.gripper import GripperCalibration
-from fpo_ros.hardware.names import GRIPPER_NAME, JOINT_STATE_NAMES, SIDES
+from fpo_ros.hardware.names import JOINT_STATE_NAMES, SIDES
+from fpo_ros.hardware.xs import VX300S_LINKAGE
 from fpo_ros.policy.contract import ACTION_DIM
 
-#: Entries that the columns of one follower are made of, and the motor that is commanded.
-_COLUMNS = (*JOINT_STATE_NAMES[:6], 'left_finger')
+#: Entries that the columns of one arm are made of: the gripper's is its motor, whose angle is commanded, too.
+_COLUMNS = JOINT_STATE_NAMES[:7]
 
 
 class JointStateError(ValueError):
@@ -34,29 +35,18 @@ class SideCommand:
 
 def side_joints(names: Sequence[str], positions: Sequence[float],
                 gripper: GripperCalibration) -> np.ndarray:
-    """Return the (7,) float64 columns of one follower: six joints [rad] and the normalised gripper.
+    """Return the (7,) float64 columns of one arm: six joints [rad] and the normalised gripper.
+
+    The gripper is computed from its motor's angle, on the scale on which :func:`split_command` commands it: a command
+    of what is measured moves nothing.
 
     :param names: joint names of the message; empty is read as the driver's usual order.
     :param positions: positions of the message [rad, fingers m].
     :raises JointStateError: for a missing joint, a wrong length, or a value that is not finite.
     """
     values = _finite(names, positions, _COLUMNS)
-    values[6] = gripper.normalise_finger(values[6])
+    values[6] = gripper.normalise(values[6])
     return values
-
-
-def side_gripper_command(names: Sequence[str], positions: Sequence[float], gripper: GripperCalibration) -> float:
-    """Return the command that the gripper motor of one follower stands at: its angle on the scale of commands.
-
-    It differs from the gripper column of :func:`side_joints`, which measures the finger: both scales are linear,
-    the linkage between motor and finger is not. A takeover that must not move the gripper starts from this.
-
-    :param names: joint names of the message; empty is read as the driver's usual order.
-    :param positions: positions of the message [rad, fingers m].
-    :returns: normalised motor angle (0 closed, 1 open).
-    :raises JointStateError: as :func:`side_joints`.
-    """
-    return float(gripper.normalise_joint(_finite(names, positions, (GRIPPER_NAME,))[0]))
 
 
 def _finite(names: Sequence[str], positions: Sequence[float], wanted: tuple[str, ...]) -> np.ndarray:
@@ -84,16 +74,17 @@ def both_sides(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate([left, right])
 
 
-def split_command(command: np.ndarray, gripper: GripperCalibration) -> dict[str, SideCommand]:
+def split_command(command: np.ndarray, grippers: Mapping[str, GripperCalibration]) -> dict[str, SideCommand]:
     """Return what each follower is sent for a (14,) command [rad, grippers 0..1].
 
+    :param grippers: side → calibration.
     :raises ValueError: if the command is not 14 finite numbers; nothing may be sent then.
     """
     command = np.asarray(command, np.float64)
     if command.shape != (ACTION_DIM,) or not np.isfinite(command).all():
         raise ValueError(f'a command is {ACTION_DIM} finite numbers, got {command}')
     return {side: SideCommand(command[7 * k:7 * k + 6].astype(np.float32),
-                              float(gripper.joint_angle(command[7 * k + 6])))
+                              float(grippers[side].angle(command[7 * k + 6])))
             for k, side in enumerate(SIDES)}
 
 
@@ -102,5 +93,6 @@ def joint_state_positions(side: np.ndarray, gripper: GripperCalibration) -> list
 
     The inverse of :func:`side_joints`: joints and motor angle [rad], then the fingers [m], mirrored.
     """
-    finger = float(gripper.finger_position(side[6]))
-    return [*map(float, side[:6]), float(gripper.joint_angle(side[6])), finger, -finger]
+    angle = float(gripper.angle(side[6]))
+    finger = (gripper.linkage or VX300S_LINKAGE).finger(angle)
+    return [*map(float, side[:6]), angle, finger, -finger]

@@ -14,8 +14,8 @@ from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
 from fpo_ros.hardware.currents import ERROR_REGISTER, TEMPERATURE_REGISTER, error_words, side_currents
-from fpo_ros.hardware.gripper import calibration_of
-from fpo_ros.hardware.joints import JointStateError, both_sides, side_gripper_command, side_joints
+from fpo_ros.hardware.gripper import calibrations_of
+from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
 from fpo_ros.hardware.names import SIDES, joint_states_topic
 from fpo_ros.msg import ActionChunk, ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
@@ -30,7 +30,7 @@ from fpo_ros.nodes.logic.silence import Silence
 from fpo_ros.nodes.parameters import param
 from fpo_ros.nodes.registers import RegisterReadings
 from fpo_ros.nodes.safety import SafetyParameters, geometry_of, motor_limits, safety_config, safety_health
-from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
+from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, GRIPPER_COLUMNS, ContractError, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.controller import PATHS, ArmControllerCore
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
@@ -117,7 +117,7 @@ class ArmController(CellNode):
         self.geometry = geometry_of(p)
         self.temperatures, self.errors = (RegisterReadings(self, register, p.temperature_period) if p.temperature_period
                                           else None for register in (TEMPERATURE_REGISTER, ERROR_REGISTER))
-        self.gripper = calibration_of(p)
+        self.grippers = calibrations_of(p)
         self.lock = threading.Lock()
         first, self.core = self.core is None, self._new_core()
         if first and p.start_stopped:
@@ -126,14 +126,14 @@ class ArmController(CellNode):
         self.supervisor, self.stop_device = Silence(self.steady_ns()), Silence(self.steady_ns())
         self.held_ns: int | None = None
         self.supervised = False
-        self.joints: dict[str, tuple[int, np.ndarray, float, np.ndarray]] = {}
+        self.joints: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}
         #: Why the newest joint states of a side were refused; empty where they were not.
         self.refused = dict.fromkeys(SIDES, '')
         self.rivals = Rivals()
         self.monitors = {
             side: StreamMonitor(f'joint_states {side}', 100.0, p.max_joint_age) for side in SIDES
         }
-        self.send = commands_of(self, p.commands, self.gripper)
+        self.send = commands_of(self, p.commands, self.grippers)
         self.status = ControllerStatus()
         self.status_output = self.add_publisher(ControllerStatus, 'controller_status', qos.STATUS)
         for side in SIDES:
@@ -183,15 +183,14 @@ class ArmController(CellNode):
     def _on_joints(self, side: str, message: JointState) -> None:
         self.monitors[side].arrived(self.steady_ns())
         try:
-            joints = side_joints(message.name, message.position, self.gripper)
-            grip = side_gripper_command(message.name, message.position, self.gripper)
+            joints = side_joints(message.name, message.position, self.grippers[side])
         except JointStateError as error:
             self.monitors[side].reject(str(error))
             self.refused[side] = f'follower {side}: {error}'
             self.error_once(f'follower {side}: {error}')
             return
         self.refused[side] = ''
-        self.joints[side] = (convert.nanoseconds(message.header.stamp), joints, grip,
+        self.joints[side] = (convert.nanoseconds(message.header.stamp), joints,
                              side_currents(message.name, message.effort))
 
     def _on_chunk(self, message: ActionChunk) -> None:
@@ -278,8 +277,8 @@ class ArmController(CellNode):
         if all(sides):
             stamp = min(side[0] for side in sides)
             measured = both_sides(*(side[1] for side in sides))
-            grippers = np.array([side[2] for side in sides])
-            currents = both_sides(*(side[3] for side in sides))
+            grippers = measured[list(GRIPPER_COLUMNS)]
+            currents = both_sides(*(side[2] for side in sides))
         temperatures = None if self.temperatures is None else self.temperatures.newest()
         errors = None if self.errors is None else error_words(self.errors.newest())
         with self.lock:

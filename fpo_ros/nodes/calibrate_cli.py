@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(no_args_is_help=True, help='Measure grippers and joints of the running drivers; keep them in the '
-                  "cell's file. Stop the arm controller first.")
+                  "cell's file. Refused while anything commands the arm.")
 
 CellFile = Annotated[Path, typer.Argument(help='Cell file, such as a copy of config/cells/aloha_stationary.yaml.')]
 ArmName = Annotated[str, typer.Argument(help='Arm, such as follower_left.')]
@@ -20,18 +20,17 @@ Namespace = Annotated[str, typer.Option(help='Namespace of the whole cell.')]
 
 @app.command()
 def gripper(cell: CellFile, arm: ArmName, namespace: Namespace = '/') -> None:
-    """Measure where a follower's gripper is open and closed, by hand, without its torque."""
+    """Measure where an arm's gripper is open and closed, by hand, without its torque."""
     from fpo_ros.hardware.calibration import measure_gripper
     from fpo_ros.hardware.cell import CellError, load_cell, save_calibration
 
     loaded = load_cell(cell)
-    if arm not in loaded.grippers:
-        raise CellError(f"'{arm}' has no gripper to be calibrated: {', '.join(loaded.grippers)} have")
+    if arm not in loaded.arms:
+        raise CellError(f"{cell} has no arm '{arm}': it has {', '.join(loaded.arms)}")
     with _arm(arm, namespace) as client:
-        found = measure_gripper(client, _ask)
+        found = measure_gripper(client, _ask_while_idle(client), loaded.grippers[arm].linkage)
     save_calibration(loaded, grippers={arm: found})
-    typer.echo(f'{cell}: {arm} is open at {found.finger_open_m * 1e3:.1f} mm and {found.joint_open_rad:.3f} rad, '
-               f'closed at {found.finger_closed_m * 1e3:.1f} mm and {found.joint_closed_rad:.3f} rad')
+    typer.echo(f'{cell}: {arm} is open at {found.joint_open_rad:.3f} rad, closed at {found.joint_closed_rad:.3f} rad')
 
 
 @app.command()
@@ -44,7 +43,7 @@ def joints(cell: CellFile, arm: ArmName, namespace: Namespace = '/') -> None:
     if arm not in loaded.arms:
         raise CellError(f"{cell} has no arm '{arm}': it has {', '.join(loaded.arms)}")
     with _arm(arm, namespace) as client:
-        found = measure_joints(client, loaded.reference, _ask)
+        found = measure_joints(client, loaded.reference, _ask_while_idle(client))
     save_calibration(loaded, joint_offsets_rad={arm: found})
     typer.echo(f'{cell}: offsets of {arm} [rad]: {", ".join(f"{offset:+.4f}" for offset in found)}. Start its driver '
                'anew, which gives the second motors of shoulder and elbow the same')
@@ -67,6 +66,17 @@ def check(cell: CellFile, namespace: Namespace = '/') -> None:
 
 def _ask(what: str) -> None:
     typer.prompt(f'{what}, then press Enter', default='', show_default=False, prompt_suffix='')
+
+
+def _ask_while_idle(client: Any) -> Callable[[str], None]:
+    """Refuse an arm that somebody commands, and return what asks a person, and looks again once they have answered."""
+    client.transport.check_uncommanded(client.arm)
+
+    def ask(what: str) -> None:
+        _ask(what)
+        client.transport.check_uncommanded(client.arm, 0.0)
+
+    return ask
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,11 @@ class Drivers:
     """Publishes commands to both followers' drivers.
 
     :param node: whose publishers these are.
-    :param gripper: scales of the grippers.
+    :param grippers: side → calibration.
     """
 
-    def __init__(self, node: Any, gripper: GripperCalibration) -> None:
-        self._gripper = gripper
+    def __init__(self, node: Any, grippers: Mapping[str, GripperCalibration]) -> None:
+        self._grippers = grippers
         self._group, self._single = JointGroupCommand(name=ARM_GROUP), JointSingleCommand(name=GRIPPER_NAME)
         self._outputs = {side: (node.add_publisher(JointGroupCommand, group_command_topic(side), qos.COMMAND),
                                 node.add_publisher(JointSingleCommand, single_command_topic(side), qos.COMMAND))
@@ -41,7 +41,7 @@ class Drivers:
 
     def __call__(self, command: np.ndarray) -> None:
         """Send a (14,) command [rad, grippers 0..1]."""
-        for side, part in split_command(command, self._gripper).items():
+        for side, part in split_command(command, self._grippers).items():
             group, single = self._outputs[side]
             self._group.cmd = array.array('f', part.arm.tobytes())
             self._single.cmd = part.gripper_rad
@@ -86,11 +86,11 @@ class Log:
         return [Health('commands', WARN, NOTHING_LEAVES, targets)]
 
 
-def commands_of(node: Any, how: str, gripper: GripperCalibration) -> Drivers | Log:
+def commands_of(node: Any, how: str, grippers: Mapping[str, GripperCalibration]) -> Drivers | Log:
     """Return where commands go.
 
     :param how: one of :data:`COMMANDS`.
     """
     make: dict[str, Callable[[], Drivers | Log]] = {
-        SEND: lambda: Drivers(node, gripper), LOG_ONLY: lambda: Log(node.get_logger())}
+        SEND: lambda: Drivers(node, grippers), LOG_ONLY: lambda: Log(node.get_logger())}
     return make[how]()

@@ -29,13 +29,19 @@ NODES = (
 #: Values of the parameter ``commands`` of ``arm_controller``: they are sent, or only logged.
 SEND, LOG_ONLY = 'send', 'log_only'
 _GRIPPER_NODES = ('driver_twin', 'proprio_ingest', 'arm_controller')
+#: Nodes that must know where the pictures of each camera come from.
+CAMERA_NODES = ('driver_twin', 'camera_ingest')
 #: Parameters that stand once in a file, under ``/**``, and the nodes that have them: all must say the same.
 SHARED = {
-    'gripper_finger_open': _GRIPPER_NODES,
-    'gripper_finger_closed': _GRIPPER_NODES,
-    'gripper_joint_open': _GRIPPER_NODES,
-    'gripper_joint_closed': _GRIPPER_NODES,
-    'image_name': ('driver_twin', 'camera_ingest'),
+    'left_gripper_joint_open': _GRIPPER_NODES,
+    'left_gripper_joint_closed': _GRIPPER_NODES,
+    'right_gripper_joint_open': _GRIPPER_NODES,
+    'right_gripper_joint_closed': _GRIPPER_NODES,
+    'gripper_horn': _GRIPPER_NODES,
+    'gripper_arm': _GRIPPER_NODES,
+    'image_name': CAMERA_NODES,
+    'image_topics': CAMERA_NODES,
+    'image_transports': CAMERA_NODES,
 }
 
 Configuration = dict[str, dict[str, Any]]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+from fpo_ros.hardware.gripper import calibrations_of, linkage_of_file
 from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
-from fpo_ros.hardware.xs import VELOCITY_UNIT_RAD_S
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
 from fpo_ros.nodes.locate import share_path
 
@@ -38,42 +41,42 @@ class DriverSpec:
     arguments: dict[str, str] = field(default_factory=dict)
 
 
-def mode_file(side: str, cell: dict[str, Any]) -> str | Path:
-    """Return the mode file of a follower's driver.
+def mode_file(side: str, cell: dict[str, Any], leader: bool = False) -> str | Path:
+    """Return the mode file of a driver, which also names its serial port.
 
     :param cell: the block ``cell`` of the configuration.
+    :param leader: whether it is the leader's of that side, and not the follower's.
     """
-    return cell[f'{side}_mode_configs'] or share_path(f'config/follower_{side}_modes.yaml')
+    own = cell[f'leader_{side}_mode_configs' if leader else f'{side}_mode_configs']
+    return own or share_path(f'config/{"leader" if leader else "follower"}_{side}_modes.yaml')
 
 
 def drivers_of(cameras: tuple[str, ...], cell: dict[str, Any], namespace: str,
-               leaders: bool = False) -> tuple[DriverSpec, ...]:
+               leaders: bool = False, elsewhere: Collection[str] = ()) -> tuple[DriverSpec, ...]:
     """Return the Interbotix and camera drivers of the real cell.
 
     :param cell: the block ``cell`` of the configuration.
     :param leaders: whether the leaders are there, too.
+    :param elsewhere: cameras with a topic of their own: those of them that have no serial number have a driver that
+        is not started here.
     """
     prefix = namespace.strip('/')
     drivers = []
-    for side in SIDES:
-        name = f'{prefix}/{FOLLOWERS[side]}'.lstrip('/')
-        modes = mode_file(side, cell)
-        # Every argument that matters is said for each arm: none may be inherited from the other.
-        drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
-            'robot_model': 'aloha_vx300s', 'robot_name': name, 'base_link_frame': 'base_link',
-            'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
-            'mode_configs': str(modes), 'motor_configs': str(cell[f'{side}_motor_configs']),
-            'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
-    for side in SIDES if leaders else ():
-        name = f'{prefix}/{LEADERS[side]}'.lstrip('/')
-        drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
-            'robot_model': 'aloha_wx250s', 'robot_name': name, 'base_link_frame': 'base_link',
-            'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false', 'hardware_type': 'actual',
-            'mode_configs': str(share_path(f'config/leader_{side}_modes.yaml')), 'motor_configs': '',
-            'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
+    for leader in (False, True) if leaders else (False,):
+        for side in SIDES:
+            name = f'{prefix}/{(LEADERS if leader else FOLLOWERS)[side]}'.lstrip('/')
+            motors = cell[f'leader_{side}_motor_configs' if leader else f'{side}_motor_configs']
+            # Every argument that matters is said for each arm: none may be inherited from the other.
+            drivers.append(DriverSpec(ARM_DRIVER, name, launch_file='xsarm_control.launch.py', arguments={
+                'robot_model': (LEADER if leader else FOLLOWER).name, 'robot_name': name,
+                'base_link_frame': 'base_link', 'use_world_frame': 'false', 'use_rviz': 'false', 'use_sim': 'false',
+                'hardware_type': 'actual', 'mode_configs': str(mode_file(side, cell, leader)),
+                'motor_configs': str(motors), 'load_configs': 'true' if cell['load_motor_configs'] else 'false'}))
     profile = str(cell['color_profile'])
     for camera in cameras:
         serial = str(cell.get(f'{camera}_serial', ''))
+        if camera in elsewhere and not serial:
+            continue
         drivers.append(DriverSpec(CAMERA_DRIVER, f'{prefix}/{camera}'.lstrip('/'),
                                   executable='realsense2_camera_node', arguments={
             # The driver drops the underscore; without it a parameter file may hold a number.
@@ -89,17 +92,45 @@ def gamepad_driver(namespace: str) -> DriverSpec:
     return DriverSpec('joy', namespace.strip('/'), executable='joy_node', name='joy')
 
 
-def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) -> None:
-    """Refuse mode files whose speed limit the controller's targets reach: the arms would lag behind them.
+def check_linkages(cell: dict[str, Any], controller: dict[str, Any]) -> None:
+    """Refuse followers' motor files with another gripper than the one that grippers are scaled by.
 
+    :param cell: the block ``cell`` of the configuration.
     :param controller: parameters of ``arm_controller``.
+    :raises GraphError: naming the file.
+    """
+    horn, arm = controller['gripper_horn'], controller['gripper_arm']
+    for side in SIDES:
+        if not (file := cell[f'{side}_motor_configs']):
+            continue
+        try:
+            linkage = linkage_of_file(file)
+        except ValueError as error:
+            raise GraphError(str(error)) from error
+        if (linkage.horn_m, linkage.arm_m) != (horn, arm):
+            raise GraphError(f"{file}: the gripper has horn_radius {linkage.horn_m} and arm_length {linkage.arm_m} m, "
+                             f"but gripper_horn is {horn} and gripper_arm {arm}: set them alike under '/**'")
+
+
+def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any], teleop: dict[str, Any]) -> None:
+    """Refuse mode files whose speed limit the targets reach that are sent: the arms would lag behind them.
+
+    :param controller: parameters of ``arm_controller``, which moves the followers.
+    :param teleop: parameters of ``teleop``, which moves the leaders.
     :raises GraphError: naming the file, or what in it is too slow.
     """
-    stroke = controller['gripper_joint_open'] - controller['gripper_joint_closed']
-    wanted = {('groups', ARM_GROUP): controller['joint_speed'],
-              ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke}
-    followers = [d for d in drivers if d.arguments.get('robot_model') == 'aloha_vx300s']
-    for file in dict.fromkeys(driver.arguments['mode_configs'] for driver in followers):
+    stroke = max(one.angle(1.0) - one.angle(0.0) for one in calibrations_of(SimpleNamespace(**controller)).values())
+    _check_profiles(drivers, FOLLOWER.name, {('groups', ARM_GROUP): controller['joint_speed'],
+                                             ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke},
+                    'joint_speed or gripper_speed of arm_controller')
+    _check_profiles(drivers, LEADER.name, {('groups', ARM_GROUP): teleop['track_speed']}, 'track_speed of teleop')
+
+
+def _check_profiles(drivers: tuple[DriverSpec, ...], model: str, wanted: dict[tuple[str, str], float],
+                    lower: str) -> None:
+    """Refuse mode files of one kind of arm; ``wanted`` is part → speed of its targets [rad/s]."""
+    arms = [driver for driver in drivers if driver.arguments.get('robot_model') == model]
+    for file in dict.fromkeys(driver.arguments['mode_configs'] for driver in arms):
         try:
             modes = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
             parts = {key: modes[key[0]][key[1]] for key in wanted}
@@ -113,8 +144,7 @@ def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any]) 
             if 0 < limit < PROFILE_MARGIN * wanted[key]:  # 0: no limit of the servo's own
                 raise GraphError(
                     f'{file}: profile_velocity of {key[1]} is {limit:.2f} rad/s, less than {PROFILE_MARGIN} times the '
-                    f'speed of its targets, {wanted[key]:.2f} rad/s: raise it, or lower joint_speed or gripper_speed '
-                    'of arm_controller')
+                    f'speed of its targets, {wanted[key]:.2f} rad/s: raise it, or lower {lower}')
 
 
 def missing_packages(drivers: tuple[DriverSpec, ...]) -> list[str]:
@@ -141,4 +171,5 @@ def check_drivers(drivers: tuple[DriverSpec, ...]) -> None:
         if driver.arguments.get('serial_no') == '':
             camera = driver.namespace.rsplit('/', 1)[-1]
             raise GraphError(f"configuration has no serial number of camera '{camera}': set {camera}_serial "
-                             "under '/**/cell' (rs-enumerate-devices lists them)")
+                             "under '/**/cell' (rs-enumerate-devices lists them), or its topic in image_topics where "
+                             'another driver runs')

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fpo_ros.hardware.names import SIDES, camera_list
+from fpo_ros.hardware.names import SIDES
 from fpo_ros.nodes.configuration import (
     CONFIGS,
     LOG_ONLY,
@@ -24,7 +24,16 @@ from fpo_ros.nodes.configuration import (
     load_config,
     near,
 )
-from fpo_ros.nodes.drivers import DriverSpec, check_drivers, check_profiles, drivers_of, gamepad_driver, mode_file
+from fpo_ros.nodes.drivers import (
+    DriverSpec,
+    check_drivers,
+    check_linkages,
+    check_profiles,
+    drivers_of,
+    gamepad_driver,
+    mode_file,
+)
+from fpo_ros.nodes.streams import check_cameras, fit_streams
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
 __all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
@@ -151,9 +160,11 @@ def describe(options: GraphOptions) -> GraphDescription:
     lay(config, _chosen(options))
     if options.mode == 'real':
         _fit_modes((config['driver_twin'], config['arms']), cell)
+        check_linkages(cell, config['arm_controller'])
     _fit_cameras(config, options)
     lay(config, options.parameters)
-    cameras = _check_cameras(config, options.twin)
+    cameras = check_cameras(config, options.twin)
+    topics = fit_streams(config, cell)
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
             'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad,
             'arms': options.mode == 'real' and config['arm_controller']['commands'] == 'send'}
@@ -161,10 +172,10 @@ def describe(options: GraphOptions) -> GraphDescription:
     _check_dry_run(config, options.teleop)
     nodes = tuple(NodeSpec(name, f'fpo_ros.nodes.{name}', options.namespace, config[name])
                   for name in NODES if runs.get(name, True))
-    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop)
+    drivers = () if options.twin else drivers_of(cameras, cell, options.namespace, options.teleop, topics)
     if options.gamepad:
         drivers = (*drivers, gamepad_driver(options.namespace))
-    check_profiles(drivers, config['arm_controller'])
+    check_profiles(drivers, config['arm_controller'], config['teleop'])
     return GraphDescription(nodes, drivers)
 
 
@@ -197,7 +208,9 @@ def _fit_modes(nodes: tuple[dict[str, Any], ...], cell: dict[str, Any]) -> None:
     """Let the twin of a real cell, and who prepares its motors, go by the mode files that the drivers get."""
     for node in nodes:
         for side in SIDES:
-            node[f'{side}_mode_configs'] = node[f'{side}_mode_configs'] or str(mode_file(side, cell))
+            for key, leader in ((f'{side}_mode_configs', False), (f'leader_{side}_mode_configs', True)):
+                if key in node:
+                    node[key] = node[key] or str(mode_file(side, cell, leader))
 
 
 def _fit_cameras(config: Configuration, options: GraphOptions) -> None:
@@ -212,25 +225,6 @@ def _fit_cameras(config: Configuration, options: GraphOptions) -> None:
         scale = min(contract.image_height / twin['image_height'], contract.image_width / twin['image_width'])
         if scale > 1:
             lay(config, {'driver_twin': {name: round(twin[name] * scale) for name in ('image_height', 'image_width')}})
-
-
-def _check_cameras(config: Configuration, with_twin: bool) -> tuple[str, ...]:
-    """Return the cameras of the cell.
-
-    :raises GraphError: when one node wants a camera that the node before it does not give.
-    """
-    pairs = [('policy', 'proprio_ingest'), ('proprio_ingest', 'camera_ingest')]
-    pairs += [('proprio_ingest', 'driver_twin')] if with_twin else []
-    try:
-        lists = {node: camera_list(config[node]['cameras']) for pair in pairs for node in pair}
-    except ValueError as error:
-        raise GraphError(str(error)) from error
-    for node, source in pairs:
-        lacking = [camera for camera in lists[node] if camera not in lists[source]]
-        if lacking:
-            raise GraphError(f"{node} wants camera '{lacking[0]}', but {source} has "
-                             f'{", ".join(lists[source]) or "none"}: name the same cameras for both')
-    return lists['proprio_ingest']
 
 
 def _check_task(config: Configuration) -> None:

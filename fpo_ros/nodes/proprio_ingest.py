@@ -16,7 +16,7 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
 
 from fpo_ros.hardware.alignment import Aligned, Aligner
-from fpo_ros.hardware.gripper import calibration_of
+from fpo_ros.hardware.gripper import calibrations_of
 from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
 from fpo_ros.hardware.names import SIDES, camera_list, joint_states_topic, object_pose_topics, resized_topic
 from fpo_ros.msg import ActionChunk, ControllerStatus, Observation
@@ -66,7 +66,7 @@ class ProprioIngest(CellNode):
         """Connect the streams and the aligner."""
         p = self.params
         self.cameras = camera_list(p.cameras)
-        self.gripper = calibration_of(p)
+        self.grippers = calibrations_of(p)
         self.spared = spared = camera_list(p.optional_cameras)
         if not set(spared) <= set(self.cameras):
             raise ValueError(f"optional_cameras '{p.optional_cameras}' must be some of the cameras '{p.cameras}'")
@@ -108,7 +108,7 @@ class ProprioIngest(CellNode):
     def _on_joints(self, side: str, message: JointState) -> None:
         self.monitors[side].arrived(self.steady_ns())
         try:
-            joints = side_joints(message.name, message.position, self.gripper)
+            joints = side_joints(message.name, message.position, self.grippers[side])
         except JointStateError as error:
             self.monitors[side].reject(str(error))
             self.error_once(f'follower {side}: {error}')

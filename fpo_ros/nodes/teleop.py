@@ -15,7 +15,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
 from fpo_ros.hardware.gripper import INTERBOTIX_LEADER, GripperCalibration
-from fpo_ros.hardware.joints import JointStateError, both_sides, side_gripper_command, side_joints
+from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME, LEADERS, SIDES
 from fpo_ros.hardware.xs import LEADER
 from fpo_ros.hardware.xs_client import XsClient
@@ -41,10 +41,16 @@ FRESH_S = 0.25
 class TeleopParameters:
     """Parameters of ``teleop``."""
 
-    leader_joint_open: float = param(INTERBOTIX_LEADER.joint_open_rad,
-                                     "angle of a leader's gripper motor when open [rad]", low=-3.2, high=3.2)
-    leader_joint_closed: float = param(INTERBOTIX_LEADER.joint_closed_rad, 'the same when closed [rad]', low=-3.2,
-                                       high=3.2)
+    left_leader_joint_open: float = param(
+        INTERBOTIX_LEADER.joint_open_rad, "angle of the left leader's gripper motor when open [rad]", low=-3.2,
+        high=3.2)
+    left_leader_joint_closed: float = param(
+        INTERBOTIX_LEADER.joint_closed_rad, 'the same when closed [rad]', low=-3.2, high=3.2)
+    right_leader_joint_open: float = param(
+        INTERBOTIX_LEADER.joint_open_rad, "angle of the right leader's gripper motor when open [rad]", low=-3.2,
+        high=3.2)
+    right_leader_joint_closed: float = param(
+        INTERBOTIX_LEADER.joint_closed_rad, 'the same when closed [rad]', low=-3.2, high=3.2)
     track_speed: float = param(1.0, 'largest speed with which the leaders go after the followers [rad/s]', low=0.05,
                                high=3.14)
     grab_distance: float = param(0.15, 'a leader joint held so far from where it shall be takes over from a policy '
@@ -64,9 +70,9 @@ class Teleop(CellNode):
 
     def setup(self) -> None:
         """Connect to both leaders and to the controller."""
-        p, ends = self.params, INTERBOTIX_LEADER
-        self.gripper = GripperCalibration(ends.finger_open_m, ends.finger_closed_m, p.leader_joint_open,
-                                          p.leader_joint_closed)
+        p = self.params
+        self.grippers = {side: GripperCalibration(getattr(p, f'{side}_leader_joint_open'),
+                                                  getattr(p, f'{side}_leader_joint_closed')) for side in SIDES}
         self.period_s = 1 / CONTROL_RATE_HZ
         self.settings = LeaderSettings(p.track_speed, p.grab_distance, max(1, round(p.grab_time / self.period_s)),
                                        p.gesture_below)
@@ -116,8 +122,8 @@ class Teleop(CellNode):
     def _on_joints(self, side: str, message: JointState) -> None:
         self.monitors[side].arrived(self.steady_ns())
         try:
-            joints = side_joints(message.name, message.position, self.gripper)
-            joints[6] = np.clip(side_gripper_command(message.name, message.position, self.gripper), 0, 1)
+            joints = side_joints(message.name, message.position, self.grippers[side])
+            joints[6] = np.clip(joints[6], 0, 1)
             implausible = LEADER.implausible(joints[:6])
             if implausible:
                 raise JointStateError(implausible)

@@ -11,12 +11,18 @@ from interbotix_xs_msgs import srv
 from interbotix_xs_msgs.msg import JointGroupCommand, JointSingleCommand
 from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 
 from fpo_ros.hardware.xs_types import RawReading
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.configuration import GraphError
 
+#: Time in which nodes of the same domain show up [s].
+LOOK_S = 3.0
+#: A publisher is discovered before the name of its node is, by less than this [s].
+_NAMED_S = 0.5
+_COMMANDS = ('joint_group', 'joint_single', 'joint_trajectory')
 _SERVICES = {'torque_enable': srv.TorqueEnable, 'reboot_motors': srv.Reboot, 'get_robot_info': srv.RobotInfo,
              'set_operating_modes': srv.OperatingModes, 'set_motor_pid_gains': srv.MotorGains,
              'set_motor_registers': srv.RegisterValues, 'get_motor_registers': srv.RegisterValues}
@@ -40,9 +46,8 @@ class RosXsTransport:
         self._clients: dict[tuple[str, str], Client] = {}
         self._counts = dict.fromkeys(arms, 0)
         self._newest: dict[str, JointState] = {}
-        self._outputs = {arm: (node.create_publisher(JointGroupCommand, f'{arm}/commands/joint_group', qos.COMMAND),
-                               node.create_publisher(JointSingleCommand, f'{arm}/commands/joint_single', qos.COMMAND))
-                         for arm in arms}
+        #: Made with the first command: who only reads and sets registers commands nobody.
+        self._outputs: dict[tuple[str, str], Publisher] = {}
         self._inputs = [node.create_subscription(JointState, f'{arm}/joint_states', self._keep(arm), qos.SENSOR)
                         for arm in arms]
 
@@ -63,16 +68,49 @@ class RosXsTransport:
         return RawReading(message.name, message.position, message.velocity, message.effort,
                           convert.nanoseconds(message.header.stamp))
 
+    def check_uncommanded(self, arm: str, look_s: float = LOOK_S) -> None:
+        """Refuse an arm that others command, or may at any time: a controller, whatever its state, or any publisher.
+
+        :param look_s: time in which others are looked for, who may not have been discovered yet [s].
+        :raises GraphError: naming them.
+        """
+        until, seen = time.monotonic() + look_s, 0.0
+        while True:
+            for topic in ('controller_status', *(f'{arm}/commands/{name}' for name in _COMMANDS)):
+                others = self._others(topic)
+                if not others:
+                    continue
+                seen = seen or time.monotonic()
+                if not all(others) and time.monotonic() < seen + _NAMED_S:
+                    break
+                what = 'the arm controller runs' if topic == 'controller_status' else f'{topic} has a publisher'
+                names = ', '.join(sorted(name or 'a node without a name' for name in others))
+                raise GraphError(f'{arm}: {what} ({names}), which could move the arm while its motors are set: end it '
+                                 'first; one that was killed is listed for up to 20 s')
+            else:
+                if time.monotonic() >= until:
+                    return
+            time.sleep(0.05)
+
+    def _others(self, topic: str) -> set[str]:
+        """Return the nodes that publish a topic, this one aside; empty names for those whose name is not known yet."""
+        found = {'' if 'UNKNOWN' in info.node_name else f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+                 for info in self._node.get_publishers_info_by_topic(topic)}
+        return found - {self._node.get_fully_qualified_name()}
+
     def send_group(self, arm: str, name: str, values: Sequence[float]) -> None:
         """Publish a command of a group, once the driver listens."""
-        self._send(arm, 0, JointGroupCommand(name=name, cmd=list(values)))
+        self._send(arm, 'joint_group', JointGroupCommand(name=name, cmd=list(values)))
 
     def send_single(self, arm: str, name: str, value: float) -> None:
         """Publish a command of a motor, once the driver listens."""
-        self._send(arm, 1, JointSingleCommand(name=name, cmd=value))
+        self._send(arm, 'joint_single', JointSingleCommand(name=name, cmd=value))
 
-    def _send(self, arm: str, which: int, message: Any) -> None:
-        output = self._outputs[arm][which]
+    def _send(self, arm: str, which: str, message: Any) -> None:
+        if (arm, which) not in self._outputs:
+            self._outputs[arm, which] = self._node.create_publisher(type(message), f'{arm}/commands/{which}',
+                                                                    qos.COMMAND)
+        output = self._outputs[arm, which]
         if not output.get_subscription_count():
             self.wait_for(output.get_subscription_count, f'the driver of {arm} to listen to {output.topic_name}', 5.0)
         output.publish(message)
@@ -90,7 +128,7 @@ class RosXsTransport:
 
     def close(self) -> None:
         """Leave the topics and services."""
-        for output in (output for pair in self._outputs.values() for output in pair):
+        for output in self._outputs.values():
             self._node.destroy_publisher(output)
         for subscription in self._inputs:
             self._node.destroy_subscription(subscription)

@@ -38,8 +38,8 @@ class LeaderWorld:
 
     def __init__(self) -> None:
         linkage = xs.LEADER.linkage
-        ends = [max(linkage.finger(angle), 0.0) for angle in (OPEN_RAD, CLOSED_RAD)]
-        self.gripper = TwinGripper(GripperCalibration(ends[0], ends[1], OPEN_RAD, CLOSED_RAD))
+        closed, opened = (max(linkage.finger(angle), 0.0) for angle in (CLOSED_RAD, OPEN_RAD))
+        self.gripper = TwinGripper(GripperCalibration(OPEN_RAD, CLOSED_RAD), (closed, opened))
         self.mj = _spec().compile()
         self.data = mujoco.MjData(self.mj)
         self._columns = [_columns(self.mj, side) for side in SIDES]

@@ -12,20 +12,20 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from fpo_ros.hardware import xs
-from fpo_ros.hardware.gripper import calibration_of
+from fpo_ros.hardware.cameras import camera_streams
+from fpo_ros.hardware.gripper import calibrations_of
 from fpo_ros.hardware.modes import FOLLOWER_SETTINGS, LEADER_SETTINGS, load_modes
 from fpo_ros.hardware.names import (
     FOLLOWERS,
-    IMAGE_NAMES,
     LEADERS,
     SIDES,
     camera_list,
-    camera_topic,
     object_pose_topics,
 )
 from fpo_ros.msg import TaskReward
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode
+from fpo_ros.nodes.cameras import CameraParameters
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.health import OK, WARN, Health
 from fpo_ros.nodes.logic.loop import SteadyLoop
@@ -48,24 +48,22 @@ TRUTH_NAMES = [name for column, name in enumerate(JOINT_NAMES) if column not in 
 
 
 @dataclass(frozen=True)
-class DriverTwinParameters(GripperParameters):
+class DriverTwinParameters(CameraParameters, GripperParameters):
     """Parameters of ``driver_twin``."""
 
     task: str = param('transfer_cube', 'task whose objects lie on the table', choices=tuple(TASKS))
     seed: int = param(0, 'seed of the first start position [count]', low=0, high=2**31 - 1)
     cameras: str = param('', 'cameras rendered, comma-separated; empty for none')
     camera_rate: float = param(25.0, 'frames per camera and second [Hz]', low=0.5, high=120.0)
-    image_name: str = param(IMAGE_NAMES[0], "last part of the cameras' topic", choices=IMAGE_NAMES)
     image_height: int = param(72, 'rows of a frame [pixels]', low=8, high=1080)
     image_width: int = param(96, 'columns of a frame [pixels]', low=8, high=1920)
     compressed: bool = param(False, 'whether JPEG pictures are published beside the others, as image_transport does')
     jpeg_quality: int = param(80, 'quality of JPEG pictures [percent]', low=1, high=100)
     leaders: bool = param(False, 'whether both leaders are there, for a simulated operator to move')
-    gripper_horn: float = param(0.0, "horn of the followers' grippers [m], as their motor file has it; 0: motor and "
-                                'finger keep to linear scales, as in training', low=0.0, high=0.2)
-    gripper_arm: float = param(0.0, 'arm of the same crank [m]; 0 with gripper_horn 0', low=0.0, high=0.2)
     left_mode_configs: str = param('', "mode file of the left follower's driver; empty: position, without profile")
     right_mode_configs: str = param('', "mode file of the right follower's driver; empty: position, without profile")
+    leader_left_mode_configs: str = param('', "mode file of the left leader's driver; empty: position, torque off")
+    leader_right_mode_configs: str = param('', "mode file of the right leader's driver; empty: position, torque off")
     bus_time_scale: float = param(1.0, 'factor of the time that registers, reboots and modes take [1]; 1: as real',
                                   low=0.0, high=10.0)
     fault_schedule: str = param('', 'YAML file of faults and when they begin; empty for none')
@@ -89,8 +87,7 @@ class DriverTwin(CellNode):
         unknown = [camera for camera in cameras if camera not in VX300S.cameras]
         if unknown:
             raise ValueError(f"unknown camera '{unknown[0]}': the simulated cell has {', '.join(VX300S.cameras)}")
-        linkage = xs.Linkage(p.gripper_horn, p.gripper_arm) if p.gripper_horn or p.gripper_arm else None
-        self.physics = TwinPhysics(p.task, p.seed, calibration_of(p), linkage, p.leaders, cameras)
+        self.physics = TwinPhysics(p.task, p.seed, calibrations_of(p), p.leaders, cameras)
         self.schedule = FaultSchedule([])
         if p.fault_schedule:
             load_schedule(p.fault_schedule, self.physics.faults)  # what is wrong in it shows now
@@ -105,7 +102,10 @@ class DriverTwin(CellNode):
         self.drivers = [self._driver(name, side, name in LEADERS.values()) for names in (FOLLOWERS, LEADERS)
                         for side, name in names.items() if name in self.physics.arms]
         self.pose_outputs = [self.add_publisher(PoseStamped, topic, qos.DRIVER) for topic in object_pose_topics(p.task)]
-        self.camera_outputs = {camera: self._camera_outputs(camera_topic(camera, p.image_name)) for camera in cameras}
+        streams = camera_streams(cameras, p.image_name, p.image_topics, p.image_transports)
+        self.camera_outputs = {camera: self._camera_outputs(stream.topic.removesuffix('/compressed'),
+                                                            p.compressed or stream.compressed)
+                               for camera, stream in streams.items()}
         self.truth_output = self.add_publisher(JointState, '~/ground_truth', qos.DRIVER) if p.ground_truth else None
         self.add_service(InjectFault, '~/inject_fault', self._on_fault)
         self.add_service(PlaceObjects, '~/place_objects', self._on_place)
@@ -117,18 +117,17 @@ class DriverTwin(CellNode):
 
     def _driver(self, name: str, side: str, leader: bool) -> XsDriver:
         p = self.params
-        file = '' if leader else getattr(p, f'{side}_mode_configs')
+        file = getattr(p, f'leader_{side}_mode_configs' if leader else f'{side}_mode_configs')
         settings = load_modes(file) if file else LEADER_SETTINGS if leader else FOLLOWER_SETTINGS
         driver = XsDriver(name, self.get_namespace(), self.physics, settings, time_scale=p.bus_time_scale,
                           mode_configs=file, context=self.context)
         self.on_teardown(driver.close)
         return driver
 
-    def _camera_outputs(self, topic: str) -> tuple:
+    def _camera_outputs(self, topic: str, compressed: bool) -> tuple:
         """Return the publishers of a camera's pictures and, where wanted, of compressed ones."""
         return (self.add_publisher(Image, topic, qos.DRIVER),
-                self.add_publisher(CompressedImage, f'{topic}/compressed', qos.DRIVER) if self.params.compressed
-                else None)
+                self.add_publisher(CompressedImage, f'{topic}/compressed', qos.DRIVER) if compressed else None)
 
     def _probe_renderer(self) -> None:
         """Draw one picture on a thread of its own, as the cameras will, so that a lack of GL shows before active.

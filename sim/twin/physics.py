@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mujoco
@@ -54,15 +55,14 @@ class TwinPhysics:
 
     :param task: task whose objects lie on the table.
     :param seed: seed of their first start position.
-    :param calibration: of the grippers.
-    :param linkage: of the followers' grippers; None: motor and finger keep to the calibration's two linear scales, as
-        in the simulation.
+    :param calibrations: side → calibration of the follower's gripper; None: motor and finger are linear scales of each
+        other, as in the simulation.
     :param leaders: whether there are leaders.
     :param cameras: names of the cameras, which faults may strike.
     """
 
-    def __init__(self, task: str, seed: int = 0, calibration: GripperCalibration = GYM_ALOHA,
-                 linkage: xs.Linkage | None = None, leaders: bool = False, cameras: tuple[str, ...] = ()) -> None:
+    def __init__(self, task: str, seed: int = 0, calibrations: Mapping[str, GripperCalibration] | None = None,
+                 leaders: bool = False, cameras: tuple[str, ...] = ()) -> None:
         self._world = World(task, seed, out_of_range='clip')
         self._seed = seed
         self.task = task
@@ -73,7 +73,9 @@ class TwinPhysics:
         self.time_s = 0.0
         self._leaders = LeaderWorld() if leaders else None
         self.faults = FaultState((*FOLLOWERS.values(), *(LEADERS.values() if leaders else ())), cameras)
-        self.grippers = {FOLLOWERS[side]: TwinGripper(calibration, linkage) for side in SIDES}
+        fingers = self._world.model.robot.finger_close_m, self._world.model.robot.finger_open_m
+        self.grippers = {FOLLOWERS[side]: TwinGripper((calibrations or {}).get(side, GYM_ALOHA), fingers)
+                         for side in SIDES}
         self._plants = {FOLLOWERS[side]: ArmPlant(self._world.mj, self._world.data,
                                                   ArmColumns.of(self._world.model, index), self._world.model.robot,
                                                   self.grippers[FOLLOWERS[side]])

@@ -11,7 +11,7 @@ import yaml
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
-from fpo_ros.hardware.gripper import CALIBRATIONS, calibration_of  # noqa: E402
+from fpo_ros.hardware.gripper import CALIBRATIONS, calibrations_of  # noqa: E402
 from fpo_ros.hardware.xs import VELOCITY_UNIT_RAD_S  # noqa: E402
 from fpo_ros.nodes.configuration import layered  # noqa: E402
 from fpo_ros.nodes.graph import (  # noqa: E402
@@ -24,7 +24,7 @@ from fpo_ros.nodes.graph import (  # noqa: E402
 )
 from fpo_ros.nodes.ros_client import domain_of_environment  # noqa: E402
 from fpo_ros.nodes.up import running_graph  # noqa: E402
-from fpo_ros.policy.contract import PolicyContract  # noqa: E402
+from fpo_ros.policy.contract import SIDES, PolicyContract  # noqa: E402
 from fpo_ros.releases import generate_keypair  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -88,7 +88,7 @@ def test_servos_never_run_at_full_speed_and_never_lag_behind_their_targets(mine)
             assert 0 < part['profile_velocity'] * VELOCITY_UNIT_RAD_S < 0.9 * 3.14
     with pytest.raises(GraphError, match=r'profile_velocity of arm is 1\.51 rad/s.*1\.40 rad/s'):
         describe(GraphOptions(mode='real', parameters={'arm_controller': {'joint_speed': 1.4}}))
-    with pytest.raises(GraphError, match=r'profile_velocity of gripper is 2\.52 rad/s.*4\.01 rad/s'):
+    with pytest.raises(GraphError, match=r'profile_velocity of gripper is 2\.52 rad/s.*3\.60 rad/s'):
         describe(GraphOptions(mode='real', parameters={'arm_controller': {'gripper_speed': 4.0}}))
     config = mine('/**/cell: {ros__parameters: {left_mode_configs: /nowhere.yaml}}')
     with pytest.raises(GraphError, match='cannot read the mode file /nowhere.yaml'):
@@ -110,14 +110,25 @@ def test_simulation_has_no_settings_for_real_arms() -> None:
 def test_twin_ingestion_and_controller_scale_grippers_alike(mode, name) -> None:
     nodes = parameters(GraphOptions(mode=mode, use_twin=True))
     for node in GRIPPER_NODES:
-        assert calibration_of(SimpleNamespace(**nodes[node])) == CALIBRATIONS[name], node
+        assert calibrations_of(SimpleNamespace(**nodes[node])) == dict.fromkeys(SIDES, CALIBRATIONS[name]), node
 
 
 def test_measured_calibration_is_entered_once(mine) -> None:
-    config = mine('/**: {ros__parameters: {gripper_finger_open: 0.0612, image_name: image_raw}}')
+    config = mine('/**: {ros__parameters: {right_gripper_joint_open: 1.55, image_name: image_raw}}')
     nodes = parameters(GraphOptions(mode='real', use_twin=True, config=config))
-    assert [nodes[name]['gripper_finger_open'] for name in GRIPPER_NODES] == [0.0612] * 3
+    assert [nodes[name]['right_gripper_joint_open'] for name in GRIPPER_NODES] == [1.55] * 3
+    assert [nodes[name]['left_gripper_joint_open'] for name in GRIPPER_NODES] == [1.6214] * 3
     assert nodes['driver_twin']['image_name'] == nodes['camera_ingest']['image_name'] == 'image_raw'
+
+
+def test_a_motor_file_with_another_gripper_than_the_configured_one_is_refused(mine, tmp_path) -> None:
+    motors = tmp_path / 'vx300s.yaml'
+    motors.write_text('grippers: {gripper: {horn_radius: 0.022, arm_length: 0.036}}')
+    cell = f'/**/cell: {{ros__parameters: {{left_motor_configs: {motors}}}}}'
+    with pytest.raises(GraphError, match=r'vx300s.yaml: the gripper has horn_radius 0\.022 .* gripper_horn is 0\.0275'):
+        describe(GraphOptions(mode='real', config=mine(cell)))
+    both = mine(f'{cell}\n/**: {{ros__parameters: {{gripper_horn: 0.022, gripper_arm: 0.036}}}}')
+    assert describe(GraphOptions(mode='real', config=both)).drivers[0].arguments['motor_configs'] == str(motors)
 
 
 def test_configuration_of_the_user_lies_over_that_of_the_mode(mine) -> None:
@@ -132,7 +143,7 @@ def test_configuration_of_the_user_lies_over_that_of_the_mode(mine) -> None:
     ('/**/polcy: {ros__parameters: {noise: zeros}}', "mine.yaml: unknown node 'polcy': did you mean 'policy'"),
     ('/**/policy: {ros__parameters: {noize: zeros}}', "policy has no parameter 'noize': did you mean 'noise'"),
     ('/**/cell: {ros__parameters: {color_profil: x}}', "cell has no parameter 'color_profil': did you mean 'color_p"),
-    ('/**: {ros__parameters: {gripper_finger_opn: 0.1}}', "'gripper_finger_opn' cannot stand under.*did you mean"),
+    ('/**: {ros__parameters: {gripper_hron: 0.1}}', "'gripper_hron' cannot stand under.*did you mean"),
     ('/**: {ros__parameters: {joint_speed: 3.0}}', "'joint_speed' cannot stand under '/\\*\\*', put it under its node"),
 ])
 def test_misspelt_names_are_refused_with_what_was_meant(mine, text, why) -> None:

@@ -182,7 +182,7 @@ def test_silent_emergency_stop_device_stops_the_arms(ros) -> None:
     ('driver_twin', {'cameras': 'cam_nowhere'}, "unknown camera 'cam_nowhere'"),
     ('driver_twin', {'task': 'juggling'}, "task is 'juggling'"),
     ('arm_controller', {'execute': 30}, 'execute must be 1..horizon'),
-    ('arm_controller', {'gripper_finger_open': 0.01}, 'needs open above closed'),
+    ('arm_controller', {'left_gripper_joint_open': -1.0}, 'needs open above closed'),
     ('learner', {'releases': '/nowhere'}, 'trusted_keys is empty'),
     ('learner', {'train_arguments': "--x 'y"}, 'train_arguments is no command line'),
     ('episode_manager', {'start_delay': 6.0}, 'must be shorter than settle_limit'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.time import Time  # noqa: E402
 
 from fpo_ros.hardware.gripper import CALIBRATIONS, GYM_ALOHA, INTERBOTIX  # noqa: E402
-from fpo_ros.hardware.joints import side_gripper_command, side_joints  # noqa: E402
+from fpo_ros.hardware.joints import side_joints  # noqa: E402
 from fpo_ros.hardware.modes import FOLLOWER_SETTINGS  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
 from fpo_ros.sim.render import RenderError  # noqa: E402
@@ -145,15 +146,17 @@ def test_robot_info_describes_the_arm_as_the_python_client_expects(driver) -> No
 
 @pytest.mark.parametrize('gripper', CALIBRATIONS.values(), ids=CALIBRATIONS)
 def test_twin_has_the_gripper_it_is_told_and_the_scales_of_the_cell_fit_it(ros, gripper) -> None:
-    physics = TwinPhysics('transfer_cube', calibration=gripper)
+    physics = TwinPhysics('transfer_cube', calibrations={'left': gripper})
     driver = XsDriver('follower_left', '/', physics, FOLLOWER_SETTINGS, time_scale=0.0)
     try:
         driver.publish(Time(nanoseconds=5))
         message = driver.message
-        assert message.position[7] == pytest.approx(gripper.finger_position(START_JOINTS[6]), abs=1e-4)
+        finger = (gripper.linkage.finger(gripper.angle(START_JOINTS[6])) if gripper.linkage
+                  else 0.01844 + START_JOINTS[6] * 0.03956)
+        assert message.position[7] == pytest.approx(finger, abs=1e-4)
         np.testing.assert_allclose(side_joints(message.name, message.position, gripper), START_JOINTS[:7], atol=1e-3)
-        stands_at = side_gripper_command(message.name, message.position, gripper)
-        driver._on_single(JointSingleCommand(name='gripper', cmd=gripper.joint_angle(stands_at)))
+        stands_at = side_joints(message.name, message.position, gripper)[6]
+        driver._on_single(JointSingleCommand(name='gripper', cmd=gripper.angle(stands_at)))
         physics.step(200)
         assert left(physics)[6] == pytest.approx(START_JOINTS[6], abs=0.02), 'the first command moves nothing'
         driver._on_single(JointSingleCommand(name='gripper', cmd=gripper.joint_open_rad))
@@ -168,11 +171,12 @@ def twin(**values: object) -> DriverTwin:
 
 
 def test_twin_takes_its_calibration_from_its_parameters(ros) -> None:
-    node = twin(gripper_finger_open=INTERBOTIX.finger_open_m, gripper_finger_closed=INTERBOTIX.finger_closed_m,
-                gripper_joint_open=INTERBOTIX.joint_open_rad, gripper_joint_closed=INTERBOTIX.joint_closed_rad)
+    node = twin(left_gripper_joint_open=1.6214, left_gripper_joint_closed=0.6197, right_gripper_joint_open=1.5,
+                right_gripper_joint_closed=0.7, gripper_horn=0.0275, gripper_arm=0.035)
     try:
         assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        assert [driver.core.gripper.calibration for driver in node.drivers] == [INTERBOTIX, INTERBOTIX]
+        assert [driver.core.gripper.calibration for driver in node.drivers] == [
+            INTERBOTIX, replace(INTERBOTIX, joint_open_rad=1.5, joint_closed_rad=0.7)]
         node.trigger_shutdown()
     finally:
         node.destroy_node()
@@ -192,6 +196,18 @@ def test_pictures_have_the_aspect_of_real_cameras_under_the_drivers_name(ros) ->
             assert time.monotonic() < deadline, f'waited 10 s for a picture: {node.failure}'
             time.sleep(0.02)
         assert (frames[0].height, frames[0].width) == (72, 96) and len(set(frames[0].data)) > 10
+        node.trigger_shutdown()
+    finally:
+        node.destroy_node()
+
+
+def test_twin_publishes_a_camera_under_the_topic_and_transport_of_another_driver(ros) -> None:
+    node = twin(cameras='cam_high,cam_low', image_topics='cam_low=/usb_cam/image_raw',
+                image_transports='cam_low=compressed')
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert [output and output.topic_name for outputs in node.camera_outputs.values() for output in outputs] == [
+            '/cam_high/camera/color/image_rect_raw', None, '/usb_cam/image_raw', '/usb_cam/image_raw/compressed']
         node.trigger_shutdown()
     finally:
         node.destroy_node()
@@ -238,10 +254,10 @@ def test_twin_is_the_world_policies_train_in(physics) -> None:
         target[[6, 13]] = 0.08 + 0.079 * (period if period < 7 else 13 - period)
         for side, part in (('left', target[:7]), ('right', target[7:])):
             physics.arms[f'follower_{side}'].group('arm', part[:6])
-            list(physics.arms[f'follower_{side}'].single('gripper', GYM_ALOHA.joint_angle(part[6])))
+            list(physics.arms[f'follower_{side}'].single('gripper', GYM_ALOHA.angle(part[6])))
         # The gripper's angle and back costs the last bit of its target.
         world.set_targets(np.where(np.isin(np.arange(14), (6, 13)),
-                                   GYM_ALOHA.normalise_joint(GYM_ALOHA.joint_angle(target)), target))
+                                   GYM_ALOHA.normalise(GYM_ALOHA.angle(target)), target))
         for _ in range(2):
             world.step(5)
             physics.step(5)

@@ -8,7 +8,7 @@ import pytest
 from fpo_ros.hardware import xs
 from fpo_ros.hardware.gripper import INTERBOTIX
 from fpo_ros.hardware.modes import ModeFileError, load_modes
-from fpo_ros.policy.contract import START_JOINTS
+from fpo_ros.policy.contract import SIDES, START_JOINTS
 from fpo_ros.sim.task import sample_object_pose
 from fpo_ros.sim.twin.physics import PlacingError, TwinPhysics
 
@@ -126,7 +126,7 @@ def test_trajectories_skip_their_first_point_and_lose_whole_seconds(cell) -> Non
 
 
 def test_fingers_follow_the_linkage_of_the_motor_file() -> None:
-    cell = TwinPhysics('transfer_cube', calibration=INTERBOTIX, linkage=xs.FOLLOWER.linkage)
+    cell = TwinPhysics('transfer_cube', calibrations=dict.fromkeys(SIDES, INTERBOTIX))
     arm = cell.arms[ARM]
     for angle, finger in ((1.6214, 0.06244), (0.6197, 0.04288)):  # by hand from horn 27.5 mm and arm 35 mm
         list(arm.single('gripper', angle))
