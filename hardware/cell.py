@@ -69,8 +69,10 @@ class Cell:
     :param cameras: name → camera; which of them run, the contract of the policy or ``cameras`` says.
     :param color_profile: width x height x rate of all cameras [pixels, pixels, Hz].
     :param image_name: last part of the topics of RealSense cameras.
-    :param limits: joint_speed [rad/s], gripper_speed [strokes/s], homing_joint_speed [rad/s].
+    :param limits: joint_speed [rad/s], gripper_speed [strokes/s], homing_joint_speed [rad/s], and, where the file has
+        them, base_distance, table_height and the six of workspace_{x,y,z}_{low,high} [m].
     :param reference: (6,) pose that a person puts an arm in to calibrate its joints [rad].
+    :param park: (6,) pose in which motors may be switched off [rad]; empty: that of ``arm_controller``.
     :param grippers: arm → calibration of its gripper, a follower's with the linkage of its motor file.
     :param joint_offsets_rad: arm → (6,) what its motors' Homing_Offset adds to their angles [rad].
     """
@@ -82,6 +84,7 @@ class Cell:
     image_name: str
     limits: Mapping[str, float]
     reference: tuple[float, ...]
+    park: tuple[float, ...]
     grippers: Mapping[str, GripperCalibration]
     joint_offsets_rad: Mapping[str, tuple[float, ...]]
 
@@ -134,6 +137,10 @@ def _number(value: Any, where: str, low: float, high: float, unit: str) -> float
 #: Limit → smallest and largest value and unit, as arm_controller has them.
 _LIMITS = {'joint_speed': (0.01, 3.14, 'rad/s'), 'gripper_speed': (0.01, 20.0, 'strokes/s'),
            'homing_joint_speed': (0.01, 3.14, 'rad/s')}
+#: The same of what a cell may leave out: its measures, and where its tools may be, in the frame of each arm's base.
+_MEASURES = {'base_distance': (0.4, 2.0, 'm'), 'table_height': (-0.5, 0.5, 'm'),
+             **{f'workspace_{axis}_{end}': (-1.0, 1.5 if axis == 'z' else 1.0, 'm')
+                for axis in 'xyz' for end in ('low', 'high')}}
 #: Keys of a gripper's calibration.
 _GRIPPER = ('joint_open_rad', 'joint_closed_rad')
 
@@ -153,12 +160,14 @@ def load_cell(path: str | Path) -> Cell:
     root = _Reader(document, f'{path}: ', dict.fromkeys(('arms', 'cameras', 'limits', 'poses', 'calibration'), True))
     arms = _arms(root)
     cameras, profile, image_name = _cameras(root)
-    limits = root.part('limits', dict.fromkeys(_LIMITS, True))
+    limits = root.part('limits', dict.fromkeys(_LIMITS, True) | dict.fromkeys(_MEASURES, False))
+    poses = root.part('poses', {'reference_rad': True, 'park_rad': False})
     calibration = root.part('calibration', {'grippers': True, 'joint_offsets_rad': True})
     return Cell(
         path, arms, cameras, profile, image_name,
-        {name: limits.number(name, *bounds) for name, bounds in _LIMITS.items()},
-        root.part('poses', {'reference_rad': True}).numbers('reference_rad', 6, -math.pi, math.pi, 'rad'),
+        {name: limits.number(name, *bounds) for name, bounds in (_LIMITS | _MEASURES).items() if name in limits.value},
+        poses.numbers('reference_rad', 6, -math.pi, math.pi, 'rad'),
+        poses.numbers('park_rad', 6, -math.pi, math.pi, 'rad') if 'park_rad' in poses.value else (),
         _grippers(calibration, arms),
         {arm: calibration.part('joint_offsets_rad', dict.fromkeys(arms, False)).numbers(
             arm, len(ARM_JOINTS), -LARGEST_OFFSET_RAD, LARGEST_OFFSET_RAD, 'rad')
@@ -289,7 +298,8 @@ def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
         'driver_twin': scales | pictures | {'camera_rate': float(rate), 'leaders': LEADERS['left'] in cell.arms},
         'camera_ingest': pictures | {'expected_rate': float(rate)},
         'proprio_ingest': scales | {'camera_rate': float(rate)},
-        'arm_controller': scales | dict(cell.limits),
+        'arm_controller': scales | dict(cell.limits) | (
+            {'park_joints': ', '.join(map(repr, cell.park))} if cell.park else {}),
         'teleop': _ends(cell, LEADERS, 'leader')}
 
 

@@ -29,8 +29,8 @@ from fpo_ros.nodes.logic.rivals import Rivals
 from fpo_ros.nodes.logic.silence import Silence
 from fpo_ros.nodes.parameters import param
 from fpo_ros.nodes.registers import RegisterReadings
-from fpo_ros.nodes.safety import SafetyParameters, geometry_of, motor_limits, safety_config, safety_health
-from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, GRIPPER_COLUMNS, ContractError, PolicyContract
+from fpo_ros.nodes.safety import SafetyParameters, geometry_of, motor_limits, park_pose, safety_config, safety_health
+from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.controller import PATHS, ArmControllerCore
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
@@ -113,7 +113,7 @@ class ArmController(CellNode):
             lead_limit=p.max_lead, ramp_periods=p.ramp_periods, teleop_age_limit_s=p.max_leader_age,
             teleop_align_limit=p.max_leader_offset, teleop_blend_s=p.takeover_time,
             blocked_limit_s=p.blocked_limit, fastest_joint=p.fastest_joint, log_only=p.commands == LOG_ONLY,
-            safety=safety_config(p), motors=motor_limits(p))
+            park=park_pose(p), safety=safety_config(p), motors=motor_limits(p))
         self.geometry = geometry_of(p)
         self.temperatures, self.errors = (RegisterReadings(self, register, p.temperature_period) if p.temperature_period
                                           else None for register in (TEMPERATURE_REGISTER, ERROR_REGISTER))
@@ -273,11 +273,10 @@ class ArmController(CellNode):
         if self.steady_ns() < self.speaks_ns:  # another controller would be heard first
             return
         sides = [self.joints.get(side) for side in SIDES]
-        measured = stamp = grippers = currents = None
+        measured = stamp = currents = None
         if all(sides):
             stamp = min(side[0] for side in sides)
             measured = both_sides(*(side[1] for side in sides))
-            grippers = measured[list(GRIPPER_COLUMNS)]
             currents = both_sides(*(side[2] for side in sides))
         temperatures = None if self.temperatures is None else self.temperatures.newest()
         errors = None if self.errors is None else error_words(self.errors.newest())
@@ -285,7 +284,7 @@ class ArmController(CellNode):
             now = self.now_ns()
             self._watch_others()
             self.core.joints_refused = next(filter(None, self.refused.values()), '')
-            command = self.core.tick(now, measured, stamp, grippers, MotorReadings(currents, temperatures, errors))
+            command = self.core.tick(now, measured, stamp, MotorReadings(currents, temperatures, errors))
             if command is not None:
                 self.send(command)
             self._publish_status(now)

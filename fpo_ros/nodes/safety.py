@@ -10,6 +10,7 @@ import numpy as np
 from fpo_ros.nodes.logic.health import OK, WARN, Health
 from fpo_ros.nodes.parameters import param
 from fpo_ros.runtime.controller import ArmControllerCore
+from fpo_ros.runtime.controller_config import PARK_JOINTS
 from fpo_ros.runtime.geometry import Geometry
 from fpo_ros.runtime.motor_watch import MotorLimits
 from fpo_ros.runtime.safety_config import ON_VIOLATION, SafetyConfig
@@ -52,6 +53,8 @@ class SafetyParameters:
                                   low=-0.1, high=0.2)
     base_distance: float = param(0.938, 'distance of the two bases, which face each other [m]', low=0.4, high=2.0)
     table_height: float = param(0.0, "height of the table's top over the bases' plane [m]", low=-0.5, high=0.5)
+    park_joints: str = param('', "pose of each arm's six joints in which motors may be switched off [rad], "
+                             "comma-separated; empty: three quarters of the way to the driver's sleep pose")
     look_ahead: int = param(5, 'rows of a chunk that are looked at before they are due [control periods]',
                             low=0, high=20)
     blocked_limit: float = param(1.0, 'time that workspace or clearances may keep the arms before they hold [s]',
@@ -73,6 +76,22 @@ class SafetyParameters:
         70.0, 'motor temperature that makes the arms hold [degrees Celsius]; 0: none', low=0.0, high=80.0)
     temperature_stop: float = param(
         77.0, 'motor temperature that latches the stop [degrees Celsius]; 0: none', low=0.0, high=80.0)
+
+
+def park_pose(p: SafetyParameters) -> np.ndarray:
+    """Return the (14,) pose in which motors may be switched off [rad, grippers 0..1], grippers open.
+
+    :raises ValueError: where ``park_joints`` are not six numbers.
+    """
+    if not p.park_joints.strip():
+        return PARK_JOINTS
+    try:
+        joints = [float(word) for word in p.park_joints.split(',')]
+    except ValueError:
+        joints = []
+    if len(joints) != 6 or not np.isfinite(joints).all():
+        raise ValueError(f"parameter park_joints is '{p.park_joints}': give six numbers [rad], comma-separated")
+    return np.array([*joints, 1.0] * 2)
 
 
 def safety_config(p: SafetyParameters) -> SafetyConfig:

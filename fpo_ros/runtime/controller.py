@@ -59,7 +59,6 @@ class ArmControllerCore:
         self._frozen = FrozenJoints(self.config.frozen_limit_s, self.config.frozen_distance)
         self._leaps = Leaps(self.config.fastest_joint)
         self._joints_problem = 'no joint states received yet'
-        self._gripper_goals: np.ndarray | None = None
         self._takeover_due = False
         self._blind = False
         self._starved_ticks = 0
@@ -139,20 +138,17 @@ class ArmControllerCore:
     # ---- once per control period
 
     def tick(self, now_ns: int, measured: np.ndarray | None, measured_stamp_ns: int | None,
-             gripper_goals: np.ndarray | None = None, readings: MotorReadings | None = None) -> np.ndarray | None:
+             readings: MotorReadings | None = None) -> np.ndarray | None:
         """Decide what to send in this control period.
 
         :param now_ns: this instant [ns].
         :param measured: (14,) newest measured joints [rad, grippers 0..1], or None when there are none yet.
         :param measured_stamp_ns: instant they were measured (of the oldest part) [ns].
-        :param gripper_goals: (2,) the grippers on the scale they are commanded on [0..1], where that is
-            another than the one they are measured on; None: the same.
         :param readings: currents and temperatures of the motors, where they are known.
         :returns: (14,) read-only float64 command, or None: send nothing.
         """
         elapsed, self._now_ns = self.timing.tick(now_ns), now_ns
         self._look(now_ns, measured, measured_stamp_ns, elapsed)
-        self._gripper_goals = gripper_goals
         self._watch_motors(readings or MotorReadings())
         if self.state in (ArmState.IDLE, ArmState.STOPPED):
             return None
@@ -266,8 +262,7 @@ class ArmControllerCore:
     def _watch_motors(self, readings: MotorReadings) -> None:
         """Stop or hold for hot or overloaded motors, and ease grippers that squeeze too hard for too long."""
         watch, grippers, command = self.motors, list(GRIPPER_COLUMNS), self.filter.command
-        where = self._gripper_goals if self._gripper_goals is not None or self._arms is None else (
-            self._arms[grippers])
+        where = None if self._arms is None else self._arms[grippers]
         watch.look(readings, None if command is None else command[grippers], where)
         if watch.hot and self.state in _WORK:
             self._latch_stop(watch.hot)
@@ -306,9 +301,6 @@ class ArmControllerCore:
             start[grippers] = self.filter.command[grippers]
             if self._near(self.filter.command) and not self.motors.powerless:
                 start = self.filter.command
-        elif self._gripper_goals is not None:
-            limits = self.filter.limits
-            start[grippers] = np.clip(self._gripper_goals, limits.lower[grippers], limits.upper[grippers])
         self.filter.start(start, self.config.ramp_periods)
         self._frozen.forget()
         if not self.motors.powerless:

@@ -121,7 +121,7 @@ class Approach:
         return measured is not None and not self._off(measured, self._poses[False])
 
     def _off(self, measured: np.ndarray, goal: np.ndarray) -> str:
-        """Say which joint is off; a gripper measured beyond open, as linkages that are not linear do, is open."""
+        """Say which joint is off; a gripper measured beyond open, as where its calibration is off, is open."""
         arrived, grippers = np.array(measured), list(GRIPPER_COLUMNS)
         arrived[grippers] = np.clip(arrived[grippers], 0.0, 1.0)
         excess = np.abs(arrived - goal) - self._tolerance

@@ -22,10 +22,10 @@ from fpo_ros.hardware.names import FOLLOWERS, JOINT_STATE_NAMES, SIDES  # noqa: 
 from fpo_ros.hardware.xs import MOTORS  # noqa: E402
 from fpo_ros.nodes.arm_controller import ArmController, ArmControllerParameters  # noqa: E402
 from fpo_ros.nodes.logic.health import OK, WARN  # noqa: E402
-from fpo_ros.nodes.safety import geometry_of, motor_limits, safety_config, safety_health  # noqa: E402
+from fpo_ros.nodes.safety import geometry_of, motor_limits, park_pose, safety_config, safety_health  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract  # noqa: E402
 from fpo_ros.runtime.controller import ArmControllerCore  # noqa: E402
-from fpo_ros.runtime.controller_config import ArmState  # noqa: E402
+from fpo_ros.runtime.controller_config import PARK_JOINTS, ArmState  # noqa: E402
 from fpo_ros.runtime.motor_watch import MotorLimits, MotorReadings  # noqa: E402
 from fpo_ros.runtime.safety_config import SafetyConfig  # noqa: E402
 from fpo_ros.sim.clearances import CellGeometry, Clearances  # noqa: E402
@@ -46,6 +46,15 @@ def test_the_nodes_defaults_are_those_of_the_core() -> None:
     assert ours.max_step == pytest.approx(core.max_step, abs=1e-4)
     assert motor_limits(p) == MotorLimits()
     assert geometry_of(p).clearances == Clearances() == CellGeometry().clearances
+
+
+def test_the_park_pose_is_the_cells_and_six_numbers() -> None:
+    assert park_pose(ArmControllerParameters()) is PARK_JOINTS
+    pose = park_pose(ArmControllerParameters(park_joints='0, -1.5, 1.4, 0, -1, 0.5'))
+    np.testing.assert_array_equal(pose, [0, -1.5, 1.4, 0, -1, 0.5, 1] * 2)
+    for text in ('0, 1', 'sleep', '0, 0, 0, 0, 0, nan'):
+        with pytest.raises(ValueError, match=f"park_joints is '{text}': give six numbers"):
+            park_pose(ArmControllerParameters(park_joints=text))
 
 
 def test_a_cell_without_a_model_says_what_to_do(monkeypatch) -> None:

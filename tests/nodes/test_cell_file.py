@@ -61,6 +61,8 @@ def test_examples_differ_in_what_a_mobile_cell_lacks() -> None:
     ('  leader_right: {model: aloha_wx250s, motor_configs: "", mode_configs: ""}\n', '',
      'arms: a cell has both leaders or none'),
     ('joint_speed: 1.0', 'joint_speed: 9.0', r'limits\.joint_speed: must be a number from 0\.01 to 3\.14 rad/s, got 9'),
+    ('table_height: 0.0 ', 'table_height: 1.0 ', r'limits\.table_height: must be a number from -0\.5 to 0\.5 m, got 1'),
+    ('park_rad: [0.0, ', 'park_rad: [', r'poses\.park_rad: must be a list of 6 numbers'),
     ('joint_speed: 1.0', 'joint_speed: fast', r"limits\.joint_speed: must be a number .* got 'fast'"),
     ('  gripper_speed: 2.0', '  griper_speed: 2.0', r'limits\.griper_speed: unknown key'),
     ('640x480x30', '640x480', r'cameras\.color_profile: must be width x height x rate'),
@@ -101,11 +103,14 @@ def test_two_cameras_cannot_have_one_serial_number(file) -> None:
 def test_a_cell_reaches_nodes_and_drivers(file) -> None:
     file.write_text(file.read_text().replace('cam_high: ""', 'cam_high: "218622270304"')
                     .replace('joint_speed: 1.0', 'joint_speed: 0.7')
+                    .replace('table_height: 0.0 ', 'table_height: 0.03 ')
+                    .replace('park_rad: [0.0, -1.62', 'park_rad: [0.0, -1.5')
                     .replace('follower_left: {joint_open_rad: 1.6214', 'follower_left: {joint_open_rad: 1.5')
                     .replace('leader_right: {joint_open_rad: 0.8298', 'leader_right: {joint_open_rad: 0.75'))
     description = describe(GraphOptions(mode='real', cell=str(file), teleop=True))
     nodes = {spec.name: spec.parameters for spec in description.nodes}
-    assert nodes['arm_controller']['joint_speed'] == 0.7
+    assert nodes['arm_controller']['joint_speed'] == 0.7 and nodes['arm_controller']['table_height'] == 0.03
+    assert nodes['arm_controller']['park_joints'] == '0.0, -1.5, 1.486, 0.0, -1.469, 0.0'
     for node in ('arm_controller', 'proprio_ingest'):  # each side has its own
         assert (nodes[node]['left_gripper_joint_open'], nodes[node]['right_gripper_joint_open']) == (1.5, 1.6214)
     assert (nodes['teleop']['left_leader_joint_open'], nodes['teleop']['right_leader_joint_open']) == (0.8298, 0.75)

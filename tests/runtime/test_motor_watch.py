@@ -100,7 +100,7 @@ class ReadingRig(Rig):
     def tick(self, count=1):
         for _ in range(count):
             self.now += PERIOD_NS
-            command = self.core.tick(self.now, self.joints, self.now, None, self.readings)
+            command = self.core.tick(self.now, self.joints, self.now, self.readings)
             if command is not None and self.follow:
                 self.joints = np.array(command)
         return command
