@@ -103,7 +103,7 @@ def policy(variant: Variant = 'pi0_tiny',
 
 
 @app.command('pi0')
-def pi0_(preset: Annotated[str, typer.Option(help='Sizes: pi0 or pi0_tiny.')] = 'pi0',
+def pi0_(preset: Annotated[str, typer.Option(help='Sizes: pi0, pi0_small or pi0_tiny.')] = 'pi0',
          directory: Annotated[Path | None, typer.Option(
              help='Where the checkpoint lies meanwhile; pi0 takes 7 GB, and 14 more when it is exported.',
              show_default="the system's directory for temporary files")] = None,

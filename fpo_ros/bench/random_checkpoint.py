@@ -18,9 +18,9 @@ from fpo_ros.policy.families import theirs_of
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.saving import saving
 
-#: Cameras, picture sizes and chunks of pi0 for ALOHA; the small sibling's pictures are smaller.
+#: Cameras and picture sizes of pi0 for ALOHA; the smallest sibling's pictures are smaller.
 _CAMERAS = ('cam_high', 'cam_left_wrist', 'cam_right_wrist')
-_PIXELS = {'pi0': 224, 'pi0_tiny': 96}
+_PIXELS = {'pi0': 224, 'pi0_small': 224, 'pi0_tiny': 96}
 #: Prompt of the measurements: begin, 18 pieces, newline (ids of PaliGemma; those of bytes are small enough, too).
 _PROMPT = (2, *range(20, 38), 108)
 _BLOCK = 1 << 24

@@ -12,6 +12,7 @@ from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.soft_actor_critic import LatentSoftActorCritic
 from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.learning.update import AdvantageWeightedRegression, FilteredCloning, FlowPolicyOptimization, Update
+from fpo_ros.policy.adapted import merged, with_adapters
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ACTION_DIM, ContractError
 
@@ -22,8 +23,13 @@ _CHAINS = ('reinflow', 'ppo')
 def prepared(policy: FlowPolicy, config: FPOConfig) -> FlowPolicy:
     """Return a start policy with the parts that an algorithm and a placement need; itself where it has them.
 
+    Adapters that are not trained are merged. New ones change nothing at first, so the first iteration measures the
+    start policy.
+
     :raises ContractError: when the policy has an actor over latents that the settings do not train.
     """
+    if config.placement != 'lora':
+        policy = merged(policy)
     if config.algorithm == 'dsrl':
         return with_latent_actor(policy, 'gaussian')
     if config.placement != 'latent' and policy.model.latent_actor is not None:
@@ -32,6 +38,8 @@ def prepared(policy: FlowPolicy, config: FPOConfig) -> FlowPolicy:
     if config.algorithm in _CHAINS and policy.contract.action_dim > ACTION_DIM:
         raise ContractError(f'{config.algorithm} knows no densities of padded actions, and the policy draws '
                             f'{policy.contract.action_dim} entries: use fpo')
+    if config.placement == 'lora':
+        policy = with_adapters(policy, ('expert',), config.lora_rank, unchanged=True)
     if config.algorithm == 'ppo':
         return gaussian_policy(policy)
     return with_latent_actor(policy, 'flow') if config.placement == 'latent' else policy

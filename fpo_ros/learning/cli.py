@@ -27,13 +27,27 @@ app = typer.Typer(no_args_is_help=True, help='Train a policy: sft from demonstra
 
 
 @app.command('sft')
-def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store to learn from.')],
+def train_sft(context: typer.Context,
+              demonstrations: Annotated[Path, typer.Option(help='Episode store to learn from.')],
               out: Annotated[Path, typer.Option(help='Directory of the trained policy; made if missing.')],
               task: Annotated[str | None, typer.Option(help='transfer_cube or insertion; needed where the store holds '
                                                        'both.', show_default="that of the store's episodes")] = None,
               observation: Observation = 'state', cameras: Cameras = None, variant: Variant = 'pi0_tiny',
+              policy: Annotated[Path | None, typer.Option(
+                  help='Directory or name of a policy to go on from: what it sees and commands, its statistics and '
+                       'sizes stay.', show_default='a new one')] = None,
+              trainable: Annotated[str | None, typer.Option(
+                  help='What of --policy is trained. full: all; expert: the action expert and its projections; lora: '
+                       'low-rank adapters of language model and expert, the projections and the vision tower; '
+                       'lora_language: the same with a whole expert; lora_expert: adapters of the expert and its '
+                       'projections.', show_default='expert')] = None,
+              lora_rank: Annotated[int | None, typer.Option(
+                  min=1, help='Rank of the adapters.', show_default='16 in the language model, 32 in the '
+                  'expert')] = None,
               steps: Annotated[int, typer.Option(min=1, help='Optimiser steps.')] = 800,
               batch: Annotated[int, typer.Option(min=1, help='Training pairs per step.')] = 128,
+              learning_rate: Annotated[float, typer.Option(min=0.0, help='Peak of its schedule. pi0 was trained with '
+                                                           '2.5e-5.')] = 3e-3,
               prefix: Annotated[str | None, typer.Option(
                   help="What pictures are seen with. A policy's directory or name: its prefix, which stays as it is; "
                        'new: one that learns in simulation to tell where objects are (half an hour); untrained: all is '
@@ -53,19 +67,30 @@ def train_sft(demonstrations: Annotated[Path, typer.Option(help='Episode store t
     from fpo_ros.learning.prefixes import network_for
     from fpo_ros.policy.config import preset
 
+    if policy is None and (trainable or lora_rank):
+        raise ValueError('--trainable and --lora-rank need --policy: of a new network, --prefix says what is trained')
+    start = None if policy is None else _start(policy, context)
+    settings = sft.SFTConfig(steps=steps, batch=batch, learning_rate=learning_rate, trainable=trainable or 'expert',
+                             lora_rank=lora_rank)
     store = EpisodeStore.open(demonstrations)
-    contract, sizes = contract_of(task_of(store, task), observation, cameras), preset(variant)
-    contract = replace(contract, horizon=horizon, execute=execute or horizon, max_delay=max_delay)
+    if start is None:
+        contract, sizes = contract_of(task_of(store, task), observation, cameras), preset(variant)
+        contract = replace(contract, horizon=horizon, execute=execute or horizon, max_delay=max_delay)
+    else:
+        contract = start.contract
     pairs = load_demonstrations(store, contract)
     display = display_of(False)
     if pairs.left_out:
         display.line(pairs.left_out)
     out.mkdir(parents=True, exist_ok=True)
-    network = network_for(contract, sizes, prefix, display, seed)
+    network = network_for(contract, sizes, prefix, display, seed) if start is None else None
     with display.bar('flow matching', steps) as bar:
-        policy = sft.train(pairs, contract, sizes, sft.SFTConfig(steps=steps, batch=batch), seed,
-                           lambda step, loss: bar.update(step, f'(loss {loss:.3f})'), network)
-    policy.save(out)
+        def progress(step: int, loss: float) -> None:
+            bar.update(step, f'(loss {loss:.3f})')
+
+        trained = (sft.train(pairs, contract, sizes, settings, seed, progress, network) if start is None
+                   else sft.go_on(start, pairs, settings, seed, progress))
+    trained.save(out)
     display.line(f'{out}: trained on {len(pairs.states):,} pairs of {pairs.episodes} episodes of {contract.task}')
 
 
@@ -86,8 +111,10 @@ def train_fpo(context: typer.Context,
                   help='fpo, or what it is compared with: awr, filtered_bc, reinflow, ppo, dsrl.',
                   show_default='fpo')] = None,
               placement: Annotated[str | None, typer.Option(
-                  help='What is trained: the action expert (expert), or a flow over its start noise (latent).',
-                  show_default='expert')] = None,
+                  help='What is trained: the action expert (expert), low-rank adapters of it and its projections '
+                       '(lora), or a flow over its start noise (latent).', show_default='expert')] = None,
+              lora_rank: Annotated[int | None, typer.Option(min=1, help='Rank of the adapters, with placement lora.',
+                                                            show_default='32')] = None,
               episodes: Annotated[int | None, typer.Option(min=1, help='Episodes per iteration.',
                                                            show_default='128')] = None,
               max_steps: MaxSteps = None,
@@ -131,8 +158,8 @@ def train_fpo(context: typer.Context,
                        'name the policy to start from with --policy')
     start = None if policy is None else FlowPolicy.load(policy)
     display, recorded = display_of(False), None
-    given = {'algorithm': algorithm, 'placement': placement, 'episodes': episodes, 'max_steps': max_steps,
-             'reward': reward, 'learning_rate': learning_rate}
+    given = {'algorithm': algorithm, 'placement': placement, 'lora_rank': lora_rank, 'episodes': episodes,
+             'max_steps': max_steps, 'reward': reward, 'learning_rate': learning_rate}
     drawn, in_file = randomisation_of(randomisation), load_settings(settings) if settings else {}
     if iterations is None and control_steps is None:
         iterations = 24
@@ -157,6 +184,20 @@ def train_fpo(context: typer.Context,
                               on_restored=table.add, on_phase=table.phase, on_warning=display.line,
                               cluster=cluster_of(cluster, workers), group=group)
     display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
+
+
+def _start(policy: Path, context: typer.Context) -> Any:
+    """Return the policy that training goes on from.
+
+    :raises ValueError: for an option of a new policy beside it.
+    """
+    from fpo_ros.policy.checkpoint import FlowPolicy
+
+    for name in ('task', 'observation', 'cameras', 'variant', 'prefix', 'horizon', 'execute', 'max_delay'):
+        if context.get_parameter_source(name).name != 'DEFAULT':
+            raise ValueError(f"--{name.replace('_', '-')} is the start policy's own: leave it out beside --policy, or "
+                             'train a new one')
+    return FlowPolicy.load(policy)
 
 
 def _successful(path: Path, contract: Any) -> Any:

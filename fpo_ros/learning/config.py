@@ -13,8 +13,9 @@ from fpo_ros.sim.task import MAX_STEPS
 
 #: What makes a policy of episodes: FPO and what it is compared with.
 ALGORITHMS = ('fpo', 'awr', 'filtered_bc', 'reinflow', 'ppo', 'dsrl')
-#: What is trained: the action expert, or an actor over its start noise while the expert stays as it is.
-PLACEMENTS = ('expert', 'latent')
+#: What is trained: the action expert; adapters of it and its projections; or an actor over its start noise while the
+#: expert stays as it is.
+PLACEMENTS = ('expert', 'lora', 'latent')
 #: How much the policy's own successes are imitated: alike, or as they exceed what was expected.
 WEIGHTINGS = ('equal', 'surplus')
 CRITICS = ('value', 'ensemble')
@@ -68,6 +69,7 @@ class FPOConfig:
 
     :param algorithm: one of :data:`ALGORITHMS`.
     :param placement: one of :data:`PLACEMENTS`.
+    :param lora_rank: of adapters, with placement ``'lora'``; openpi's if None.
     :param episodes: episodes per iteration.
     :param replay: largest share of an iteration's episodes that try scenes again which were new, and failed, in one
         of the five iterations before.
@@ -111,6 +113,7 @@ class FPOConfig:
 
     algorithm: str = 'fpo'
     placement: str = 'expert'
+    lora_rank: int | None = None
     episodes: int = 128
     replay: float = 0.25
     max_steps: int = MAX_STEPS
@@ -153,6 +156,10 @@ class FPOConfig:
                                                               or self.sampling.noise_std or self.sampling.beyond):
             raise ValueError(f'{self.algorithm} chooses its own placement and noise: leave placement, perturbation, '
                              'noise_std and beyond out')
+        if self.algorithm == 'dsrl' and self.placement != 'expert':
+            raise ValueError('dsrl trains an actor over latents: leave placement out')
+        if self.lora_rank is not None and (self.placement != 'lora' or self.lora_rank < 1):
+            raise ValueError(f'lora_rank {self.lora_rank} needs placement lora, and must be at least 1')
         if self.algorithm == 'ppo' and self.sampling.steps not in (None, 1):
             raise ValueError('ppo has a flow of one step: leave sampling.steps out')
         if self.placement == 'latent' and (self.perturbation or self.sampling.noise_std):

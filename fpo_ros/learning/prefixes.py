@@ -11,6 +11,7 @@ import torch
 
 from fpo_ros.learning.grounding import GroundingConfig, grounded, labelled_frames
 from fpo_ros.policies import names
+from fpo_ros.policy.adapted import merged
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import ContractError, PolicyContract
@@ -95,7 +96,7 @@ def network_for(contract: PolicyContract, model: Pi0Config, how: str | None, pro
 
 def _of_sizes(where: str, model: Pi0Config) -> FlowPolicy:
     """Load a policy whose network has the sizes that are asked for; it may have an actor over its start noise."""
-    policy = FlowPolicy.load(Path(where))
+    policy = merged(FlowPolicy.load(Path(where)))
     if replace(policy.model.config, latent_actor='') != model:
         raise ContractError(f'the prefix of {where} belongs to a network of other sizes than the one to be trained: '
                             f"take another policy's, --prefix {NEW}, or the --variant of that policy")

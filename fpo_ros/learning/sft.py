@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fpo_ros.learning.demonstrations import Demonstrations
+from fpo_ros.policy.adapted import FROZEN_PREFIX, TRAINABLES, check_trainable, trainable_parameters, with_adapters
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.continued import draw_decided
@@ -29,6 +30,9 @@ class SFTConfig:
     :param learning_rate: peak of the cosine schedule.
     :param warmup: steps of linear warm-up.
     :param weight_decay: of AdamW.
+    :param trainable: what is trained of a policy that is gone on from, a key of
+        :data:`fpo_ros.policy.adapted.TRAINABLES`.
+    :param lora_rank: of adapters, where some are trained; openpi's if None.
     """
 
     steps: int = 800
@@ -36,6 +40,11 @@ class SFTConfig:
     learning_rate: float = 3e-3
     warmup: int = 50
     weight_decay: float = 1e-4
+    trainable: str = 'expert'
+    lora_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        check_trainable(self.trainable, self.lora_rank)
 
 
 def learning_rate_at(step: int, config: SFTConfig) -> float:
@@ -84,11 +93,32 @@ def train(demonstrations: Demonstrations, contract: PolicyContract, model_config
     :raises NotFiniteError: when the loss stops being finite.
     """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
     policy = FlowPolicy(network or Pi0(model_config, contract), demonstrations.stats(contract))
-    trained = list(policy.model.parameters() if network is None else policy.model.expert_parameters())
-    with torch.no_grad():
-        prefixes = None if network is None else policy.prefix(demonstrations.images)
+    return _descended(policy, demonstrations, config, 'full' if network is None else 'expert', seed, progress)
+
+
+def go_on(policy: FlowPolicy, demonstrations: Demonstrations, config: SFTConfig, seed: int,
+          progress: Callable[[int, float], None] | None = None) -> FlowPolicy:
+    """Train what ``config.trainable`` names of a policy, whose contract and statistics stay.
+
+    :param policy: trained in place; adapters that it has, and that are not trained, are merged first.
+    :param progress: as in :func:`train`.
+    :returns: the policy, with its adapters beside its weights where some were trained.
+    :raises ContractError: for adapters of a policy with an actor over its start noise.
+    :raises NotFiniteError: when the loss stops being finite.
+    """
+    policy = with_adapters(policy, TRAINABLES[config.trainable], config.lora_rank, seed)
+    return _descended(policy, demonstrations, config, config.trainable, seed, progress)
+
+
+def _descended(policy: FlowPolicy, demonstrations: Demonstrations, config: SFTConfig, trainable: str, seed: int,
+               progress: Callable[[int, float], None] | None) -> FlowPolicy:
+    contract, generator = policy.contract, torch.Generator().manual_seed(seed)
+    trained = trainable_parameters(policy.model, trainable)
+    prefixes = None
+    if trainable in FROZEN_PREFIX:
+        with torch.no_grad():
+            prefixes = policy.prefix(demonstrations.images)
     states = policy.known_states(demonstrations.states)
     chunks = policy.known_chunks(demonstrations.chunks, demonstrations.joints)
 

@@ -9,6 +9,7 @@ from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.objective import credit_weights, pair_losses, scaled
 from fpo_ros.learning.parallel import Group
+from fpo_ros.policy.adapted import trainable_parameters
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.continued import draw_decided
 from fpo_ros.policy.contract import ACTION_DIM
@@ -22,7 +23,8 @@ LEAST_LOSS = 1e-6
 class TrainedFlow:
     """What is trained of a policy; everything else of it is frozen.
 
-    :param policy: trained in place: its latent actor where it has one, else its action expert.
+    :param policy: trained in place: its latent actor where it has one, else its action expert, or with placement
+        ``'lora'`` the adapters of that and its projections.
     :param config: scale and weights of losses, and how chunks are drawn in training.
     :param generator: of flow times and noise.
     """
@@ -32,11 +34,8 @@ class TrainedFlow:
         actor = policy.model.latent_actor
         #: The network whose losses are taken; a Gaussian actor over latents has none.
         self.expert = policy.model if actor is None else actor
-        self.parameters: list[nn.Parameter] = (
-            list(actor.parameters()) if actor is not None else policy.model.expert_parameters())
-        trained = {id(parameter) for parameter in self.parameters}
-        for parameter in policy.model.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
+        self.parameters: list[nn.Parameter] = trainable_parameters(
+            policy.model, 'latent' if actor is not None else 'lora_expert' if config.placement == 'lora' else 'expert')
         contract = policy.contract
         # A latent starts the whole chunk: what is not executed of it shaped what was.
         self.executed = contract.horizon if self.over_latents else contract.execute

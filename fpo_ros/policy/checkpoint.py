@@ -24,7 +24,7 @@ from fpo_ros.policy.latent import GaussianLatent
 from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.saving import saving, write_tensors
-from fpo_ros.policy.tokenizer import tokens_of
+from fpo_ros.policy.tokenizer import checked_tokens
 from fpo_ros.policy.transforms import image_tensor, known_actions, known_state, state_vector, targets_of
 
 #: What the contract of a policy says.
@@ -49,12 +49,13 @@ class FlowPolicy:
 
     :param model: the network.
     :param stats: normalisation of states and actions.
+    :raises ContractError: for statistics of other shapes, or a prompt whose tokens the network does not know.
     """
 
     def __init__(self, model: Pi0, stats: NormStats) -> None:
         stats.check(model.contract)
         self.model, self.stats, self.contract = model, stats, model.contract
-        self.tokens = torch.as_tensor(tokens_of(self.contract))[None]
+        self.tokens = torch.as_tensor(checked_tokens(self.contract, model.config.vocabulary_size))[None]
 
     def states(self, joints: np.ndarray, object_pose: np.ndarray | None) -> Tensor:
         """Return (N, state_dim) normalised states of (N, 14) joints and (N, 7) poses."""
@@ -162,6 +163,7 @@ class FlowPolicy:
                 model = Pi0(Pi0Config.from_dict(document['model']), PolicyContract.from_dict(document['contract']))
             stats = NormStats.from_json(text)
             stats.check(model.contract)
+            checked_tokens(model.contract, model.config.vocabulary_size)
             path = path.with_name('policy.safetensors')
             # Of the types in the file, and without a second copy in memory.
             model.load_state_dict(load_file(path), assign=True)

@@ -13,6 +13,8 @@ from fpo_ros.policy.tokenizer import VOCABULARY_SIZE
 PREDICTIONS = ('velocity', 'actions')
 #: What can steer the start noise of the flow: nothing, a flow of its own, or a squashed Gaussian.
 LATENT_ACTORS = ('', 'flow', 'gaussian')
+#: Entries of a configuration that are left out of its dict where they are None.
+_ADAPTERS = ('language_lora', 'expert_lora')
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,22 @@ class VisionConfig:
     depth: int
     num_heads: int
     mlp_dim: int
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters of a stack of layers, see :mod:`fpo_ros.policy.lora`.
+
+    :param rank: of each.
+    :param alpha: what an adapter gives is multiplied by alpha / rank.
+    """
+
+    rank: int
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ContractError(f'the rank of adapters must be at least 1, got {self.rank}')
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,9 @@ class Pi0Config:
     :param state_width: entries of a state as the network sees it, zeros behind those of the contract (pi0 has 32);
         0: those of the contract.
     :param latent_actor: one of :data:`LATENT_ACTORS`, see :mod:`fpo_ros.policy.latent`.
+    :param language_lora: adapters of the language model; none if None. A dict of a configuration without any has no
+        such entry.
+    :param expert_lora: the same of the action expert.
     """
 
     width: int
@@ -70,6 +91,8 @@ class Pi0Config:
     predicts: str = 'velocity'
     state_width: int = 0
     latent_actor: str = ''
+    language_lora: LoraConfig | None = None
+    expert_lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -86,7 +109,8 @@ class Pi0Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if value is not None or name not in _ADAPTERS}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Pi0Config:
@@ -95,7 +119,8 @@ class Pi0Config:
         :raises ContractError: on missing or unknown entries.
         """
         try:
-            return cls(**{**data, 'vision': VisionConfig(**data['vision'])})
+            adapters = {name: LoraConfig(**data[name]) for name in _ADAPTERS if data.get(name) is not None}
+            return cls(**{**data, 'vision': VisionConfig(**data['vision']), **adapters})
         except (KeyError, TypeError) as error:
             raise ContractError(f'not a pi0 configuration: {error}') from error
 

@@ -30,6 +30,8 @@ CONTROL_RATE_HZ = 50.0
 START_JOINTS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, (0.02239 - 0.01844) / (0.05800 - 0.01844)] * 2)
 START_JOINTS.setflags(write=False)
 
+#: Cameras of ALOHA: an observation may have them whether the policy sees them or not (openpi policies/aloha_policy.py).
+CAMERAS = ('cam_high', 'cam_low', 'cam_left_wrist', 'cam_right_wrist')
 OBSERVATION_KINDS = ('state', 'pixels')
 #: Rows and columns of the pictures that small policies are made for: a cube of 4 cm is 7 pixels wide then.
 PICTURE = (192, 256)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpo_ros.policy.config import Pi0Config
+from fpo_ros.policy.config import LoraConfig, Pi0Config
 from fpo_ros.policy.contract import ContractError, PolicyContract
-from fpo_ros.policy.layers import GatedMLP, RMSNorm, attend, half_turn, rotary_table, time_embedding
+from fpo_ros.policy.layers import GatedMLP, RMSNorm, attend, half_turn, half_turned, rotary_table, time_embedding
+from fpo_ros.policy.lora import AdaptedLinear, linear
 
 #: Flow times below this one divide like it where clean actions are predicted: at 0 nothing is left to remove.
 LEAST_TIME = 0.05
@@ -20,23 +21,27 @@ LEAST_TIME = 0.05
 class GemmaLayer(nn.Module):
     """Weights of one layer of one expert; the attention itself spans both experts."""
 
-    def __init__(self, config: Pi0Config, width: int, mlp_dim: int) -> None:
+    def __init__(self, config: Pi0Config, width: int, mlp_dim: int, lora: LoraConfig | None = None) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.input_layernorm = RMSNorm(width)
-        self.q_proj = nn.Linear(width, config.num_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(width, config.num_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(width, config.num_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_heads * config.head_dim, width, bias=False)
+        self.q_proj = linear(width, q_width, lora, config.num_heads)
+        self.k_proj = linear(width, kv_width, lora, config.num_kv_heads)
+        self.v_proj = linear(width, kv_width, lora, config.num_kv_heads)
+        self.o_proj = linear(q_width, width, lora)
         self.post_attention_layernorm = RMSNorm(width)
-        self.mlp = GatedMLP(width, mlp_dim)
+        self.mlp = GatedMLP(width, mlp_dim, lora)
 
     def qkv(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return rotated queries (B, heads, n, d), rotated keys and values (B, kv_heads, n, d)."""
         tokens = x.shape[1]
         q_width, kv_width = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        plain, turned, v = F.linear(self.input_layernorm(x), self.joined()).split(
-            [q_width + kv_width, q_width + kv_width, kv_width], -1)
+        x = self.input_layernorm(x)
+        projected = F.linear(x, self.joined())
+        if isinstance(self.q_proj, AdaptedLinear):
+            projected = projected + self._adapted(x)
+        plain, turned, v = projected.split([q_width + kv_width, q_width + kv_width, kv_width], -1)
         q, k = (plain * table[0] + turned * table[1]).split([q_width, kv_width], -1)
         return (q.view(-1, tokens, self.num_heads, self.head_dim).transpose(1, 2),
                 k.view(-1, tokens, self.num_kv_heads, self.head_dim).transpose(1, 2),
@@ -46,6 +51,12 @@ class GemmaLayer(nn.Module):
         """Return one projection of all: queries and keys, the quarter turns of both, values."""
         turning = torch.cat([self.q_proj.weight, self.k_proj.weight])
         return torch.cat([turning, half_turn(turning, self.head_dim), self.v_proj.weight])
+
+    def _adapted(self, x: Tensor) -> Tensor:
+        """Return what adapters add to the joined projection of (B, n, width)."""
+        q, k, v = (layer.adapter(x) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        turning = torch.cat([q, k], -1)
+        return torch.cat([turning, half_turned(turning, self.head_dim), v], -1)
 
     def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend, then apply the output projection, residuals and MLP to (B, n, width)."""
@@ -76,7 +87,7 @@ class Expert(nn.Module):
     def _make_layers(self) -> None:
         config, expert = self.config, self.config.expert_width
         self.expert_layers = nn.ModuleList(
-            GemmaLayer(config, expert, config.expert_mlp_dim) for _ in range(config.depth))
+            GemmaLayer(config, expert, config.expert_mlp_dim, config.expert_lora) for _ in range(config.depth))
         self.expert_norm = RMSNorm(expert)
         self.state_proj = nn.Linear(self.state_width, expert)
         token = config.steps_per_token * self.contract.action_dim

@@ -107,7 +107,8 @@ def check(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int,
     """
     family = family_of(shapes, where)
     front = FAMILIES[family]
-    left = {name.removeprefix(front): tuple(shape) for name, shape in shapes.items()}
+    left = {name.removeprefix(front): tuple(shape) for name, shape in shapes.items() if name.startswith(front)}
+    strange = [name for name in shapes if not name.startswith(front)]
     for name, other in ((TIED_HEAD, _EMBEDDING), (UNUSED_HEAD, None)):
         if name in left and (other is None or other in left):
             left.pop(name)
@@ -121,7 +122,8 @@ def check(shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int,
                 missing.append(front + name)
             elif shape != expected:
                 wrong.append(f'{front}{name} is {list(shape)}, the model has {list(expected)}')
-    problems = [_listed('missing', missing), _listed('unexpected', [front + name for name in sorted(left)]),
+    unexpected = sorted([*strange, *(front + name for name in left)])
+    problems = [_listed('missing', missing), _listed('unexpected', unexpected),
                 _listed('of another shape', wrong)]
     if any(problems):
         raise FamilyError(f'{where} does not fit the model: {"; ".join(filter(None, problems))}')

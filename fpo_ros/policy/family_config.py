@@ -116,9 +116,12 @@ def _sizes(data: dict[str, Any], model: Pi0Config | None, path: Path) -> Pi0Conf
 def config_of(model: Pi0Config, contract: PolicyContract, family: str) -> dict[str, Any]:
     """Return a ``config.json`` as a family's programs read it.
 
-    :raises FamilyError: for a contract that the family has no words for.
+    :raises FamilyError: for sizes or a contract that the family has no words for.
     """
-    names = {'paligemma_variant': 'gemma_2b', 'action_expert_variant': 'gemma_300m'}
+    names = dict(zip(('paligemma_variant', 'action_expert_variant'), _variants(model), strict=True))
+    if not contract.prompt_tokens:
+        raise FamilyError("the policy reads the bytes of its prompt, and the family's programs give it PaliGemma's "
+                          'tokens: only a policy whose contract has prompt_tokens can be written')
     if family == 'openpi':
         if contract.units != 'pi':
             raise FamilyError("openpi's programs give a policy of ALOHA joints in pi's units: write one with units "
@@ -139,6 +142,21 @@ def config_of(model: Pi0Config, contract: PolicyContract, family: str) -> dict[s
                                                                          'shape': [contract.state_dim]}},
         'output_features': {'action': {'type': 'ACTION', 'shape': [14]}},
     }
+
+
+def _variants(model: Pi0Config) -> tuple[str, str]:
+    """Return the names of both parts of a network.
+
+    :raises FamilyError: for sizes without a name.
+    """
+    # What no size is: padding, which files say themselves, and what is merged or refused elsewhere.
+    others = {'state_width': 0, 'latent_actor': '', 'language_lora': None, 'expert_lora': None}
+    for variants, name in VARIANTS.items():
+        if replace(preset(name), **others) == replace(model, **others):
+            return variants
+    raise FamilyError(f'a network with layers of {model.width} and {model.expert_width} numbers is none that openpi '
+                      f'or LeRobot build: only those of {", ".join(" and ".join(known) for known in VARIANTS)} can be '
+                      'written')
 
 
 def features_of(contract: PolicyContract) -> dict[str, Any]:

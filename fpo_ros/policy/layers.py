@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fpo_ros.policy.config import VisionConfig
+from fpo_ros.policy.config import LoraConfig, VisionConfig
+from fpo_ros.policy.lora import linear
 
 
 class RMSNorm(nn.Module):
@@ -30,11 +31,11 @@ class RMSNorm(nn.Module):
 class GatedMLP(nn.Module):
     """Gemma's MLP: down(gelu_tanh(gate(x)) * up(x)), no biases."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, lora: LoraConfig | None = None) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_proj = linear(width, hidden, lora)
+        self.up_proj = linear(width, hidden, lora)
+        self.down_proj = linear(hidden, width, lora)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width) to (..., width)."""
@@ -135,6 +136,12 @@ def half_turn(weight: Tensor, head_dim: int) -> Tensor:
     """
     first, second = weight.view(-1, 2, head_dim // 2, weight.shape[1]).unbind(1)
     return torch.stack([-second, first], 1).reshape(weight.shape)
+
+
+def half_turned(x: Tensor, head_dim: int) -> Tensor:
+    """Return the half-split quarter turn of (..., heads * head_dim), head by head."""
+    first, second = x.unflatten(-1, (-1, 2, head_dim // 2)).unbind(-2)
+    return torch.stack([-second, first], -2).flatten(-3)
 
 
 def time_embedding(time: Tensor, width: int, min_period: float = 4e-3, max_period: float = 4.0) -> Tensor:

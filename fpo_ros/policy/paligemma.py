@@ -11,6 +11,8 @@ from fpo_ros.policy.tokenizer import cleaned
 PAD, END, BEGIN = 0, 1, 2
 #: Longest prompt of pi0 [tokens].
 MAX_TOKENS = 48
+#: Pieces of the published tokenizer, and its newline.
+PUBLISHED_SIZE, NEWLINE = 257152, 108
 
 
 class TokenizerError(ContractError):
@@ -41,6 +43,9 @@ def paligemma_tokens(prompt: str, tokenizer: Path, vocabulary_size: int, longest
     newline = processor.encode('\n')
     if processor.unk_id() in newline:
         raise TokenizerError(f'{tokenizer} does not know a newline, with which every prompt of pi0 ends')
+    if vocabulary_size == PUBLISHED_SIZE and newline != [NEWLINE]:
+        raise TokenizerError(f'{tokenizer} is not the published one: its newline is {newline}, and pi0 was trained '
+                             f'with [{NEWLINE}]: use paligemma_tokenizer.model')
     found = BEGIN, *processor.encode(cleaned(prompt)), *newline
     if len(found) > longest:
         raise TokenizerError(f'the prompt {prompt!r} has {len(found)} tokens, and the policy was trained with '

@@ -8,6 +8,7 @@ Architecture: arXiv 2410.24164; openpi models_pytorch/{pi0,gemma}_pytorch.py.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +36,14 @@ class Pi0(Expert):
         self.embed_tokens = nn.Embedding(config.vocabulary_size, width)
         nn.init.normal_(self.embed_tokens.weight, std=1 / math.sqrt(width))
         self.language_layers = nn.ModuleList(
-            GemmaLayer(config, width, config.mlp_dim) for _ in range(config.depth))
+            GemmaLayer(config, width, config.mlp_dim, config.language_lora) for _ in range(config.depth))
         #: Normalises what no action depends on; kept, for files of pi0 hold it.
         self.language_norm = RMSNorm(width)
         self._make_layers()
         #: Steers the start noise of the flow, where the policy has such an actor.
         self.latent_actor = {'': None, 'flow': FlowLatent, 'gaussian': GaussianLatent}[config.latent_actor]
         if self.latent_actor is not None:
-            self.latent_actor = self.latent_actor(config, contract)
+            self.latent_actor = self.latent_actor(replace(config, expert_lora=None), contract)
 
     def prefix(self, tokens: Tensor, images: Tensor | None = None) -> Tensor:
         """Return the prefix cache (layers, 2, B, kv_heads, n_prefix, head_dim), keys already rotated.

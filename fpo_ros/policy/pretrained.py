@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from fpo_ros.policy.adapted import merged_network
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.policy.families import FamilyError, check, ours_of, theirs_of
@@ -77,13 +78,14 @@ def read_pretrained(path: Path, config: Pi0Config, contract: PolicyContract, dty
 
 
 def write_pretrained(model: Pi0, path: Path, family: str) -> None:
-    """Write a network's weights as a family names them.
+    """Write a network's weights as a family names them, what its adapters add among them.
 
     :param path: of the safetensors file.
     :param family: key of :data:`fpo_ros.policy.families.FAMILIES`.
     :raises FamilyError: for a network that is no whole pi0: one without cameras, or with a latent actor.
     :raises SaveError: when the disk refuses.
     """
+    model = merged_network(model)
     if not model.contract.cameras or model.latent_actor is not None or model.config.steps_per_token != 1 \
             or model.config.predicts != 'velocity':
         raise FamilyError('only a pi0 with cameras, a token per step, velocities and no actor over its noise has a '

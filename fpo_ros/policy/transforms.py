@@ -6,19 +6,29 @@ import cv2
 import numpy as np
 
 from fpo_ros.policy.aloha import ARM_COLUMNS, action_from_pi, action_to_pi, state_to_pi
-from fpo_ros.policy.contract import ACTION_DIM, ContractError, Observation, PolicyContract
+from fpo_ros.policy.contract import ACTION_DIM, CAMERAS, ContractError, Observation, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
 
 
 def fitted_size(shape: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """Return the rows and columns that a picture of ``shape`` fills of (height, width), its aspect ratio kept."""
-    scale = min(height / shape[0], width / shape[1])
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+    """Return the rows and columns that a picture of ``shape`` fills of (height, width), its aspect ratio kept.
+
+    One side is filled; the other is cut to whole pixels, as openpi does (shared/image_tools.py).
+    """
+    rows, columns = shape
+    if rows * width >= columns * height:
+        return height, max(1, columns * height // rows)
+    return max(1, rows * width // columns), width
 
 
 def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an (h, w, 3) uint8 image into (height, width, 3), keeping its aspect ratio, black around it."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    """Resize an (h, w, 3) uint8 image into (height, width, 3), keeping its aspect ratio, black around it.
+
+    Smaller pictures are means over areas, larger ones bilinear; docs/pi0.md says how that compares with openpi.
+
+    :raises ContractError: for anything else than a picture.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ContractError(f'image must be (h, w, 3) uint8, got {image.shape} {image.dtype}')
     if image.shape[:2] == (height, width):
         return image
@@ -100,7 +110,7 @@ def model_inputs(observation: Observation, contract: PolicyContract, stats: Norm
     ``state`` (1, state_dim) float32 normalised, and for ``'pixels'`` also ``images``
     (1, cameras, 3, H, W) float32 in [-1, 1]; optional cameras that are missing are left out.
 
-    :raises ContractError: naming the missing or misshapen part.
+    :raises ContractError: naming the missing, misshapen or unknown part.
     """
     raw = state_vector(observation.joint_positions, observation.object_pose, contract)
     inputs = {'state': stats.normalise_state(known_state(raw, contract))[None].astype(np.float32)}
@@ -109,7 +119,18 @@ def model_inputs(observation: Observation, contract: PolicyContract, stats: Norm
         missing = [name for name in contract.cameras if name not in {*seen, *contract.optional_cameras}]
         if missing:
             raise ContractError(f'observation lacks camera {missing[0]}: it has {sorted(observation.images)}')
-        frames = [resize_with_pad(observation.images[name], contract.image_height, contract.image_width)
-                  for name in seen]
+        unknown = sorted(observation.images.keys() - {*contract.cameras, *CAMERAS})
+        if unknown:
+            raise ContractError(f'observation has a picture of an unknown camera {unknown[0]}: the policy sees '
+                                f'{", ".join(contract.cameras)}, and others may be {", ".join(CAMERAS)}')
+        frames = [_frame(observation.images[name], name, contract) for name in seen]
         inputs['images'] = image_tensor(np.stack(frames))[None]
     return inputs
+
+
+def _frame(image: np.ndarray, camera: str, contract: PolicyContract) -> np.ndarray:
+    wanted = (contract.image_height, contract.image_width, 3)
+    if image.shape != wanted or image.dtype != np.uint8:
+        raise ContractError(f'picture of {camera} is {image.shape} {image.dtype}, the contract wants {wanted} uint8: '
+                            'fit it with resize_with_pad first')
+    return image

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fpo_ros.policy.adapted import merged
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.continued import sample_continued
 from fpo_ros.policy.contract import ACTION_DIM, GRIPPER_COLUMNS, START_JOINTS, Observation
@@ -62,7 +63,7 @@ def write(policy: FlowPolicy, directory: Path, *, vectors: int = 4, seed: int = 
         are executed synchronously.
     :raises fpo_ros.policy.saving.SaveError: when the disk refuses.
     """
-    contract = policy.contract
+    policy, contract = merged(policy), policy.contract
     with saving(directory):
         (directory / 'contract.json').write_text(contract.to_json())
         (directory / 'norm_stats.json').write_text(policy.stats.to_json())

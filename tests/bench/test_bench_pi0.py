@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 
 from fpo_ros.bench import pi0, random_checkpoint
 from fpo_ros.bench.cli import app
+from fpo_ros.policy.config import PRESETS
 from fpo_ros.policy.contract import ContractError
+from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.policy.pretrained import read_pretrained
+from fpo_ros.policy.tokenizer import checked_tokens
 
 
 @pytest.mark.timeout(300)  # four processes that import torch one after the other
@@ -27,6 +30,14 @@ def test_a_checkpoint_is_written_read_sampled_exported_and_run(tmp_path):
     assert found['peak_over_file'] == found['peak_bytes'] / found['file_bytes']
     assert found['precision'] == 'float16' and found['vector_difference'] < 1e-2 and found['onnx_chunk_s'] > 0
     assert not list(tmp_path.iterdir()), 'nothing is left'
+
+
+@pytest.mark.parametrize('name', PRESETS)
+def test_every_preset_has_a_checkpoint(name):
+    config, contract = random_checkpoint.sizes_of(name)
+    with torch.device('meta'):
+        assert Pi0(config, contract).contract.action_dim == 32
+    checked_tokens(contract, config.vocabulary_size)
 
 
 def test_the_random_checkpoint_is_one_of_openpi_in_half_precision_the_same_each_time(tmp_path):

@@ -140,6 +140,29 @@ def test_supervised_training_says_which_episodes_it_leaves_out(fpo_ros, tmp_path
     FlowPolicy.load(tmp_path / 'sft')
 
 
+def test_supervised_training_goes_on_from_a_policy_with_adapters_of_it(fpo_ros, start, tmp_path):
+    store, out = filled(tmp_path, {}), tmp_path / 'out'
+    words = ('train', 'sft', '--demonstrations', store.path, '--out', out, '--steps', 1, '--batch', 2)
+    code, _, err = fpo_ros(*words, '--policy', start, '--trainable', 'lora_expert', '--lora-rank', 3,
+                           '--learning-rate', 1e-4)
+    assert code == 0, err
+    before, after = (FlowPolicy.load(path) for path in (start, out))
+    assert after.contract == before.contract and after.model.config.expert_lora.rank == 3
+    assert torch.equal(after.model.expert_layers[0].q_proj.weight, before.model.expert_layers[0].q_proj.weight)
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    (['--trainable', 'lora'], '--trainable and --lora-rank need --policy'),
+    (['--policy', 'sft_state', '--horizon', '20'], "--horizon is the start policy's own"),
+    (['--policy', 'sft_state', '--prefix', 'new'], "--prefix is the start policy's own"),
+    (['--policy', 'sft_state', '--trainable', 'some'], "unknown trainable 'some'"),
+    (['--policy', 'sft_state', '--lora-rank', '4'], "'expert' trains no adapters")])
+def test_supervised_training_that_cannot_be_is_refused(fpo_ros, tmp_path, options, words):
+    store = filled(tmp_path, {})
+    code, _, err = fpo_ros('train', 'sft', '--demonstrations', store.path, '--out', tmp_path / 'out', *options)
+    assert code == 1 and words in err and not (tmp_path / 'out').exists()
+
+
 def test_recording_twice_adds_what_is_missing_and_says_so(fpo_ros, tmp_path):
     store = tmp_path / 'store'
     code, out, _ = fpo_ros('record', '--store', store, '--episodes', 1, '--noise', 0.0)

@@ -32,6 +32,7 @@ RUNS = {
     'standardised': {'settings': {'objective': {'ratio': 'standardised'}}, 'iterations': 1},
     'awr': {'settings': {'algorithm': 'awr'}},
     'restored': {'settings': {'episodes': 6}, 'iterations': 3, 'restores': True},
+    'lora': {'settings': {'placement': 'lora', 'lora_rank': 2, 'episodes': 6}, 'iterations': 3, 'restores': True},
 }
 
 
@@ -103,7 +104,7 @@ def test_two_processes_train_what_one_does(case, both, waist_task, tmp_path):
                 entry[name], rel=METRICS, abs=TOLERANCE), name
     assert {'weighted_loss'} <= entry.keys() if case == 'awr' else {'bc_loss', 'drift'} <= entry.keys()
     assert (entry['steps_taken'] < 1) == (case == 'stopped')
-    assert any('restored' in entry for entry in progress(one)) == (case == 'restored')
+    assert any('restored' in entry for entry in progress(one)) == ('restores' in RUNS[case])
 
 
 def test_a_run_of_two_processes_goes_on_in_two_or_in_one(both, waist_task, tmp_path):

@@ -177,6 +177,7 @@ SETTINGS = {
     'ensemble': {'critic': CriticConfig('ensemble', members=2, steps=3)},
     'observation': {'critic': CriticConfig('ensemble', 'observation', 2, 'stored', steps=3, history=2)},
     'latent': {'placement': 'latent', 'average': 0.5, 'critic': CriticConfig('ensemble', members=2, steps=3)},
+    'lora': {'placement': 'lora', 'lora_rank': 2, 'average': 0.5},
     'awr': {'algorithm': 'awr', 'bc_history': 2},
     'noise': {'perturbation': 0.1, 'sampling': Sampling(steps=2, noise_range=(0.5, 1.0))},
 }

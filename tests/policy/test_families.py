@@ -106,6 +106,18 @@ def test_what_is_missing_unexpected_or_of_another_shape_is_named(model, family):
     assert f'{front}action_out_proj.bias is [32], the model has [14]' in text
 
 
+def test_a_name_without_what_its_family_puts_in_front_is_named_and_not_taken_for_one_with_it(model):
+    theirs = theirs_of(model.state_dict(), CONFIG, 'lerobot')
+    both = theirs | {'state_proj.bias': theirs['model.state_proj.bias']}
+    with pytest.raises(FamilyError, match=r'the model: unexpected: state_proj\.bias$'):
+        checked(model, both)
+    alone = {name: value for name, value in both.items() if name != 'model.state_proj.bias'}
+    with pytest.raises(FamilyError, match=r'missing: model\.state_proj\.bias; unexpected: state_proj\.bias$'):
+        checked(model, alone)
+    with pytest.raises(FamilyError, match=rf'unexpected: {TIED_HEAD}$'):
+        checked(model, theirs | {TIED_HEAD: theirs[f'model.{TIED_HEAD}']})
+
+
 def test_of_many_missing_names_a_few_are_listed_and_the_rest_counted(model):
     theirs = theirs_of(model.state_dict(), CONFIG, 'openpi')
     short = {name: value for name, value in theirs.items() if '.layers.2.' not in name}

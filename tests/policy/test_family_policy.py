@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,18 +15,28 @@ from safetensors.numpy import load_file, save_file
 from test_families import CONFIG
 
 from fpo_ros import cli
+from fpo_ros.policy.adapted import merged, with_adapters
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.config import PRESETS, LoraConfig, preset
 from fpo_ros.policy.contract import JOINT_NAMES, ContractError, PolicyContract
 from fpo_ros.policy.families import FamilyError
+from fpo_ros.policy.family_config import config_of
 from fpo_ros.policy.family_policy import read_policy, write_policy
 from fpo_ros.policy.normalisation import NormStats
-from fpo_ros.policy.paligemma import TokenizerError, paligemma_tokens
+from fpo_ros.policy.paligemma import PUBLISHED_SIZE, TokenizerError, paligemma_tokens
 from fpo_ros.policy.pi0 import Pi0
+from fpo_ros.policy.pretrained import write_pretrained
 from fpo_ros.policy.statistics import StatisticsError, read_openpi
 from fpo_ros.policy.tokenizer import tokens_of
 
 MODEL = replace(CONFIG, state_width=32, vocabulary_size=300)
 PROMPT = 'Fold the towel'
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Let a small network have the published one's name."""
+    monkeypatch.setattr('fpo_ros.policy.family_config.preset', lambda name: MODEL)
 
 
 @pytest.fixture(scope='module')
@@ -38,8 +49,9 @@ def trained(directory, **settings):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(['Transfer cube', 'Fold the towel', 'Insert the peg into the socket'] * 20),
-        model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2, user_defined_symbols=['\n'],
-        normalization_rule_name='identity', **{'pad_id': 0, 'eos_id': 1, 'bos_id': 2, 'unk_id': 3} | settings)
+        model_writer=model, hard_vocab_limit=False, minloglevel=2, normalization_rule_name='identity',
+        **{'pad_id': 0, 'eos_id': 1, 'bos_id': 2, 'unk_id': 3, 'vocab_size': 60, 'user_defined_symbols': ['\n']}
+        | settings)
     path = directory / 'tokenizer.model'
     path.write_bytes(model.getvalue())
     return path
@@ -183,6 +195,85 @@ def test_a_policy_is_not_written_for_programs_that_give_it_other_units(tmp_path,
     assert not (tmp_path / 'new').exists()
 
 
+def test_only_sizes_that_have_a_name_are_written(tmp_path, tokenizer, monkeypatch):
+    whole = policy('cell', tokenizer)
+    monkeypatch.undo()
+    with pytest.raises(FamilyError, match='layers of 16 and 12 numbers is none .* gemma_2b and gemma_300m can'):
+        write_policy(whole, tmp_path / 'new', 'lerobot')
+    for other in (replace(preset('pi0'), vision=replace(preset('pi0').vision, depth=26)), preset('pi0_small')):
+        with pytest.raises(FamilyError, match='none that openpi or LeRobot build'):
+            config_of(other, whole.contract, 'lerobot')
+    variants = {'paligemma_variant': 'gemma_2b', 'action_expert_variant': 'gemma_300m'}
+    padded = replace(preset('pi0'), state_width=0, expert_lora=LoraConfig(4, 4.0))
+    for model in (preset('pi0'), padded):
+        assert config_of(model, whole.contract, 'lerobot').items() >= variants.items()
+    assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize(('family', 'units'), [('openpi', 'pi'), ('lerobot', 'cell')])
+def test_a_policy_that_reads_bytes_is_not_written_for_programs_that_give_it_tokens(tmp_path, tokenizer, monkeypatch,
+                                                                                   family, units):
+    bytewise = replace(MODEL, vocabulary_size=259)
+    monkeypatch.setattr('fpo_ros.policy.family_config.preset', lambda name: bytewise)
+    ours = policy(units, tokenizer)
+    reads = FlowPolicy(Pi0(bytewise, replace(ours.contract, prompt_tokens=())), ours.stats)
+    with pytest.raises(FamilyError, match='reads the bytes of its prompt'):
+        write_policy(reads, tmp_path / 'new', family)
+    assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize('tokens', [(), (2, 300)])
+def test_a_policy_whose_network_does_not_know_its_prompt_is_refused(tmp_path, tokenizer, tokens):
+    ours = policy('cell', tokenizer)
+    words = 'prompt token 300, and the network knows 0 to 299' if tokens else 'no prompt_tokens, and a network of 300'
+    with pytest.raises(ContractError, match=words):
+        FlowPolicy(Pi0(MODEL, replace(ours.contract, prompt_tokens=tokens)), ours.stats)
+    ours.save(tmp_path)
+    document = json.loads((tmp_path / 'policy.json').read_text())
+    document['contract']['prompt_tokens'] = list(tokens)
+    (tmp_path / 'policy.json').write_text(json.dumps(document))
+    with pytest.raises(ContractError, match=f'policy.json: not a readable policy: .*{words}'):
+        FlowPolicy.load(tmp_path)
+
+
+def test_adapters_are_merged_into_the_files_of_a_family(tmp_path, tokenizer):
+    ours = with_adapters(policy('cell', tokenizer), ('language', 'expert'), rank=2)
+    write_policy(ours, tmp_path, 'lerobot')
+    assert not json.loads((tmp_path / 'config.json').read_text()).get('use_peft')
+    read = read_policy(tmp_path, tokenizer, **given(ours, 'lerobot'))
+    wanted = merged(ours).model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in read.model.state_dict().items())
+
+
+def test_with_the_published_vocabulary_a_newline_is_108(tmp_path):
+    before = [f'<{index}>' for index in range(104)]  # behind four special pieces
+    settings = {'vocab_size': 164, 'add_dummy_prefix': False}  # as Gemma's, which puts no blank in front
+    published = trained(tmp_path, user_defined_symbols=[*before, '\n'], **settings)
+    assert paligemma_tokens('Fold', published, PUBLISHED_SIZE)[-1] == 108
+    other = trained(tmp_path, user_defined_symbols=[*before[1:], '\n'], **settings)
+    assert paligemma_tokens('Fold', other, 300)[-1] == 107
+    with pytest.raises(TokenizerError, match=r'newline is \[107\], and pi0 was trained with \[108\]'):
+        paligemma_tokens('Fold', other, PUBLISHED_SIZE)
+    assert preset('pi0').vocabulary_size == PUBLISHED_SIZE
+
+
+def test_the_example_of_the_documentation_runs(tmp_path, tokenizer, monkeypatch):
+    text = (Path(__file__).parents[2] / 'docs' / 'pi0.md').read_text(encoding='utf-8')
+    example = text.split('```python\n')[1].split('```')[0]
+    monkeypatch.chdir(tmp_path)
+    small = replace(MODEL, vision=replace(MODEL.vision, patch_size=56))
+    monkeypatch.setitem(PRESETS, 'pi0', small)
+    contract = PolicyContract(observation='pixels', cameras=('cam_high', 'cam_left_wrist', 'cam_right_wrist'),
+                              image_height=224, image_width=224, horizon=50, execute=25, action_width=32)
+    Path('pi0_base').mkdir()
+    write_pretrained(Pi0(small, contract), Path('pi0_base/model.safetensors'), 'openpi')
+    Path('paligemma_tokenizer.model').write_bytes(tokenizer.read_bytes())
+    found = {}
+    exec(compile(example, 'docs/pi0.md', 'exec'), found)  # noqa: S102
+    assert found['model'].computes_in == torch.bfloat16 and Path('model.safetensors').exists()
+    assert found['policy'].tokens.tolist() == [list(paligemma_tokens(found['contract'].prompt, tokenizer, 300))]
+
+
 def test_unknown_sizes_are_named(tmp_path, tokenizer):
     write_policy(policy('pi', tokenizer), tmp_path, 'openpi')
     spoilt(tmp_path / 'config.json', paligemma_variant='gemma_7b')
@@ -240,8 +331,7 @@ def test_prompt_tokens_are_whole_numbers(value):
         PolicyContract(prompt_tokens=value)
 
 
-def test_the_command_line_reads_and_writes_checkpoints(tmp_path, tokenizer, monkeypatch, capsys):
-    monkeypatch.setattr('fpo_ros.policy.family_config.preset', lambda name: MODEL)
+def test_the_command_line_reads_and_writes_checkpoints(tmp_path, tokenizer, capsys):
     ours = policy('cell', tokenizer)
     ours.save(make(tmp_path / 'ours'))
 

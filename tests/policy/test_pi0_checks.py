@@ -72,12 +72,12 @@ def test_states_and_actions_of_pi_agree_on_arms_and_differ_on_grippers():
     np.testing.assert_allclose(through[list(GRIPPER_COLUMNS)], [0.3105, 0.6591], atol=1e-4)
 
 
-def test_lerobot_adds_its_epsilon_to_what_states_are_divided_by_alone(tmp_path):
+def test_lerobot_adds_its_epsilon_to_what_states_are_divided_by_alone(tmp_path, monkeypatch):
     contract = PolicyContract(observation='pixels', cameras=CAMERAS[:2], image_height=16, image_width=24,
-                              action_width=32)
-    small = np.full(14, 1e-3, np.float32)
-    write_policy(FlowPolicy(Pi0(replace(TINY, state_width=32), contract), NormStats(small, small, small, small)),
-                 tmp_path, 'lerobot')
+                              action_width=32, prompt_tokens=(2, 5, 108))
+    sizes, small = replace(TINY, state_width=32), np.full(14, 1e-3, np.float32)
+    monkeypatch.setattr('fpo_ros.policy.family_config.preset', lambda name: sizes)
+    write_policy(FlowPolicy(Pi0(sizes, contract), NormStats(small, small, small, small)), tmp_path, 'lerobot')
     read = read_lerobot(tmp_path, contract)
     np.testing.assert_allclose(read.state_std, 1e-3 + 1e-8, rtol=1e-6)
     np.testing.assert_allclose(read.action_std, 1e-3, rtol=1e-6)

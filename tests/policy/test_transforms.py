@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from fpo_ros.policy.contract import ContractError, Observation, PolicyContract, check_chunk
 from fpo_ros.policy.normalisation import MIN_STD, NormStats
-from fpo_ros.policy.tokenizer import VOCABULARY_SIZE, tokenize
+from fpo_ros.policy.tokenizer import VOCABULARY_SIZE, checked_tokens, tokenize
 from fpo_ros.policy.transforms import fitted_size, image_tensor, model_inputs, resize_with_pad, state_vector
 
 PIXELS = PolicyContract(
@@ -48,8 +49,8 @@ def test_a_white_picture_touches_two_opposite_edges_and_covers_its_share(height,
     assert out.shape == (*size, 3)
     rows, columns = out[..., 0].any(1).sum(), out[..., 0].any(0).sum()
     assert rows == size[0] or columns == size[1]
-    scale = min(size[0] / height, size[1] / width)
-    assert abs(rows - max(1, height * scale)) <= 1 and abs(columns - max(1, width * scale)) <= 1
+    scale = min(Fraction(size[0], height), Fraction(size[1], width))
+    assert (rows, columns) == (max(1, int(height * scale)), max(1, int(width * scale))), 'cut to whole pixels'
 
 
 @given(shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), size=st.tuples(st.integers(1, 40), st.integers(1, 40)))
@@ -61,9 +62,17 @@ def test_a_picture_of_the_fitted_size_is_padded_only(shape, size):
     assert np.array_equal(out[out.any(2)].reshape(image.shape), image)
 
 
-@pytest.mark.parametrize(
-    'image', [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)]
-)
+@pytest.mark.parametrize(('shape', 'size', 'wanted'), [
+    # Of a RealSense: 480 * 224 / 848 = 126.8 rows, of which openpi keeps 126.
+    ((480, 848), (224, 224), (126, 224)), ((848, 480), (224, 224), (224, 126)), ((720, 1280), (224, 224), (126, 224)),
+    ((480, 640), (224, 224), (168, 224)), ((480, 640), (192, 256), (192, 256)), ((480, 640), (96, 96), (72, 96)),
+    ((480, 640), (64, 64), (48, 64)), ((1, 1000), (8, 8), (1, 8))])
+def test_the_size_of_a_picture_is_that_of_openpi(shape, size, wanted):
+    assert fitted_size(shape, *size) == wanted
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 4, 3)), *(np.zeros(shape, np.uint8) for shape in (
+    (0, 4, 3), (4, 4), (4, 4, 4)))])
 def test_pictures_of_other_types_are_refused(image):
     with pytest.raises(ContractError, match='uint8'):
         resize_with_pad(image, 8, 8)
@@ -84,7 +93,8 @@ def test_a_live_observation_and_a_recorded_one_give_the_same_bits(make_policy, o
     contract, rng = policy.contract, np.random.default_rng(3)
     joints, pose = rng.normal(size=14), rng.normal(size=7)
     frames = {name: rng.integers(0, 256, (48, 64, 3), np.uint8) for name in contract.cameras}
-    live = model_inputs(Observation(joints, frames, pose), contract, policy.stats)
+    small = {name: resize_with_pad(frame, 16, 24) for name, frame in frames.items()}
+    live = model_inputs(Observation(joints, small, pose), contract, policy.stats)
     recorded = policy.states(joints.astype(np.float32)[None], pose.astype(np.float32)[None])
     assert np.array_equal(live['state'], recorded.numpy())
     if contract.cameras:
@@ -96,6 +106,27 @@ def test_cameras_enter_in_the_order_of_the_contract():
     frames = {'cam_low': np.full((16, 24, 3), 255, np.uint8), 'cam_high': np.zeros((16, 24, 3), np.uint8)}
     images = model_inputs(Observation(np.zeros(14), frames), PIXELS, neutral(PIXELS))['images']
     assert images.shape == (1, 2, 3, 16, 24) and (images[0, 0] == -1).all() and (images[0, 1] == 1).all()
+
+
+FRAMES = {name: np.zeros((16, 24, 3), np.uint8) for name in PIXELS.cameras}
+
+
+@pytest.mark.parametrize(('images', 'words'), [
+    (FRAMES | {'cam_hihg': FRAMES['cam_high']}, 'unknown camera cam_hihg: the policy sees cam_high, cam_low'),
+    (FRAMES | {'cam_low': np.zeros((48, 64, 3), np.uint8)}, r'picture of cam_low is \(48, 64, 3\) uint8, the contract'),
+    (FRAMES | {'cam_low': np.zeros((16, 24, 3), np.float32)}, r'picture of cam_low is \(16, 24, 3\) float32'),
+    (FRAMES | {'cam_low': np.zeros((3, 16, 24), np.uint8)}, r'picture of cam_low is \(3, 16, 24\) uint8'),
+    (FRAMES | {'cam_low': np.zeros((16, 24), np.uint8)}, r'wants \(16, 24, 3\) uint8: fit it with resize_with_pad')])
+def test_pictures_of_other_names_sizes_and_types_are_refused(images, words):
+    with pytest.raises(ContractError, match=words):
+        model_inputs(Observation(np.zeros(14), images), PIXELS, neutral(PIXELS))
+
+
+def test_cameras_of_the_cell_that_the_policy_does_not_see_change_nothing():
+    more = FRAMES | {'cam_left_wrist': np.full((4, 4, 3), 9, np.uint8)}
+    seen, wanted = (model_inputs(Observation(np.zeros(14), images), PIXELS, neutral(PIXELS))
+                    for images in (more, FRAMES))
+    assert all(np.array_equal(seen[name], value) for name, value in wanted.items())
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
@@ -254,6 +285,18 @@ def test_tokens_are_begin_bytes_end():
     assert tokenize('Ab').tolist() == [1, 68, 101, 2]
     assert tokenize('é').tolist() == [1, 3 + 0xC3, 3 + 0xA9, 2]
     assert tokenize('Ab').dtype == np.int64
+
+
+def test_a_network_is_given_tokens_that_it_knows():
+    assert np.array_equal(checked_tokens(PolicyContract(prompt='Ab'), VOCABULARY_SIZE), tokenize('Ab'))
+    assert checked_tokens(PolicyContract(prompt_tokens=(2, 299, 0)), 300).tolist() == [2, 299, 0]
+    with pytest.raises(ContractError, match='no prompt_tokens, and a network of 257152 tokens does not read bytes'):
+        checked_tokens(PolicyContract(), 257152)
+    for token in (300, -1):
+        with pytest.raises(ContractError, match=f'prompt token {token}, and the network knows 0 to 299'):
+            checked_tokens(PolicyContract(prompt_tokens=(2, token)), 300)
+    with pytest.raises(ContractError, match='prompt token 259'):
+        checked_tokens(PolicyContract(prompt_tokens=(1, 259)), VOCABULARY_SIZE)
 
 
 def test_a_prompt_and_its_cleaned_form_have_the_same_tokens():
