@@ -154,6 +154,9 @@ def describe(options: GraphOptions) -> GraphDescription:
     _fit_cameras(config, options)
     lay(config, options.parameters)
     cameras = _check_cameras(config, options.twin)
+    policy = config['policy']
+    policy['other_cameras'] = policy['other_cameras'] or ','.join(
+        name for name in cameras if name not in camera_list(policy['cameras']))
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
             'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad,
             'arms': options.mode == 'real' and config['arm_controller']['commands'] == 'send'}
