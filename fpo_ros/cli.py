@@ -151,14 +151,13 @@ def export_(policy: Annotated[Path, typer.Option(help='Directory of the policy.'
             precision: Precision = 'float32') -> None:
     """Export a policy as ONNX graphs with test vectors, and check them against torch."""
     from fpo_ros.policy.checkpoint import FlowPolicy
-    from fpo_ros.runtime.export import write
-    from fpo_ros.runtime.session import PolicySession
+    from fpo_ros.runtime.export import check, write
 
     loaded = FlowPolicy.load(policy)
     out.mkdir(parents=True, exist_ok=True)
     write(loaded, out, precision=precision)
     del loaded  # a whole pi0 and its graphs need not be in memory together
-    error = PolicySession.load(out).verify_vectors()
+    error = check(out, precision)
     display_of(False).line(f'{out}: ONNX differs from torch by at most {error:.1e} (rad, grippers 0..1)')
 
 

@@ -33,18 +33,26 @@ def _value(name: str, shape: list, kind: int = TensorProto.FLOAT) -> onnx.ValueI
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def write_graphs(path: Path, contract: PolicyContract, **gains: float) -> None:
-    """Write the prefix = mean(tokens), plus mean(images) where the contract has cameras; and :func:`write_velocity`."""
-    inputs = [_value('tokens', ['B', 'n_text'], TensorProto.INT64)]
+def write_graphs(path: Path, contract: PolicyContract, prefix_heavy: int = 0, **gains: float) -> None:
+    """Write the prefix = mean(tokens), plus mean(images) where the contract has cameras; and :func:`write_velocity`.
+
+    :param prefix_heavy: bytes of weights in the prefix, which change nothing.
+    """
+    inputs = [_value('tokens', ['batch', 'text'], TensorProto.INT64)]
     nodes = [helper.make_node('Cast', ['tokens'], ['floats'], to=TensorProto.FLOAT),
              helper.make_node('ReduceMean', ['floats'], ['total'], keepdims=0)]
     if contract.cameras:
-        inputs.append(_value('images', ['B', len(contract.cameras), 3, contract.image_height, contract.image_width]))
+        picture = [3, contract.image_height, contract.image_width]
+        inputs.append(_value('images', ['batch', len(contract.cameras), *picture]))
         nodes += [helper.make_node('ReduceMean', ['images'], ['light'], keepdims=0),
                   helper.make_node('Add', ['total', 'light'], ['sum'])]
+    constants = {'shape': np.array(KV_SHAPE, np.int64)}
+    if prefix_heavy:
+        constants['weights'] = np.zeros(prefix_heavy // 4 or 1, np.float32)
+        nodes += [helper.make_node('Add', ['weights', nodes[-1].output[0]], ['many']),
+                  helper.make_node('ReduceMax', ['many'], ['one'], keepdims=0)]
     nodes.append(helper.make_node('Expand', [nodes[-1].output[0], 'shape'], ['prefix_kv']))
-    _model(path / 'prefix.onnx', nodes, inputs, [_value('prefix_kv', list(KV_SHAPE))],
-           {'shape': np.array(KV_SHAPE, np.int64)})
+    _model(path / 'prefix.onnx', nodes, inputs, [_value('prefix_kv', list(KV_SHAPE))], constants)
     write_velocity(path / 'denoise.onnx', contract, **gains)
 
 
@@ -70,9 +78,9 @@ def write_velocity(file: Path, contract: PolicyContract, *, gain: float = 0.0, b
         helper.make_node('Mul', ['p', 'prefix_gain'], ['g']),
         helper.make_node('Add', ['f', 'g'], ['velocity']),
     ]
-    _model(file, nodes, [_value('x_t', ['B', contract.horizon, ACTION_DIM]), _value('time', ['B']),
-                         _value('state', ['B', contract.state_dim]), _value('prefix_kv', list(KV_SHAPE))],
-           [_value('velocity', ['B', contract.horizon, ACTION_DIM])], constants)
+    _model(file, nodes, [_value('x_t', ['batch', contract.horizon, ACTION_DIM]), _value('time', ['batch']),
+                         _value('state', ['batch', contract.state_dim]), _value('prefix_kv', list(KV_SHAPE))],
+           [_value('velocity', ['batch', contract.horizon, ACTION_DIM])], constants)
 
 
 def write_guided(file: Path, contract: PolicyContract) -> None:
@@ -89,7 +97,7 @@ def write_guided(file: Path, contract: PolicyContract) -> None:
 def write_latent(file: Path, contract: PolicyContract, *, gain: float = 0.0, bias: float = 0.0,
                  state_gain: float = 0.0, prefix_gain: float = 0.0) -> None:
     """Write start noise = gain noise[0] + bias + state_gain state[0] + prefix_gain prefix in every row."""
-    whole = ['B', contract.horizon, ACTION_DIM]
+    whole = ['batch', contract.horizon, ACTION_DIM]
     constants = {'gain': np.float32(gain), 'bias': np.float32(bias), 'state_gain': np.float32(state_gain),
                  'prefix_gain': np.float32(prefix_gain), 'first': np.array([0], np.int64),
                  'shape': np.array([1, contract.horizon, ACTION_DIM], np.int64)}
@@ -104,7 +112,7 @@ def write_latent(file: Path, contract: PolicyContract, *, gain: float = 0.0, bia
              helper.make_node('Mul', ['p', 'prefix_gain'], ['f']),
              helper.make_node('Add', ['e', 'f'], ['g']),
              helper.make_node('Expand', ['g', 'shape'], ['latent'])]
-    _model(file, nodes, [_value('noise', whole), _value('state', ['B', contract.state_dim]),
+    _model(file, nodes, [_value('noise', whole), _value('state', ['batch', contract.state_dim]),
                          _value('prefix_kv', list(KV_SHAPE))], [_value('latent', whole)], constants)
 
 
@@ -121,7 +129,8 @@ def reference_chunk(contract: PolicyContract, stats: NormStats, noise: np.ndarra
 
 
 def write_release(path: Path, contract: PolicyContract | None = None, *, atol: float = 1e-4,
-                  shift: float = 0.0, stats: NormStats | None = None, goes_on: bool = False, **gains: float) -> Path:
+                  shift: float = 0.0, stats: NormStats | None = None, goes_on: bool = False, prefix_heavy: int = 0,
+                  **gains: float) -> Path:
     """Write the files of an unsigned release.
 
     :param shift: falsifies the stored test chunks.
@@ -133,7 +142,7 @@ def write_release(path: Path, contract: PolicyContract | None = None, *, atol: f
     path.mkdir(parents=True, exist_ok=True)
     (path / 'contract.json').write_text(json.dumps(contract.to_dict()))
     (path / 'norm_stats.json').write_text(stats.to_json())
-    write_graphs(path, contract, **gains)
+    write_graphs(path, contract, prefix_heavy, **gains)
     rng = np.random.default_rng(0)
     count, tokens = 2, tokenize(contract.prompt)
     vectors = {'tokens': np.tile(tokens, (count, 1)),

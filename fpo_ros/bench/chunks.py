@@ -30,6 +30,8 @@ TRAINED = 'trained'
 #: Delays from an observation to the chunk that answers it [ms].
 DELAYS_MS = (0, 60, 120, 200, 300)
 _JOINING = {'synchronous': Joining.AFTER, 'ensemble': Joining.ENSEMBLE}
+#: Up to this delay [ms] real-time chunking is promised to lose no more than so many points of success.
+KEPT_UNTIL_MS, LOST_POINTS = 120, 5
 #: Control periods behind a seam whose jerk is counted.
 _BEHIND = 3
 
@@ -56,8 +58,9 @@ def methods_of(policy: FlowPolicy) -> tuple[str, ...]:
 def cell_of(method: str, delay: int, horizon: int, execute: int) -> Cell:
     """Return how often a method observes at a delay.
 
-    Synchronous execution plays ``execute`` rows; ensembling observes in every period; what goes on from an old chunk
-    observes after max(d, execute / 2) rows, where that leaves d of them (arXiv 2506.07339, section IV: d <= s <= H-d).
+    Synchronous execution plays ``execute`` rows; ensembling observes whenever the chunk before is there, as the policy
+    node does, which computes one at a time; what goes on from an old chunk observes after max(d, execute / 2) rows,
+    where that leaves d of them (arXiv 2506.07339, section IV: d <= s <= H-d).
 
     :raises ValueError: for an unknown method.
     """
@@ -66,7 +69,7 @@ def cell_of(method: str, delay: int, horizon: int, execute: int) -> Cell:
     if method == 'synchronous':
         return Cell(method, delay, execute)
     if method == 'ensemble':
-        return Cell(method, delay, 1 if delay < horizon else 0)
+        return Cell(method, delay, max(delay, 1) if delay < horizon else 0)
     executed = max(delay, min(execute, horizon) // 2, 1)
     return Cell(method, delay, executed if executed <= horizon - delay else 0)
 
@@ -170,7 +173,8 @@ class _Episodes:
         decided = policy.known_chunks(padded(old, contract.horizon).astype(np.float32), joints)
         left, delay = old.shape[-2], self.cell.delay
         if self.cell.method == TRAINED:
-            held = torch.as_tensor(decided_rows(left, delay, contract.horizon)).expand(len(joints), -1)
+            held = torch.as_tensor(decided_rows(left, delay, contract.horizon, policy.model.config.steps_per_token))
+            held = held.expand(len(joints), -1)
             drawn = sample_continued(policy.model, noise, contract.flow_steps, cache, decided, held)
             return policy.to_raw(drawn, joints)
         mask = torch.as_tensor(entry_mask(left, delay, contract.horizon, contract.action_dim)).expand_as(noise)
@@ -216,6 +220,30 @@ def measure(policy: FlowPolicy, episodes: int, delays_ms: Iterable[float] = DELA
             if report:
                 report(one)
     return found
+
+
+def broken_promises(found: list[dict]) -> list[str]:
+    """Return where real-time chunking falls short of what docs/benchmarks.md promises.
+
+    :raises ValueError: without figures of it at no delay, and at some delay that the promise covers.
+    """
+    short, rows = [], {(one['method'], one['delay_ms']): one for one in found}
+    methods = [method for method in ('realtime', TRAINED) if any(name == method for name, _ in rows)]
+    late = {method: [delay for name, delay in rows if name == method and 0 < delay <= KEPT_UNTIL_MS]
+            for method in methods}
+    if not methods or not all(late[method] and (method, 0) in rows for method in methods):
+        raise ValueError(f'--check compares real-time chunking at delays up to {KEPT_UNTIL_MS} ms with no delay: let '
+                         f'--methods hold realtime, and --delays 0 and one up to {KEPT_UNTIL_MS}')
+    for method in methods:
+        base = rows[method, 0]
+        for delay in late[method]:
+            one = rows[method, delay]
+            if not (base['bridged'] and one['bridged']):
+                short.append(f'{method} at {delay if base["bridged"] else 0} ms: the chunks do not bridge the delay')
+            elif one['success_rate'] < base['success_rate'] - LOST_POINTS / 100 - 1e-9:
+                short.append(f'{method} at {delay} ms: {one["success_rate"]:.1%} succeeded, without delay '
+                             f'{base["success_rate"]:.1%}; promised are at most {LOST_POINTS} points less')
+    return short
 
 
 def in_words(one: dict) -> str:

@@ -71,8 +71,8 @@ def policy(variant: Variant = 'pi0_tiny',
            samples: Annotated[int | None, typer.Option(min=1, help='Rounds, in each of which everything compared '
                                                        'makes a chunk.',
                                                        show_default='300, or 60 of pi0_small')] = None,
-           provider: Annotated[str, typer.Option(help='What runs the exported graphs: cpu, cuda, tensorrt or '
-                                                 'auto.')] = 'cpu',
+           provider: Annotated[str, typer.Option(help='What runs the exported graphs: cpu, cuda, tensorrt, '
+                                                 'tensorrt_refit or auto.')] = 'cpu',
            growth: Annotated[Path | None, typer.Option(
                help='Measure also how the time of a chunk grows with cameras, chunk length, flow steps and batch, and '
                     'write the plot here: .png or .svg.', show_default=False)] = None,
@@ -152,6 +152,8 @@ def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, o
            methods: Annotated[str | None, typer.Option(
                help='How chunks are joined, comma-separated: synchronous, ensemble, newest, realtime; trained, by a '
                     'policy that was trained to go on from the chunk before.', show_default='all')] = None,
+           check: Annotated[bool, typer.Option('--check', help='Fail where real-time chunking loses more success than '
+                                               'docs/benchmarks.md promises; needs realtime at 0 ms, too.')] = False,
            seed: Seed = 0, as_json: AsJson = False) -> None:
     """Success and jerk in simulation when chunks come late, by the rule that joins them.
 
@@ -168,7 +170,7 @@ def chunks(policy: Annotated[Path, typer.Option(help='Directory of the policy, o
     chosen = None if methods is None else [word.strip() for word in methods.split(',')]
     found = bench.measure(FlowPolicy.load(policy), episodes, late, chosen, seed,
                           report=lambda one: display.line(bench.in_words(one)))
-    _end({'policy': str(policy), 'chunks': found}, as_json, [])
+    _end({'policy': str(policy), 'chunks': found}, as_json, bench.broken_promises(found) if check else [])
 
 
 @app.command()

@@ -25,6 +25,7 @@ from fpo_ros.policy.normalisation import NormStats
 from fpo_ros.policy.pi0 import Pi0
 from fpo_ros.releases import Release, ReleaseStore, generate_keypair, load_trusted_keys
 from fpo_ros.runtime.export import export
+from fpo_ros.runtime.graphs import check_provider
 from fpo_ros.runtime.session import PolicySession
 from fpo_ros.runtime.swap import PolicySlot
 from fpo_ros.sim.task import sample_object_pose
@@ -70,10 +71,12 @@ def measure(variant: str, samples: int | None = None, provider: str = 'cpu', swa
     :param swaps: changes of the policy; as :data:`SWAPS` says if None.
     :param report: is told what is done, and why a figure is None.
     :raises ContractError: for an unknown variant.
+    :raises fpo_ros.runtime.providers.PolicyError: for a provider that is not there.
     :raises RuntimeError: when two of those compared do not compute the same.
     """
     if variant not in VARIANTS:
         raise ContractError(f"unknown variant '{variant}': use {' or '.join(VARIANTS)}")
+    check_provider(provider)
     samples, swaps, contract = samples or SAMPLES[variant], swaps or SWAPS[variant], VARIANTS[variant]
     before = torch.get_num_threads()
     torch.set_num_threads(1)

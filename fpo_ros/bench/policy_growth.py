@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fpo_ros.bench.policy import VARIANTS, observation_of, stats_of, untrained
+from fpo_ros.bench.recomputing import bare
 from fpo_ros.policy.contract import PolicyContract
 from fpo_ros.policy.tokenizer import tokens_of
 from fpo_ros.policy.transforms import model_inputs
@@ -81,7 +82,8 @@ def _chunk(place: Path, provider: str) -> Callable[[], Any]:
 
 def _batch(place: Path, contract: PolicyContract, provider: str, size: int) -> Callable[[], Any]:
     """Return what runs both graphs on several observations at once."""
-    prefix, flow = (open_graph(path, path, provider, 1, lengths={'batch': size})[0]
+    found = bare(PolicySession.load(place, provider).provider)  # one of 'auto', for one
+    prefix, flow = (open_graph(path, path, found, lengths={'batch': size})
                     for path in (place / PREFIX_FILE, place / DENOISE_FILE))
     inputs = model_inputs(observation_of(contract), contract, stats_of(contract))
     inputs = {name: np.repeat(value, size, 0) for name, value in inputs.items()}

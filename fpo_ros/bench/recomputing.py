@@ -11,8 +11,13 @@ from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import Observation
 from fpo_ros.policy.transforms import model_inputs, targets_of
 from fpo_ros.runtime.export_graphs import write_step
-from fpo_ros.runtime.providers import open_graph
+from fpo_ros.runtime.providers import REFIT, open_graph
 from fpo_ros.runtime.release_files import PREFIX_FILE
+
+
+def bare(provider: str) -> str:
+    """Return the provider of onnxruntime beside which a session on ``provider`` is measured."""
+    return 'tensorrt' if provider == REFIT else provider
 
 
 class Recomputing:
@@ -20,13 +25,13 @@ class Recomputing:
 
     :param policy: the policy in torch, without an actor over its start noise.
     :param root: directory whose ``staging`` holds its export; the step's graph is written beside.
-    :param provider: what runs both graphs.
+    :param provider: what runs the session; :func:`bare` says what runs both graphs.
     """
 
     def __init__(self, policy: FlowPolicy, root: Path, provider: str) -> None:
         self.policy = policy
         write_step(policy.model, root / 'step.onnx')
-        self._prefix, self._step = (open_graph(path, path, provider, 1)[0]
+        self._prefix, self._step = (open_graph(path, path, bare(provider))
                                     for path in (root / 'staging' / PREFIX_FILE, root / 'step.onnx'))
 
     def infer_of(self, observation: Observation) -> Callable[[np.ndarray], np.ndarray]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fpo_ros.hardware.names import SIDES
+from fpo_ros.hardware.names import SIDES, camera_list
 from fpo_ros.nodes.configuration import (
     CONFIGS,
     LOG_ONLY,
@@ -165,6 +165,9 @@ def describe(options: GraphOptions) -> GraphDescription:
     lay(config, options.parameters)
     cameras = check_cameras(config, options.twin)
     topics = fit_streams(config, cell)
+    policy = config['policy']
+    policy['other_cameras'] = policy['other_cameras'] or ','.join(
+        name for name in cameras if name not in camera_list(policy['cameras']))
     runs = {'driver_twin': options.twin, 'operator': options.person, 'camera_ingest': bool(cameras),
             'learner': options.learner, 'teleop': options.teleop, 'gamepad': options.gamepad,
             'arms': options.mode == 'real' and config['arm_controller']['commands'] == 'send'}

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -20,7 +21,9 @@ from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
 from fpo_ros.nodes.logic.chunk_gate import ChunkGate, Question
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
+from fpo_ros.nodes.logic.pictures import check_pictures
 from fpo_ros.nodes.logic.rivals import Followed
+from fpo_ros.nodes.logic.waiting import Waiting
 from fpo_ros.nodes.parameters import param
 from fpo_ros.policy.contract import OBSERVATION_KINDS, TASKS, PolicyContract
 from fpo_ros.releases import load_trusted_keys
@@ -31,8 +34,6 @@ from fpo_ros.runtime.timeline import Joining
 
 #: Time given to a running inference to end [s].
 JOIN_LIMIT_S = 5.0
-#: Newest observations kept for a controller status that comes late [count].
-RECENT = 8
 #: Ways to join chunks by their names; 'auto' is that of real time where a release can go on from a leftover.
 CHUNKING = {'auto': None, 'synchronous': Joining.AFTER, 'realtime': Joining.REALTIME, 'ensemble': Joining.ENSEMBLE}
 
@@ -49,11 +50,12 @@ class PolicyParameters:
     task: str = param('transfer_cube', 'task of the cell', choices=tuple(TASKS))
     observation: str = param('state', 'what policies of this cell see', choices=OBSERVATION_KINDS)
     cameras: str = param('', 'cameras policies see, in order, comma-separated; empty for state')
+    other_cameras: str = param('', 'cameras that observations bring and policies do not see, comma-separated')
     image_height: int = param(96, 'rows of every image [pixels]', low=8, high=2160)
     image_width: int = param(96, 'columns of every image [pixels]', low=8, high=3840)
     horizon: int = param(20, 'rows of an action chunk [control periods]', low=1, high=1000)
     execute: int = param(20, 'rows executed of each chunk [control periods]', low=1, high=1000)
-    provider: str = param('cpu', 'what runs the graphs', choices=('cpu', 'cuda', 'tensorrt', 'auto'))
+    provider: str = param('cpu', 'what runs the graphs', choices=('cpu', 'cuda', 'tensorrt', 'tensorrt_refit', 'auto'))
     threads: int = param(1, 'threads of one inference on the CPU [count]', low=1, high=64)
     tensorrt_options: str = param('', 'options of TensorRT, such as trt_fp16_enable=1, comma-separated')
     engine_cache: str = param('', 'directory in which TensorRT keeps its engines; empty: built at every load')
@@ -90,13 +92,15 @@ class Policy(CellNode):
         self.on_teardown(self.slot.close)
         self.rng = np.random.default_rng(p.noise_seed) if p.noise == 'sample' else None
         self.gate = ChunkGate(cell)
-        self.recent: deque[Observation] = deque(maxlen=RECENT)
+        self.others = camera_list(p.other_cameras)
+        self.seen = cell.cameras
+        self.waiting = Waiting(p.max_observation_age)
         self.worker: threading.Thread | None = None
         self.sequence = 0
-        self.chunks = self.dropped = 0
+        self.chunks = self.refused = 0
         self.counted = (self.steady_ns(), 0)
         self.inference_s: deque[float] = deque(maxlen=200)
-        self.problem = ''
+        self.problem = self.apart = ''
         self.reported: tuple = ()
         self.output = self.add_publisher(ActionChunk, 'action_chunk', qos.COMMAND)
         self.status_output = self.add_publisher(PolicyStatus, 'policy_status', qos.LATCHED)
@@ -113,7 +117,7 @@ class Policy(CellNode):
     def start(self) -> None:
         """Start answering."""
         self.gate = ChunkGate(self.slot.cell)
-        self.recent.clear()
+        self.waiting.clear()
         self.work: queue.Queue[tuple[Observation, Question] | None] = queue.Queue()
         self.worker = threading.Thread(target=self._answer, name='inference', daemon=True)
         self.worker.start()
@@ -144,42 +148,42 @@ class Policy(CellNode):
         self._decide()
 
     def _on_observation(self, message: Observation) -> None:
-        if self.active and self.work.unfinished_tasks:
-            self.dropped += 1
-        self.recent.append(message)
+        self.seen = tuple(message.camera_names)
+        self.waiting.add(message, convert.oldest_part_ns(message), self._overdue)
         self._decide()
 
-    def _decide(self) -> None:
-        """Answer an observation if it is time to.
+    def _overdue(self, message: Observation) -> bool:
+        """Return whether an ensemble, which asks whenever the policy is free, had to do without an observation."""
+        ensemble = self.active and CHUNKING[self.params.chunking] is Joining.ENSEMBLE
+        return ensemble and self._question(message) is not None
 
-        After the end of a chunk the earliest one that the gate admits: later ones show arms that have come to rest.
-        While a chunk is played the newest.
-        """
+    def _question(self, message: Observation) -> Question | None:
+        joining, _ = self._joining(message.camera_names)
+        return self.gate.question(convert.nanoseconds(message.header.stamp), convert.oldest_part_ns(message), joining)
+
+    def _decide(self) -> None:
+        """Answer an observation if it is time to."""
         if not self.active or self.work.unfinished_tasks:
             return
-        joining = self._joining()
-        asked = [(message, question) for message in self.recent if (question := self.gate.question(
-            convert.nanoseconds(message.header.stamp), convert.oldest_part_ns(message), joining))]
-        if not asked:
-            return
-        message, question = asked[0 if asked[0][1].joining is Joining.AFTER else -1]
-        self.recent.clear()
-        age_s = (self.now_ns() - convert.oldest_part_ns(message)) * 1e-9
-        if age_s > self.params.max_observation_age:
-            self.dropped += 1
-            self.problem = (f'observation {message.sequence} is {age_s:.2f} s old, the limit is '
-                            f'{self.params.max_observation_age:g} s: see the health of proprio_ingest and the cameras')
+        asked = self.waiting.take(self._question, self.now_ns())
+        if self.waiting.stale:
+            self.problem = self.waiting.stale
             self.error_once(f'no chunk: {self.problem}')
-            return
-        self.work.put((message, question))
+        if asked:
+            self.work.put(asked)
 
-    def _joining(self) -> Joining:
-        """Return how chunks of the policy that serves are joined."""
+    def _joining(self, cameras: Sequence[str]) -> tuple[Joining, str]:
+        """Return how chunks of the policy that serves are joined, and why not in real time where that was wanted.
+
+        :param cameras: of the observation.
+        """
         chosen, session = CHUNKING[self.params.chunking], self.slot.session
-        goes_on = session is not None and session.goes_on
-        if chosen is None or (chosen is Joining.REALTIME and not goes_on):
-            return Joining.REALTIME if goes_on else Joining.AFTER
-        return chosen
+        if chosen in (Joining.AFTER, Joining.ENSEMBLE):
+            return chosen, ''
+        if session is None or (chosen is None and not session.goes_on):
+            return Joining.AFTER, ''
+        why = session.objection(cameras, self.gate.delay.periods)
+        return (Joining.AFTER, why) if why else (Joining.REALTIME, '')
 
     def _on_release(self, message: PolicyRelease) -> None:
         try:
@@ -221,18 +225,22 @@ class Policy(CellNode):
             self.fail(f'inference failed: {error!r}')
 
     def _answer_one(self, message: Observation, question: Question) -> None:
-        started, chunk = time.perf_counter(), None
+        started, chunk, joining = time.perf_counter(), None, question.joining
         try:
             value = convert.observation_value(message)
+            check_pictures(message, self.slot.cell, self.others)
             chunk = self.slot.infer(value, rng=self.rng, leftover=question.leftover)
         except ValueError as error:  # ContractError, PolicyError and ImageError are such
+            self.refused += not isinstance(error, PolicyError)
             self.problem = str(error)
             self.error_once(f'no chunk: {error}')
         else:
-            self.problem = ''
-            self._send(chunk, value.stamp_ns, time.perf_counter() - started, question.joining)
-        self.gate.sent(self.now_ns(), convert.nanoseconds(message.header.stamp), self.sequence, chunk,
-                       question.joining)
+            self.problem, self.apart = '', self.slot.apart
+            if self.apart:
+                joining = Joining.AFTER
+                self.warn_once(f'a chunk does not go on from the one before: {self.apart}')
+            self._send(chunk, value.stamp_ns, time.perf_counter() - started, joining)
+        self.gate.sent(self.now_ns(), convert.nanoseconds(message.header.stamp), self.sequence, chunk, joining)
 
     def _send(self, chunk: np.ndarray, observation_ns: int, elapsed_s: float, joining: Joining) -> None:
         session = self.slot.answered
@@ -257,7 +265,7 @@ class Policy(CellNode):
             self._publish_status()
 
     def _fallen_back(self) -> str:
-        """Why the serving policy runs on the CPU instead of what was asked for; empty if it does not."""
+        """Why the serving policy does not run on what was asked for; empty if it does."""
         session = self.slot.session
         return session.problem if session else ''
 
@@ -265,7 +273,7 @@ class Policy(CellNode):
         slot, session = self.slot, self.slot.session
         message = PolicyStatus(state=int(slot.state), version=slot.version, swaps=slot.swaps,
                                refusals=slot.refusals, last_refusal=slot.last_refusal, chunks=self.chunks,
-                               provider=session.provider if session else '', observations_dropped=self.dropped)
+                               provider=session.provider if session else '', observations_dropped=self.waiting.dropped)
         message.header.stamp = self.get_clock().now().to_msg()
         message.manifest_sha256 = session.manifest_sha256 if session else ''
         if self.inference_s:
@@ -283,14 +291,17 @@ class Policy(CellNode):
     def health(self) -> list[Health]:
         """Return what is served and how fast."""
         times = np.array(self.inference_s or [0.0]) * 1e3
+        joining, why = self._joining(self.seen)
+        why = why or self.apart
         values = {
             'version': self.slot.version,
             'provider': self.slot.session.provider if self.slot.session else '',
-            'chunking': self._joining().name.lower(),
+            'chunking': joining.name.lower(),
             'chunks': self.chunks,
             'chunk_rate_hz': self._rate_hz(),
             'planned_delay_periods': self.gate.delay.periods,
-            'observations_dropped': self.dropped,
+            'observations_dropped': self.waiting.dropped,
+            'observations_refused': self.refused,
             'swaps': self.slot.swaps,
             'refusals': self.slot.refusals,
             'inference_p50_ms': round(float(np.percentile(times, 50)), 2),
@@ -302,6 +313,8 @@ class Policy(CellNode):
             return [Health('policy', WARN, 'no policy: announce a release', values)]
         if self._fallen_back():
             return [Health('policy', WARN, self._fallen_back(), values)]
+        if why:
+            return [Health('policy', WARN, f'chunks are not joined in real time: {why}', values)]
         return [Health('policy', OK, f'serving {self.slot.version}', values)]
 
 

@@ -73,13 +73,18 @@ def entry_mask(left: int, delay: int, horizon: int, width: int) -> np.ndarray:
     return rows[:, None] * (np.arange(width) < ACTION_DIM).astype(np.float32)
 
 
-def decided_rows(left: int, delay: int, horizon: int) -> np.ndarray:
+def decided_rows(left: int, delay: int, horizon: int, steps_per_token: int = 1) -> np.ndarray:
     """Return (horizon,) float32, 1 for the rows of a leftover that are executed until the new chunk is there.
+
+    Where a token holds several rows it is decided as a whole, if the leftover has all of them; otherwise it is free:
+    nothing is known of its other rows.
 
     :param left: rows that are left.
     :param delay: see :class:`Leftover`; more than is left counts as what is left.
+    :param steps_per_token: rows that share a token, which divide the horizon.
     """
-    return (np.arange(horizon) < min(delay, left)).astype(np.float32)
+    tokens = min(-(-min(delay, left) // steps_per_token), left // steps_per_token)
+    return (np.arange(horizon) < tokens * steps_per_token).astype(np.float32)
 
 
 def padded(rows: np.ndarray, horizon: int) -> np.ndarray:

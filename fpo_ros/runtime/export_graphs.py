@@ -181,7 +181,7 @@ class _Writer:
               file: WeightsFile) -> None:
         large = sum(weight.size for weight in weights.values()) > self._external_over
         attach(proto, weights, module, file if large else None)
-        note_origin(proto, self._contract, self._precision)
+        note_origin(proto, self._contract, self._precision, self._model.config.steps_per_token)
         with saving(self._directory):
             onnx.save(proto, self._directory / name)
         onnx.checker.check_model(self._directory / name)

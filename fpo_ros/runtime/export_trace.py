@@ -158,9 +158,10 @@ def _halve(graph: onnx.GraphProto, halves: set[str]) -> None:
     del graph.value_info[:]  # types that were inferred before
 
 
-def note_origin(proto: onnx.ModelProto, contract: PolicyContract, precision: str) -> None:
-    """Note in a graph which contract it belongs to, in which precision it is, and what made it."""
-    notes = {'contract_sha256': contract.digest(), 'precision': precision, 'fpo_ros': fpo_ros.__version__,
+def note_origin(proto: onnx.ModelProto, contract: PolicyContract, precision: str, steps_per_token: int) -> None:
+    """Note in a graph which contract it belongs to, its precision, how many rows share a token, and what made it."""
+    notes = {'contract_sha256': contract.digest(), 'precision': precision, 'steps_per_token': str(steps_per_token),
+             'fpo_ros': fpo_ros.__version__,
              'torch': torch.__version__, 'onnx': onnx.__version__}
     proto.producer_name, proto.producer_version = 'fpo_ros', fpo_ros.__version__
     helper.set_model_props(proto, notes)

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnxruntime
 
-from fpo_ros.runtime.providers import DEFAULT_OPTIONS, SINGLE, PolicyError, ProviderOptions, open_graph
+from fpo_ros.runtime.providers import (
+    DEFAULT_OPTIONS,
+    REFIT,
+    SINGLE,
+    PolicyError,
+    ProviderOptions,
+    open_graph,
+    providers_for,
+)
+from fpo_ros.runtime.refit import RefitGraph, engine_layer, open_refit_graph
 from fpo_ros.runtime.release_files import ReleaseFiles
 
 _LOG = logging.getLogger(__name__)
+
+
+def check_provider(provider: str) -> None:
+    """Refuse a provider that is not there, before anything is done for it.
+
+    :raises PolicyError: naming it and what it needs.
+    """
+    if provider == REFIT:
+        engine_layer()
+    else:
+        providers_for(provider)
 
 
 class GraphError(PolicyError):
@@ -22,30 +42,68 @@ class Graphs:
 
     :param files: of the release; needed again for a fall back to the CPU.
     :param names: of the graphs' files.
-    :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto' (the fastest of these that works).
+    :param provider: 'cpu', 'cuda', 'tensorrt', 'auto' (the fastest of these on which all graphs open), or
+        'tensorrt_refit'.
     :param threads: threads of one inference on the CPU.
     :param options: of the provider.
     :param lengths: see :func:`fpo_ros.runtime.providers.open_graph`.
+    :param serving: open graphs of another verified release: those that are the same to the byte, weights included, are
+        not opened again where the provider is the same, but used by both.
     :raises PolicyError: for an absent provider or a missing or unfit file, naming it.
     """
 
     def __init__(self, files: ReleaseFiles, names: Sequence[str], provider: str = 'cpu', threads: int = 1,
-                 options: ProviderOptions = DEFAULT_OPTIONS, lengths: Mapping[str, int] = SINGLE) -> None:
+                 options: ProviderOptions = DEFAULT_OPTIONS, lengths: Mapping[str, int] = SINGLE,
+                 serving: Graphs | None = None) -> None:
         self._files, self._names, self._threads, self._options = files, tuple(names), threads, options
-        self._lengths = lengths
-        #: Why the graphs were moved to the CPU; empty if they were not.
+        self._lengths = dict(lengths)
+        #: Why the graphs do not run on what was asked for, or on the fastest that is there; empty if they do.
         self.problem = ''
-        self._open(provider)
+        *tried, last = providers_for(provider)
+        for one in tried:
+            try:
+                self._open(one, serving)
+            except PolicyError as error:
+                why = ' '.join(str(error).split())
+                _LOG.warning('provider %s passed over: %s', one, why)
+                self.problem = f'{self.problem}provider {one} passed over: {why}; '
+            else:
+                break
+        else:
+            self._open(last, serving)
+        if self.problem:
+            self.problem += f'it runs on {self.provider}'
 
-    def _open(self, provider: str) -> None:
-        graphs = {}
+    def _open(self, provider: str, serving: Graphs | None = None) -> None:
+        graphs: dict[str, onnxruntime.InferenceSession | RefitGraph] = {}
+        digests = {}
+        layer, lengths = (engine_layer() if provider == REFIT else None), self._lengths
         for name in self._names:
+            if self._files.manifest_sha256 or self._options.engine_cache:
+                digests[name] = self._files.digest(name)
+            known = None if serving is None else serving._same(name, digests.get(name), provider, self)
+            if known is not None:
+                graphs[name] = known
+                lengths = lengths | getattr(known, 'lengths', {})
+                continue
             with self._files.graph(name) as (file, mapped):
-                graphs[name], provider = open_graph(file, self._files.path / name, provider, self._threads,
-                                                    self._options, mapped=mapped, lengths=self._lengths)
-        self._graphs: dict[str, onnxruntime.InferenceSession] = graphs
-        #: Provider that runs the graphs: 'cpu', 'cuda' or 'tensorrt'.
+                if layer is not None:
+                    graphs[name] = open_refit_graph(layer, file, self._files.path / name, lengths,
+                                                    self._options.engine_cache, serving and serving._graphs.get(name))
+                    lengths = lengths | graphs[name].lengths  # the prefix comes first, and others take its length
+                    continue
+                graphs[name] = open_graph(file, self._files.path / name, provider, self._threads, self._options,
+                                          mapped=mapped, lengths=self._lengths, digest=digests.get(name, ''))
+        self._graphs, self._digests = graphs, digests
+        #: Provider that runs the graphs: 'cpu', 'cuda', 'tensorrt' or 'tensorrt_refit'.
         self.provider = provider
+
+    def _same(self, name: str, digest: str | None, provider: str, other: Graphs) -> onnxruntime.InferenceSession | None:
+        """Return the graph of that name if another release's is the same, and is to run in the same way."""
+        verified = self._files.manifest_sha256 and other._files.manifest_sha256
+        alike = (self.provider, self._threads, self._options, self._lengths) == (
+            provider, other._threads, other._options, other._lengths)
+        return self._graphs[name] if verified and alike and digest and self._digests.get(name) == digest else None
 
     def __contains__(self, name: str) -> bool:
         return name in self._graphs
@@ -53,8 +111,12 @@ class Graphs:
     def __getitem__(self, name: str) -> onnxruntime.InferenceSession:
         return self._graphs[name]
 
-    def __iter__(self):  # noqa: ANN204
+    def __iter__(self) -> Iterator[str]:
         return iter(self._graphs)
+
+    def note(self, name: str, key: str) -> str:
+        """Return what a graph notes about itself under a key; empty for nothing."""
+        return self._graphs[name].get_modelmeta().custom_metadata_map.get(key, '')
 
     @property
     def device(self) -> str:

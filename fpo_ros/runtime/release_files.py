@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,8 @@ from typing import BinaryIO
 from fpo_ros.files import explain
 from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.policy.normalisation import NormStats
-from fpo_ros.releases import Release
+from fpo_ros.releases import Release, ReleaseError
+from fpo_ros.releases.manifest import copy_plain
 from fpo_ros.runtime.providers import PolicyError
 
 CONTRACT_FILE, STATS_FILE = 'contract.json', 'norm_stats.json'
@@ -69,6 +71,34 @@ class ReleaseFiles:
         except (OSError, ValueError) as error:
             raise PolicyError(f'{self.path / name}: cannot be read: {error}') from error
 
+    def digest(self, name: str) -> str:
+        """Return the SHA-256 of a graph and the weights beside it, in hexadecimal.
+
+        :raises PolicyError: as :meth:`graph`.
+        """
+        parts = [f'{file} {self._digest(file)}\n' for file in (name, *self._weights(name, self.read(name)))]
+        return hashlib.sha256(''.join(parts).encode()).hexdigest()
+
+    def _digest(self, name: str) -> str:
+        if self._release is not None:
+            return self._release.manifest.files[name].sha256
+        try:
+            return copy_plain((self.path / name).resolve()).sha256
+        except ReleaseError as error:
+            raise PolicyError(str(error)) from error
+
+    def _weights(self, name: str, model: bytes) -> list[str]:
+        """Return the files in which a graph keeps weights.
+
+        :raises PolicyError: for one that a verified release does not list.
+        """
+        needed = external_files(model)
+        for file in needed if self._release is not None else ():
+            if file not in self._release.manifest.files:
+                raise PolicyError(f'{self.path / name}: its weights lie in {file!r}, which is no file of the signed '
+                                  'release: export the policy again and publish all of its files')
+        return needed
+
     @contextlib.contextmanager
     def graph(self, name: str) -> Iterator[tuple[Path, bool]]:
         """Give the file from which onnxruntime may take a graph, and whether it has large weights in others beside it.
@@ -83,15 +113,11 @@ class ReleaseFiles:
             changed, or there is no room for the copies.
         """
         model = self.read(name)
-        needed = external_files(model)
+        needed = self._weights(name, model)
         if self._release is None:
             del model
             yield self.path / name, bool(needed)
             return
-        for file in needed:
-            if file not in self._release.manifest.files:
-                raise PolicyError(f'{self.path / name}: its weights lie in {file!r}, which is no file of the signed '
-                                  'release: export the policy again and publish all of its files')
         with contextlib.ExitStack() as stack:
             try:
                 private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='fpo_ros-graph-')))

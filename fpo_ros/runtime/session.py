@@ -9,7 +9,7 @@ all steps. A policy with an actor over its start noise has a third graph, which 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from fpo_ros.policy.tokenizer import tokens_of
 from fpo_ros.policy.transforms import image_tensor, known_actions, model_inputs, targets_of
 from fpo_ros.releases import Release
 from fpo_ros.runtime.graphs import GraphError, Graphs
+from fpo_ros.runtime.interfaces import STEP, check_graphs, steps_per_token
 from fpo_ros.runtime.providers import DEFAULT_OPTIONS, SINGLE, PolicyError, ProviderOptions
 from fpo_ros.runtime.release_files import (
     CONTINUED_FILE,
@@ -35,13 +36,6 @@ from fpo_ros.runtime.release_files import (
 from fpo_ros.runtime.vectors import read_vectors
 
 T = TypeVar('T')
-#: Inputs and output of one step of a flow, and of all of them at once. Flows and actors over the start noise come as
-#: either, told apart by their inputs.
-_STEP = ({'x_t', 'time', 'state', 'prefix_kv'}, 'velocity')
-_GUIDED = (_STEP[0] | {'decided', 'mask', 'weight'}, 'velocity')
-_AT_ONCE = {DENOISE_FILE: ({'noise', 'state', 'prefix_kv'}, 'actions'),
-            LATENT_FILE: ({'noise', 'state', 'prefix_kv'}, 'latent'),
-            CONTINUED_FILE: ({'noise', 'state', 'prefix_kv', 'rows', 'decided'}, 'actions')}
 
 
 class PolicySession:
@@ -57,23 +51,27 @@ class PolicySession:
         self.contract = contract
         self.stats = stats
         self._graphs = graphs
-        self._interfaces = {name: self._interface(name) for name in graphs}
         self._tokens = tokens_of(contract)[None]
         self._text_prefix: onnxruntime.OrtValue | None = None
-        self._check_graphs()
+        self._interfaces = check_graphs(graphs, files.path, contract, self._tokens.shape[1])
+        noted = steps_per_token(graphs, files.path, contract) if CONTINUED_FILE in graphs else 1
+        self._steps_per_token = noted
         steps = np.arange(contract.flow_steps, dtype=np.float32)
         self._times = (1 - steps / np.float32(contract.flow_steps))[:, None]
 
     @classmethod
     def load(cls, release: str | os.PathLike[str] | Release, provider: str = 'cpu', threads: int = 1,
-             options: ProviderOptions = DEFAULT_OPTIONS) -> PolicySession:
+             options: ProviderOptions = DEFAULT_OPTIONS, serving: PolicySession | None = None) -> PolicySession:
         """Open a release.
 
         :param release: a verified release, of which no byte is used that is not as signed; or a directory of
             such files, which is *not* verified.
-        :param provider: 'cpu', 'cuda', 'tensorrt' or 'auto' (the fastest of these that works).
+        :param provider: 'cpu', 'cuda', 'tensorrt', 'auto' (the fastest of these on which all graphs open), or
+            'tensorrt_refit'.
         :param threads: threads of one inference on the CPU.
         :param options: of the provider.
+        :param serving: a session that runs already: graphs that verified releases share, such as the prefix of a
+            policy whose expert alone was trained, are in memory once.
         :raises PolicyError: for an absent provider, options that do not fit it, or a missing or unfit file, naming it.
         """
         options.check(provider)
@@ -85,16 +83,17 @@ class PolicySession:
         lengths = {**SINGLE, 'text': tokens_of(contract).shape[-1]}
         if contract.cameras and not contract.optional_cameras:
             lengths['cameras'] = len(contract.cameras)
-        return cls(files, contract, stats, Graphs(files, names, provider, threads, options, lengths))
+        return cls(files, contract, stats, Graphs(files, names, provider, threads, options, lengths,
+                                                  serving._graphs if serving else None))
 
     @property
     def provider(self) -> str:
-        """Provider that runs the graphs: 'cpu', 'cuda' or 'tensorrt'."""
+        """Provider that runs the graphs: 'cpu', 'cuda', 'tensorrt' or 'tensorrt_refit'."""
         return self._graphs.provider
 
     @property
     def problem(self) -> str:
-        """Why the policy runs on the CPU instead of what was asked for; empty if it does not."""
+        """Why the policy does not run on what was asked for, or on the fastest that is there; empty if it does."""
         return self._graphs.problem
 
     def infer(self, observation: Observation, noise: np.ndarray | None = None,
@@ -108,7 +107,7 @@ class PolicySession:
         :param leftover: rows that are executed while the chunk is made, which it shall go on from.
         :returns: (horizon, 14) float32 joint targets [rad, grippers 0..1].
         :raises ContractError: when the observation lacks something.
-        :raises PolicyError: when the policy's output is not finite, or a leftover meets fewer than all cameras.
+        :raises PolicyError: when the policy's output is not finite, or it cannot go on from the leftover.
         :raises GraphError: when a graph fails.
         """
         shape = (self.contract.horizon, self.contract.action_dim)
@@ -118,9 +117,8 @@ class PolicySession:
             raise PolicyError(f'noise has shape {noise.shape}, the contract wants {shape}')
         inputs = model_inputs(observation, self.contract, self.stats)
         images = inputs.get('images')
-        if leftover is not None and self.goes_on and not self.goes_on_from(observation):
-            raise PolicyError(f'policy {self.version} goes on from a leftover with all cameras alone, and the '
-                              f'observation has {sorted(observation.images)}: give no leftover')
+        if leftover is not None and (problem := self.objection(observation.images, leftover.delay)):
+            raise PolicyError(f'{problem}: give no leftover')
         joints = np.asarray(observation.joint_positions)[None]
         chunk = self._run(lambda: self._sample(self._prefix_of(images), inputs['state'], noise[None],
                                                joints, leftover)[0])
@@ -130,18 +128,20 @@ class PolicySession:
             raise PolicyError(f'policy {self.version}: {error}') from error
         return chunk
 
-    def verify_vectors(self) -> float:
+    def verify_vectors(self, atol: float | None = None, cosine: float = -1.0) -> float:
         """Run the release's test vectors.
 
+        :param atol: largest difference that passes [rad, grippers 0..1]; None: as the vectors say.
+        :param cosine: least cosine that passes, between chunks as the network knows them.
         :returns: largest absolute difference from the stored chunks [rad, grippers 0..1].
-        :raises PolicyError: when the vectors are missing or unfit, or a difference exceeds their tolerance.
+        :raises PolicyError: when the vectors are missing or unfit, or a chunk differs too much.
         """
-        return self._run(self._verify_vectors)
+        return self._run(lambda: self._verify_vectors(atol, cosine))
 
-    def _verify_vectors(self) -> float:
+    def _verify_vectors(self, atol: float | None, cosine: float) -> float:
         vectors = read_vectors(self._files, self.contract, self._tokens, self.goes_on)
         expected, tokens, images = vectors['chunk'], vectors['tokens'], vectors.get('images')
-        worst = 0.0
+        worst, atol = 0.0, float(vectors['atol']) if atol is None else atol
         for index in range(len(expected)):
             one = slice(index, index + 1)
             whole, seen = None if images is None else image_tensor(images[one]), vectors['seen'][index]
@@ -152,11 +152,20 @@ class PolicySession:
                 wanted.append((vectors['guided'][index], prefix,
                                Leftover(vectors['leftover'][index], int(vectors['delay']))))
             for chunk, seen_prefix, leftover in wanted:
-                found = self._sample(seen_prefix, vectors['state'][one], vectors['noise'][one], vectors['joints'][one],
-                                     leftover)[0]
-                worst = max(worst, self._difference(found, chunk, float(vectors['atol']),
-                                                    f'{index} of {len(expected)}{" (guided)" if leftover else ""}'))
+                joints, which = vectors['joints'][one], f'{index} of {len(expected)}{" (guided)" if leftover else ""}'
+                found = self._sample(seen_prefix, vectors['state'][one], vectors['noise'][one], joints, leftover)[0]
+                worst = max(worst, self._difference(found, chunk, atol, which))
+                self._check_cosine(found, chunk, joints, cosine, which)
         return worst
+
+    def _check_cosine(self, found: np.ndarray, expected: np.ndarray, joints: np.ndarray, least: float,
+                      which: str) -> None:
+        a, b = (self.stats.normalise_action(known_actions(one[None], joints, self.contract), self.contract.action_dim)
+                for one in (found, expected))
+        cosine = float(np.sum(a * b) / max(np.sqrt(np.sum(a * a) * np.sum(b * b)), np.finfo(np.float32).tiny))
+        if not cosine >= least:
+            raise PolicyError(f'policy {self.version}: test vector {which} does not reproduce on {self.provider}: the '
+                              f'cosine between chunks is {cosine:.6f}, wanted is {least} at least')
 
     def _difference(self, found: np.ndarray, expected: np.ndarray, atol: float, which: str) -> float:
         """Return the largest difference between two chunks.
@@ -194,10 +203,23 @@ class PolicySession:
         """Whether chunks can go on from a leftover."""
         return GUIDED_FILE in self._graphs or CONTINUED_FILE in self._graphs
 
-    def goes_on_from(self, observation: Observation) -> bool:
-        """Return whether the chunk of an observation can go on from a leftover: guidance takes all cameras alone."""
-        whole = set(self.contract.cameras) <= set(observation.images)
-        return self.goes_on and (whole or GUIDED_FILE not in self._graphs)
+    def objection(self, cameras: Iterable[str], delay: int) -> str:
+        """Say why a chunk cannot go on from a leftover; empty when it can.
+
+        :param cameras: names of those that its observation has: guidance takes all cameras alone.
+        :param delay: of the leftover; a flow that was trained to go on knows delays up to the contract's ``max_delay``.
+        """
+        if not self.goes_on:
+            return (f'policy {self.version} has neither {GUIDED_FILE} nor {CONTINUED_FILE}: chunks cannot go on from '
+                    'the one before; export the policy again, or execute its chunks synchronously')
+        if CONTINUED_FILE in self._graphs:
+            most = self.contract.max_delay
+            return '' if delay <= most else (
+                f'policy {self.version} was trained to go on over {most} control periods at most, and chunks take '
+                f'{delay}')
+        missing = [name for name in self.contract.cameras if name not in set(cameras)]
+        return missing and (f'policy {self.version} goes on from a leftover with all cameras alone, and {missing[0]} '
+                            'is missing') or ''
 
     def _sample(self, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray, joints: np.ndarray | None,
                 leftover: Leftover | None = None) -> np.ndarray:
@@ -217,7 +239,7 @@ class PolicySession:
     def _flow(self, name: str, prefix: onnxruntime.OrtValue, state: np.ndarray, noise: np.ndarray,
               decided: dict[str, np.ndarray] | None = None) -> np.ndarray:
         """Return where (1, horizon, action_dim) noise, which may change, arrives."""
-        if self._interfaces[name] is _STEP:
+        if self._interfaces[name] is STEP:
             return self._integrate(name, prefix, state, noise)
         binding = self._binding(name, prefix, state)
         for part, value in {'noise': noise, **(decided or {})}.items():
@@ -227,14 +249,12 @@ class PolicySession:
 
     def _decided(self, leftover: Leftover, joints: np.ndarray | None) -> dict[str, np.ndarray]:
         """Return what guides a step, or what a flow goes on from, as the network knows it."""
-        if not self.goes_on:
-            raise PolicyError(f'policy {self.version} has neither {GUIDED_FILE} nor {CONTINUED_FILE}: chunks cannot go '
-                              'on from the one before; export the policy again, or execute its chunks synchronously')
         contract = self.contract
         rows = known_actions(padded(np.asarray(leftover.rows, np.float32), contract.horizon)[None], joints, contract)
         known = self.stats.normalise_action(rows, contract.action_dim).astype(np.float32)
         if CONTINUED_FILE in self._graphs:
-            return {'rows': known, 'decided': decided_rows(len(leftover.rows), leftover.delay, contract.horizon)[None]}
+            return {'rows': known, 'decided': decided_rows(len(leftover.rows), leftover.delay, contract.horizon,
+                                                           self._steps_per_token)[None]}
         mask = entry_mask(min(len(leftover.rows), contract.horizon), leftover.delay, contract.horizon,
                           contract.action_dim)
         return {'decided': known, 'mask': mask[None]}
@@ -273,47 +293,3 @@ class PolicySession:
             self._graphs.fall_back(error)
             self._text_prefix = None  # it lies on the device that failed
             return work()
-
-    def _interface(self, name: str) -> tuple[set[str], str]:
-        """Return the inputs and the output that a graph must have."""
-        if name == PREFIX_FILE:
-            return {'tokens', 'images'} if self.contract.cameras else {'tokens'}, 'prefix_kv'
-        if name == GUIDED_FILE:
-            return _GUIDED
-        if name == CONTINUED_FILE:
-            return _AT_ONCE[name]
-        return _AT_ONCE[name] if 'noise' in {value.name for value in self._graphs[name].get_inputs()} else _STEP
-
-    def _check_graphs(self) -> None:
-        contract = self.contract
-        chunk = (contract.horizon, contract.action_dim)
-        shapes = {'tokens': (self._tokens.shape[1],), **dict.fromkeys(('x_t', 'noise', 'rows', 'mask'), chunk),
-                  'state': (contract.state_dim,),
-                  'images': (len(contract.cameras), 3, contract.image_height, contract.image_width)}
-        for name in self._graphs:
-            graph, (inputs, output) = self._graphs[name], self._interfaces[name]
-            self._check_origin(name, graph)
-            found = {value.name: value.shape for value in graph.get_inputs()}
-            if set(found) != inputs:
-                raise PolicyError(f'{self.path / name}: inputs are {sorted(found)}, '
-                                  f'the contract wants {sorted(inputs)}: export the policy again')
-            if output not in {value.name for value in graph.get_outputs()}:
-                raise PolicyError(f"{self.path / name}: has no output '{output}': export the policy again")
-            shapes['decided'] = chunk if name == GUIDED_FILE else chunk[:1]
-            for value in found.keys() & shapes.keys():
-                have, want = found[value][1:], shapes[value]
-                if value == 'images' and self.contract.optional_cameras and isinstance(have[0], int):
-                    raise PolicyError(f'{self.path / name}: takes pictures of {have[0]} cameras, and the contract has '
-                                      'optional ones: export the policy again')
-                fits = len(have) == len(want) and all(
-                    not isinstance(one, int) or one == other for one, other in zip(have, want, strict=True))
-                if not fits:
-                    raise PolicyError(f'{self.path / name}: {value} has shape {have} per sample, '
-                                      f'the contract wants {list(want)}')
-
-    def _check_origin(self, name: str, graph: onnxruntime.InferenceSession) -> None:
-        """Refuse a graph that notes another contract; graphs without notes are taken as they are."""
-        noted = graph.get_modelmeta().custom_metadata_map.get('contract_sha256', '')
-        if noted and noted != self.contract.digest():
-            raise PolicyError(f'{self.path / name} was exported for another contract ({noted[:12]}…) than the one '
-                              f'beside it ({self.contract.digest()[:12]}…): export the policy again')

@@ -93,6 +93,8 @@ class PolicySlot:
         self.session: PolicySession | None = None
         #: The policy that made the newest chunk; after a rollback meanwhile it is not the one above.
         self.answered: PolicySession | None = None
+        #: Why that chunk does not go on from the leftover it was asked for with; empty if it does, or there was none.
+        self.apart = ''
         #: Releases swapped in, the first included, and releases refused [count].
         self.swaps = 0
         self.refusals = 0
@@ -145,8 +147,8 @@ class PolicySlot:
               rng: np.random.Generator | None = None, leftover: Leftover | None = None) -> np.ndarray:
         """Swap if a release is ready, then sample a chunk.
 
-        Parameters and errors as :meth:`PolicySession.infer`; but a policy that cannot go on from a leftover leaves it
-        alone: it may be the one that was swapped in just now, or an optional camera may be missing.
+        Parameters and errors as :meth:`PolicySession.infer`; but a policy that cannot go on from the leftover leaves it
+        alone, and :attr:`apart` says why: it may be the one that was swapped in just now.
 
         :raises PolicyError: also when no policy is loaded.
         """
@@ -155,8 +157,9 @@ class PolicySlot:
         if session is None:
             raise PolicyError('no policy is loaded: announce a release'
                               + (f' (newest refusal: {self.last_refusal})' if self.last_refusal else ''))
-        chunk = session.infer(observation, noise, rng, leftover if session.goes_on_from(observation) else None)
-        self.answered = session
+        apart = '' if leftover is None else session.objection(observation.images, leftover.delay)
+        chunk = session.infer(observation, noise, rng, None if apart else leftover)
+        self.answered, self.apart = session, apart
         return chunk
 
     def rollback(self) -> str:
@@ -225,11 +228,17 @@ class PolicySlot:
                 self.last_refusal = reason
             return
         with self._lock:
-            if session is not None and session.manifest_sha256 not in self._rolled_back:
-                self._ready = session
+            if session is None or session.manifest_sha256 in self._rolled_back:
+                return
+            # Meanwhile a rollback may have brought that very release back.
+            serves = self.session is not None and self.session.manifest_sha256 == session.manifest_sha256
+            self._ready = None if serves else session
 
     def _check(self, offer: _Offer) -> PolicySession | None:
-        """Return the checked session, or None when that very release serves (or is about to)."""
+        """Return the checked session, or None when that very release serves (or is about to).
+
+        One that waits to take over from the release announced now is dropped: the newest announcement counts.
+        """
         if not self._trusted_keys:
             raise PolicyError('no trusted release keys are configured, so no release can be verified: '
                               'name them in parameter trusted_keys')
@@ -242,8 +251,10 @@ class PolicySlot:
             raise PolicyError(f'{name}: manifest digest is {verified.manifest_sha256[:12]}…, announced was '
                               f'{offer.manifest_sha256[:12]}…: {offer.path} is not the release that was announced')
         with self._lock:
-            newest = self._ready or self.session
-            if newest is not None and newest.manifest_sha256 == verified.manifest_sha256:
+            if self.session is not None and self.session.manifest_sha256 == verified.manifest_sha256:
+                self._ready = None
+                return None
+            if self._ready is not None and self._ready.manifest_sha256 == verified.manifest_sha256:
                 return None
             if verified.manifest_sha256 in self._rolled_back:
                 raise PolicyError(f'{name} was rolled back here: publish a newer one')
@@ -255,6 +266,6 @@ class PolicySlot:
             raise PolicyError(f'{name} does not fit the cell: {problem}. Announce a policy made for this cell, or '
                               f'start the graph anew with {verified.path} as its first policy, for which it is laid '
                               'out then')
-        session = PolicySession.load(verified, self._provider, self._threads, self._options)
+        session = PolicySession.load(verified, self._provider, self._threads, self._options, self.session)
         session.verify_vectors()
         return session

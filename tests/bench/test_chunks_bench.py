@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fpo_ros import cli
-from fpo_ros.bench.chunks import METHODS, TRAINED, Cell, cell_of, measure, methods_of, run
+from fpo_ros.bench.chunks import METHODS, TRAINED, Cell, broken_promises, cell_of, measure, methods_of, run
+from fpo_ros.bench.chunks import _Episodes as Episodes
 from fpo_ros.learning.latent import with_latent_actor
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import preset
@@ -26,8 +27,8 @@ def policy():
 
 
 @pytest.mark.parametrize(('method', 'delay', 'executed'), [
-    ('synchronous', 15, 20), ('ensemble', 3, 1), ('ensemble', 20, 0), ('newest', 0, 10), ('realtime', 6, 10),
-    ('realtime', 10, 10), ('realtime', 11, 0)])
+    ('synchronous', 15, 20), ('ensemble', 0, 1), ('ensemble', 3, 3), ('ensemble', 20, 0), ('newest', 0, 10),
+    ('realtime', 6, 10), ('realtime', 10, 10), ('realtime', 11, 0)])
 def test_a_method_observes_as_often_as_its_chunks_allow(method, delay, executed):
     assert cell_of(method, delay, 20, 20) == Cell(method, delay, executed)
 
@@ -89,3 +90,27 @@ def test_the_command_line_prints_a_row_for_each(policy, tmp_path, monkeypatch, c
     with pytest.raises(SystemExit) as end:
         cli.main([*words, '--delays', 'soon'])
     assert end.value.code == 1 and 'use milliseconds' in capsys.readouterr().err
+
+
+def row(delay_ms, rate, method='realtime', bridged=True):
+    return {'method': method, 'delay_ms': delay_ms, 'bridged': bridged} | ({'success_rate': rate} if bridged else {})
+
+
+def test_real_time_chunking_may_lose_five_points_up_to_120_ms():
+    kept = [row(0, 0.9), row(60, 0.85), row(120, 0.86), row(200, 0.1), row(120, 0.1, 'newest')]
+    assert broken_promises(kept) == []
+    lost, = broken_promises([*kept, row(100, 0.845)])
+    assert lost == ('realtime at 100 ms: 84.5% succeeded, without delay 90.0%; promised are at most 5 points less')
+    assert 'do not bridge' in broken_promises([row(0, 0.9), row(120, 0, bridged=False)])[0]
+    assert len(broken_promises([*kept, row(0, 0.9, TRAINED), row(60, 0.2, TRAINED)])) == 1
+    for partial in (kept[1:], kept[:1], kept[4:], [row(0, 0.9), row(200, 0.9)]):
+        with pytest.raises(ValueError, match='let --methods hold realtime, and --delays 0 and one up to 120'):
+            broken_promises(partial)
+
+
+def test_an_ensemble_has_one_chunk_computed_at_a_time(policy, monkeypatch):
+    monkeypatch.setattr('fpo_ros.bench.chunks.MAX_STEPS', 70)
+    observed, real = [], Episodes._chunk
+    monkeypatch.setattr(Episodes, '_chunk', lambda self, now: (observed.append(now), real(self, now))[1])
+    run(policy, cell_of('ensemble', 4, 10, 10), 1, threads=1)
+    assert len(observed) > 2 and set(np.diff(observed)) == {4}

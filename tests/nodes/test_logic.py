@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from fpo_ros.nodes.logic.chunk_gate import TRANSIT_NS, ChunkGate, Question
 from fpo_ros.nodes.logic.episode_steps import StepAssembler
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
+from fpo_ros.nodes.logic.pictures import check_pictures
 from fpo_ros.nodes.logic.trainer_process import newest_progress
-from fpo_ros.policy.contract import PolicyContract
+from fpo_ros.nodes.logic.waiting import RECENT, Waiting
+from fpo_ros.policy.contract import ContractError, PolicyContract
 from fpo_ros.runtime.timeline import Joining
 
 MS = 1_000_000
@@ -192,3 +196,71 @@ def test_progress_is_the_last_complete_line(tmp_path) -> None:
     file.write_text('nonsense\n')
     with pytest.raises(ValueError, match='progress.jsonl'):
         newest_progress(file)
+
+
+def waiting(*stamps: int, due: bool = False, max_age_s: float = 0.5) -> Waiting:
+    """Return what holds an observation of each stamp [ms]."""
+    waits = Waiting(max_age_s)
+    for stamp in stamps:
+        waits.add(SimpleNamespace(sequence=stamp), stamp * MS, lambda _: due)
+    return waits
+
+
+def asking(joining: Joining, since: int = 0) -> Callable[[SimpleNamespace], Question | None]:
+    return lambda message: Question(joining) if message.sequence >= since else None
+
+
+def test_while_a_chunk_is_played_the_newest_observation_is_answered_and_the_others_that_were_due_are_dropped() -> None:
+    waits = waiting(20, 40, 60, 80)
+    message, question = waits.take(asking(REALTIME, since=40), 90 * MS)
+    assert (message.sequence, question.joining, waits.dropped) == (80, REALTIME, 2)
+    assert waits.take(asking(REALTIME), 90 * MS) is None, 'those before are forgotten'
+
+
+def test_after_the_end_of_a_chunk_the_earliest_observation_is_answered_and_none_is_dropped() -> None:
+    waits = waiting(20, 40, 60)
+    message, _ = waits.take(asking(AFTER, since=40), 90 * MS)
+    assert (message.sequence, waits.dropped) == (40, 0)
+
+
+def test_an_observation_that_waits_while_the_policy_is_busy_is_not_dropped_if_it_is_answered() -> None:
+    waits = waiting(20, 40)
+    assert waits.take(lambda _: None, 50 * MS) is None
+    message, _ = waits.take(asking(REALTIME, since=40), 60 * MS)
+    assert (message.sequence, waits.dropped) == (40, 0)
+
+
+def test_observations_that_are_too_old_are_dropped_once_and_younger_ones_are_answered() -> None:
+    waits = waiting(20, 40, 400, max_age_s=0.3)
+    message, _ = waits.take(asking(AFTER), 420 * MS)
+    assert (message.sequence, waits.dropped) == (400, 2) and 'observation 40 is 0.38 s old' in waits.stale
+    old = waiting(20, max_age_s=0.3)
+    assert old.take(asking(AFTER), 420 * MS) is None and old.dropped == 1 and old.stale
+    assert old.take(asking(AFTER), 440 * MS) is None and old.dropped == 1 and not old.stale
+
+
+def test_what_is_displaced_counts_where_it_was_due() -> None:
+    stamps = range(RECENT + 3)
+    assert waiting(*stamps, due=True).dropped == 3 and waiting(*stamps, due=False).dropped == 0
+
+
+def observed(**sizes: tuple[int, int]) -> SimpleNamespace:
+    """Return an observation's pictures by camera, (rows, columns)."""
+    return SimpleNamespace(camera_names=list(sizes),
+                           images=[SimpleNamespace(height=rows, width=columns) for rows, columns in sizes.values()])
+
+
+def test_pictures_are_those_of_the_cameras_of_the_cell_in_their_size() -> None:
+    cell = PolicyContract(observation='pixels', cameras=('cam_high', 'cam_low'), image_height=72, image_width=96)
+    check_pictures(observed(cam_high=(72, 96)), cell)
+    check_pictures(observed(cam_high=(72, 96), cam_wrist=(480, 640)), cell, ('cam_wrist',))
+    for pictures, others, match in (
+            ({'cam_hihg': (72, 96)}, (), "has camera 'cam_hihg', the cell has cam_high, cam_low: name it alike"),
+            ({'cam_wrist': (72, 96)}, ('cam_side',), 'the cell has cam_high, cam_low, cam_side: name it alike'),
+            ({'cam_high': (96, 72)}, (), "picture of camera 'cam_high' has 96x72 pixels, the cell has 72x96")):
+        with pytest.raises(ContractError, match=match):
+            check_pictures(observed(**pictures), cell, others)
+    twice = observed(cam_high=(72, 96))
+    twice.camera_names, twice.images = twice.camera_names * 2, twice.images * 2
+    with pytest.raises(ContractError, match="has camera 'cam_high' twice"):
+        check_pictures(twice, cell)

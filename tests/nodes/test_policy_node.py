@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny_releases import Releases
@@ -13,10 +15,11 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from fpo_ros.msg import ControllerStatus, Observation, PolicyRelease  # noqa: E402
 from fpo_ros.nodes import convert  # noqa: E402
-from fpo_ros.nodes.logic.chunk_gate import Question  # noqa: E402
-from fpo_ros.nodes.logic.health import ERROR, OK  # noqa: E402
+from fpo_ros.nodes.logic.chunk_gate import ChunkGate, Question  # noqa: E402
+from fpo_ros.nodes.logic.health import ERROR, OK, WARN  # noqa: E402
 from fpo_ros.nodes.policy import Policy  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
+from fpo_ros.policy.realtime import Leftover  # noqa: E402
 from fpo_ros.runtime.timeline import Joining  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -37,7 +40,8 @@ def node(ros, store):
     node = Policy(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.sent = []
-    node._send = lambda chunk, stamp, elapsed, joining: node.sent.append(chunk)
+    node.joined = []
+    node._send = lambda chunk, stamp, elapsed, joining: (node.sent.append(chunk), node.joined.append(joining))
     yield node
     node.trigger_shutdown()
     node.destroy_node()
@@ -50,6 +54,12 @@ def observation() -> Observation:
     pose = Pose()
     pose.orientation.w = 1.0
     return Observation(joint_positions=START_JOINTS.astype(np.float32), object_poses=[pose])
+
+
+def pictured(message: Observation, camera: str, rows: int, columns: int) -> None:
+    """Let a message bring a black picture."""
+    message.camera_names, message.image_ages = [camera], [0.0]
+    message.images = [convert.image_message(np.zeros((rows, columns, 3), np.uint8), message.header.stamp, camera)]
 
 
 def test_observation_is_answered_with_a_chunk(node) -> None:
@@ -74,12 +84,14 @@ def test_policy_that_gives_nan_sends_nothing_and_says_so(node, monkeypatch) -> N
 @pytest.mark.parametrize(('change', 'why'), [
     (lambda message: setattr(message, 'object_poses', []), 'needs an object pose'),
     (lambda message: setattr(message, 'joint_positions', np.full(14, np.nan, np.float32)), 'joints are not finite'),
-    (lambda message: setattr(message, 'camera_names', ['cam_high']), 'names 1 cameras but has 0 images')])
+    (lambda message: setattr(message, 'camera_names', ['cam_high']), 'names 1 cameras but has 0 images'),
+    (lambda message: pictured(message, 'cam_hihg', 96, 96), "has camera 'cam_hihg', the cell has none")])
 def test_unfit_observation_is_not_answered(node, change, why) -> None:
     message = observation()
     change(message)
     node._answer_one(message, Question(Joining.AFTER))
     assert not node.sent and why in node.health()[0].message
+    assert node.health()[0].values['observations_refused'] == 1
 
 
 def test_late_status_is_answered_with_the_first_observation_after_the_last_row(node, monkeypatch) -> None:
@@ -130,7 +142,7 @@ def test_observation_that_is_too_old_is_not_answered(node) -> None:
     message = observation()
     message.header.stamp = convert.stamp_of(stale)
     node._on_observation(message)
-    assert not node.work.unfinished_tasks and node.dropped == 1
+    assert not node.work.unfinished_tasks and node.waiting.dropped == 1
     assert 'the limit is 0.5 s' in node.health()[0].message
 
 
@@ -151,3 +163,46 @@ def test_while_a_chunk_is_played_the_newest_observation_is_answered_from_what_is
     node.work.join()
     (stamp, leftover), = asked
     assert stamp == start + 140_000_000 and leftover.delay == 1 and len(leftover.rows) == 4
+
+
+def test_pictures_of_another_size_are_not_answered(node) -> None:
+    node.slot.cell = replace(node.slot.cell, observation='pixels', cameras=('cam_high',))
+    message = observation()
+    pictured(message, 'cam_high', 480, 640)
+    node._answer_one(message, Question(Joining.AFTER))
+    assert not node.sent and node.refused == 1
+    assert "picture of camera 'cam_high' has 480x640 pixels, the cell has 96x96" in node.health()[0].message
+
+
+def test_a_chunk_that_does_not_go_on_from_the_one_before_is_not_sent_as_if_it_did(node, monkeypatch) -> None:
+    """As where the release just swapped in cannot."""
+    leftover, session = Leftover(np.zeros((4, 14), np.float32), 1), type(node.slot.session)
+    node._answer_one(observation(), Question(Joining.REALTIME, leftover))
+    assert node.joined == [Joining.REALTIME] and node.health()[0].level == OK
+    with monkeypatch.context() as patch:
+        patch.setattr(session, 'objection', lambda *_: 'policy v000002 has no graph that goes on')
+        node._answer_one(observation(), Question(Joining.REALTIME, leftover))
+        assert node.joined[-1] is Joining.AFTER and len(node.sent) == 2
+    line, = node.health()
+    assert line.level == WARN and 'not joined in real time: policy v000002 has no graph that goes on' in line.message
+    node._answer_one(observation(), Question(Joining.REALTIME, leftover))
+    assert node.joined[-1] is Joining.REALTIME and node.health()[0].level == OK
+
+
+def test_where_chunks_take_longer_than_the_policy_can_bridge_they_are_played_to_their_end(node, monkeypatch) -> None:
+    def objection(session, cameras, delay):
+        return 'it learned to go on over 2 control periods' if delay > 2 else ''
+
+    monkeypatch.setattr(type(node.slot.session), 'objection', objection)
+    node.trigger_activate()
+    start = node.now_ns() - 200_000_000
+    for delay, asked in ((3, False), (1, True)):
+        node.gate = ChunkGate(node.slot.cell)
+        node.gate.sent(start, start, 1, np.zeros((10, 14), np.float32), Joining.AFTER)
+        node.gate.on_status(start + 120_000_000, True, 4, 1, delay)
+        message = observation()
+        message.header.stamp = convert.stamp_of(start + 140_000_000)
+        assert (node._question(message) is not None) == asked
+        line, = node.health()
+        assert ('it learned to go on over 2 control periods' in line.message) != asked
+        assert line.values['chunking'] == ('realtime' if asked else 'after')

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import sizes
 import torch
@@ -109,7 +110,7 @@ def test_the_velocity_of_decided_rows_leads_straight_to_them(policy):
     assert torch.allclose((noise - time[:, None, None] * velocity)[:, :spt], chunk[:, :spt], atol=1e-5)
 
 
-@pytest.mark.parametrize(('count', 'delay'), [(3, 1), (1, 0), (2, 9)])
+@pytest.mark.parametrize(('count', 'delay'), [(3, 1), (1, 0), (2, 3)])
 def test_a_session_goes_on_as_torch_does(policy, exported, count, delay):
     _, session = exported
     contract, seen = policy.contract, observation(policy, 5)
@@ -123,6 +124,44 @@ def test_a_session_goes_on_as_torch_does(policy, exported, count, delay):
     found = session.infer(seen, noise, leftover=Leftover(rows, delay))
     np.testing.assert_allclose(found, policy.to_raw(chunk, joints)[0], atol=VECTOR_ATOL)
     np.testing.assert_allclose(found[:min(count, delay)], rows[:delay], atol=VECTOR_ATOL)
+
+
+def test_rows_behind_the_leftover_are_drawn_although_they_share_a_token_with_its_last_one(policy, exported):
+    """Invented ones, such as copies of that last row, would stop the arms for as long."""
+    _, session = exported
+    contract, seen, spt = policy.contract, observation(policy, 5), policy.model.config.steps_per_token
+    rows = np.random.default_rng(3).uniform(0.2, 0.6, (3, 14)).astype(np.float32)
+    noise = np.random.default_rng(1).standard_normal((contract.horizon, contract.action_dim)).astype(np.float32)
+    joints, cache = cache_of(policy, seen)
+    whole = 3 // spt * spt
+    with torch.no_grad():
+        known = policy.known_chunks(padded(rows, contract.horizon)[None], joints)
+        chunk = sample_continued(policy.model, torch.as_tensor(noise)[None], contract.flow_steps, cache, known,
+                                 first(policy, whole, 1))
+    found = session.infer(seen, noise, leftover=Leftover(rows, 3))
+    np.testing.assert_allclose(found, policy.to_raw(chunk, joints)[0], atol=VECTOR_ATOL)
+    assert np.abs(found[3] - rows[2]).max() > 0.01
+
+
+def test_a_delay_longer_than_was_learned_is_refused(policy, exported):
+    _, session = exported
+    assert session.objection(policy.contract.cameras, 3) == ''
+    assert session.objection(policy.contract.cameras, 4).endswith(
+        'was trained to go on over 3 control periods at most, and chunks take 4')
+    with pytest.raises(PolicyError, match='3 control periods at most, and chunks take 4: give no leftover'):
+        session.infer(observation(policy, 5), leftover=Leftover(np.zeros((5, 14), np.float32), 4))
+
+
+@pytest.mark.parametrize('noted', [None, '0', '4', 'two'])
+def test_a_graph_that_does_not_say_how_many_rows_share_a_token_is_refused(policy, exported, tmp_path, noted):
+    copy = shutil.copytree(exported[0], tmp_path / 'copy')
+    model = onnx.load(copy / 'continued.onnx', load_external_data=False)
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    assert notes.pop('steps_per_token') == str(policy.model.config.steps_per_token)
+    onnx.helper.set_model_props(model, notes | ({} if noted is None else {'steps_per_token': noted}))
+    onnx.save(model, copy / 'continued.onnx')
+    with pytest.raises(PolicyError, match=r'continued\.onnx: notes .* rows per token.*: export the policy again'):
+        PolicySession.load(copy)
 
 
 def test_vectors_show_a_flow_that_goes_on_wrongly(policy, exported, tmp_path):

@@ -16,7 +16,7 @@ from sizes import SHARED
 from fpo_ros.policy.contract import Observation
 from fpo_ros.policy.transforms import image_tensor
 from fpo_ros.runtime import export_graphs
-from fpo_ros.runtime.export import VECTOR_ATOL, export
+from fpo_ros.runtime.export import VECTOR_ATOL, check, export
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 
@@ -166,3 +166,29 @@ def test_graphs_hold_every_weight_that_acts_and_no_sampler_state(exported):
 @pytest.mark.parametrize('kind', ['state', 'pixels'])
 def test_one_vector_is_enough(make_policy, tmp_path, kind):
     assert export(make_policy(kind), tmp_path, vectors=1, guided=False) <= VECTOR_ATOL
+
+
+def falsified(directory, factor: float = 1.0, shift: float = 0.0):
+    """Change the chunks that the test vectors of an export want."""
+    with np.load(directory / 'vectors.npz') as archive:
+        vectors = dict(archive)
+    vectors['chunk'] = vectors['chunk'] * np.float32(factor) + np.float32(shift)
+    np.savez(directory / 'vectors.npz', **vectors)
+
+
+def test_on_the_machine_that_exports_chunks_must_agree_more_closely_than_elsewhere(exported, tmp_path):
+    _, directory, difference = exported
+    copy = shutil.copytree(directory, tmp_path / 'copy')
+    falsified(copy, shift=5e-5)
+    assert PolicySession.load(copy).verify_vectors() <= VECTOR_ATOL
+    with pytest.raises(PolicyError, match=r'does not reproduce on cpu: row .*\(tolerance 1e-05\)'):
+        check(copy, 'float32')
+    assert check(copy, 'float16') <= VECTOR_ATOL, 'half precision has the tolerance of the vectors'
+    assert check(directory, 'float32') == difference
+
+
+def test_in_half_precision_chunks_must_point_where_those_of_torch_do(exported, tmp_path):
+    copy = shutil.copytree(exported[1], tmp_path / 'copy')
+    falsified(copy, factor=-1)
+    with pytest.raises(PolicyError, match=r'the cosine between chunks is -?0\.\d+, wanted is 0.999 at least'):
+        PolicySession.load(copy).verify_vectors(atol=np.inf, cosine=0.999)

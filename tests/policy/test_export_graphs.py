@@ -214,7 +214,7 @@ def test_test_vectors_show_missing_cameras_and_required_ones_stay_required(polic
 def test_guidance_wants_all_cameras(policy, single):
     session, rows = PolicySession.load(single), np.zeros((5, 14), np.float32)
     assert session.infer(observation_of(policy, 0), leftover=Leftover(rows, 2)).shape == (20, 14)
-    with pytest.raises(PolicyError, match='goes on from a leftover with all cameras alone'):
+    with pytest.raises(PolicyError, match='goes on from a leftover with all cameras alone, and cam_'):
         session.infer(observation_of(policy, 0, CAMERAS[1:2]), leftover=Leftover(rows, 2))
 
 

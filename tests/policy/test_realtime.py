@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fpo_ros.policy.guided import guided_velocity, sample_guided
-from fpo_ros.policy.realtime import entry_mask, guidance_weight, padded, soft_mask
+from fpo_ros.policy.realtime import decided_rows, entry_mask, guidance_weight, padded, soft_mask
 
 
 def test_the_mask_is_that_of_the_paper():
@@ -99,3 +99,20 @@ def test_short_leftovers_are_filled_with_their_last_row():
     rows = np.arange(6.0).reshape(3, 2)
     assert padded(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
     assert padded(rows, 2).tolist() == [[0, 1], [2, 3]]
+
+
+@given(tokens=st.integers(1, 12), steps=st.integers(1, 6), data=st.data())
+def test_decided_are_whole_tokens_of_rows_that_are_left(tokens, steps, data):
+    horizon = tokens * steps
+    left, delay = data.draw(st.integers(0, horizon)), data.draw(st.integers(0, horizon))
+    decided = decided_rows(left, delay, horizon, steps)
+    count = int(decided.sum())
+    assert (decided[:count] == 1).all() and count % steps == 0
+    assert count <= left, 'none is invented'
+    assert count > min(left, delay) - steps and count < delay + steps, 'as many as are executed, but for a token'
+
+
+def test_a_token_that_the_leftover_covers_in_part_is_free():
+    assert decided_rows(7, 6, 20, 5).tolist() == [1] * 5 + [0] * 15
+    assert decided_rows(10, 6, 20, 5).tolist() == [1] * 10 + [0] * 10
+    assert decided_rows(7, 6, 20).tolist() == [1] * 6 + [0] * 14

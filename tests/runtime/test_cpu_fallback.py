@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import onnx
 import pytest
 
 from fpo_ros.runtime import graphs, providers
@@ -53,10 +54,11 @@ def gpu(monkeypatch):
 
     def appear(good_runs):
         def opened(file, path, provider, threads, options, **given):
-            graph, _ = real(file, path, 'cpu', threads, providers.DEFAULT_OPTIONS, **given)
+            graph = real(file, path, 'cpu', threads, providers.DEFAULT_OPTIONS, **given)
             runs = good_runs if path.name == 'denoise.onnx' else 10**6
-            return (OnGpu(graph, runs) if provider == 'cuda' else graph), provider
+            return OnGpu(graph, runs) if provider == 'cuda' else graph
         monkeypatch.setattr(graphs, 'open_graph', opened)
+        monkeypatch.setattr(graphs, 'providers_for', lambda provider: [provider])
     return appear
 
 
@@ -126,16 +128,78 @@ def test_options_that_a_provider_would_ignore_are_refused(tmp_path, make_release
 def test_tensorrt_gets_its_options_and_a_private_directory_of_engines(tmp_path):
     options = ProviderOptions(providers.tensorrt_options(' trt_fp16_enable=1, trt_builder_optimization_level = 3'),
                               tmp_path / 'cache' / 'engines')
-    place = str(tmp_path / 'cache' / 'engines')
-    assert options.of('tensorrt') == {
-        'trt_fp16_enable': '1', 'trt_builder_optimization_level': '3', 'trt_engine_cache_enable': '1',
-        'trt_engine_cache_path': place, 'trt_timing_cache_enable': '1', 'trt_timing_cache_path': place}
-    assert (tmp_path / 'cache' / 'engines').stat().st_mode & 0o777 == 0o700
-    assert options.of('cuda') == {'use_tf32': '0'}
+    place = tmp_path / 'cache' / 'engines'
+    for digest in ('ab12', 'cd34'):  # an engine of other weights has the same name
+        assert options.of('tensorrt', digest) == {
+            'trt_fp16_enable': '1', 'trt_builder_optimization_level': '3', 'trt_engine_cache_enable': '1',
+            'trt_engine_cache_path': str(place / digest), 'trt_timing_cache_enable': '1',
+            'trt_timing_cache_path': str(place)}
+        assert [one.stat().st_mode & 0o777 for one in (place, place / digest)] == [0o700, 0o700]
+    assert options.of('cuda', 'ab12') == {'use_tf32': '0'}
     assert providers.tensorrt_options('') == {}
     for wrong in ('trt_fp16_enable', 'a=', 'a=1,a=2'):
         with pytest.raises(PolicyError, match='write each once, as trt_fp16_enable=1'):
             providers.tensorrt_options(wrong)
     (tmp_path / 'file').write_text('')
     with pytest.raises(PolicyError, match='engine_cache .*file'):
-        ProviderOptions(engine_cache=tmp_path / 'file' / 'engines').of('tensorrt')
+        ProviderOptions(engine_cache=tmp_path / 'file' / 'engines').of('tensorrt', 'ab12')
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Let 'cuda' be there, on which graphs of some names cannot be opened; returns those that were opened."""
+    real, opened = providers.open_graph, []
+
+    def appear(*broken):
+        def stand_in(file, path, provider, *rest, **given):
+            opened.append((provider, path.name, given.get('digest')))
+            if provider != 'cpu' and path.name in broken:
+                raise PolicyError(f'{path.name}: CUDA failure 35: driver too old')
+            return real(file, path, 'cpu', 1, **given)
+        monkeypatch.setattr(graphs, 'open_graph', stand_in)
+        monkeypatch.setattr(providers.onnxruntime, 'get_available_providers',
+                            lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider'])
+        return opened
+    return appear
+
+
+@pytest.mark.parametrize('broken', ['prefix.onnx', 'denoise.onnx'])
+def test_auto_passes_a_provider_over_that_cannot_open_all_graphs_and_says_so(tmp_path, make_release, both, caplog,
+                                                                             broken):
+    opened = both(broken)
+    with caplog.at_level(logging.WARNING):
+        session = PolicySession.load(make_release(tmp_path), 'auto')
+    assert session.provider == 'cpu' and [name for provider, name, _ in opened if provider == 'cpu'] == [
+        'prefix.onnx', 'denoise.onnx'], 'no graph stays on the provider that was passed over'
+    assert session.problem == f'provider cuda passed over: {broken}: CUDA failure 35: driver too old; it runs on cpu'
+    assert f'provider cuda passed over: {broken}' in caplog.text
+
+
+def test_auto_takes_the_fastest_provider_that_opens_all_graphs(tmp_path, make_release, both):
+    both()
+    session = PolicySession.load(make_release(tmp_path), 'auto')
+    assert session.provider == 'cuda' and session.problem == ''
+
+
+def test_engines_of_other_weights_lie_elsewhere(tmp_path, make_release, both, monkeypatch):
+    """Weights may differ inside the graph, and in a file beside a graph that is the same."""
+    monkeypatch.setattr(graphs, 'providers_for', lambda provider: [provider])
+    opened, options = both(), ProviderOptions(engine_cache=tmp_path / 'engines')
+
+    def digests(path):
+        opened.clear()
+        PolicySession.load(path, 'tensorrt', options=options)
+        return {name: digest for _, name, digest in opened}
+
+    first, again, other = (digests(make_release(tmp_path / str(index), bias=bias))
+                           for index, bias in enumerate((0.5, 0.5, 0.7)))
+    assert first == again and first['prefix.onnx'] == other['prefix.onnx']
+    assert len({first['prefix.onnx'], first['denoise.onnx'], other['denoise.onnx']}) == 3
+    model = onnx.load(tmp_path / '0' / 'denoise.onnx')
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == 'bias')
+    onnx.external_data_helper.set_external_data(weight, location='denoise.weights')
+    onnx.save(model, tmp_path / '0' / 'denoise.onnx')
+    before, graph = digests(tmp_path / '0'), (tmp_path / '0' / 'denoise.onnx').read_bytes()
+    (tmp_path / '0' / 'denoise.weights').write_bytes(np.float32(0.25).tobytes())
+    assert (tmp_path / '0' / 'denoise.onnx').read_bytes() == graph
+    assert digests(tmp_path / '0')['denoise.onnx'] != before['denoise.onnx']

@@ -8,10 +8,13 @@ import threading
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from release_shop import WAIT_S, Shop, offered, value
 
 from fpo_ros.policy.contract import Observation, PolicyContract
+from fpo_ros.policy.realtime import Leftover
+from fpo_ros.runtime import graphs
 from fpo_ros.runtime.providers import PolicyError
 from fpo_ros.runtime.session import PolicySession
 from fpo_ros.runtime.swap import CELL_ENTRIES, PolicySlot, SlotState, misfit
@@ -258,3 +261,74 @@ def test_a_closed_slot_takes_no_offers(shop, small_contract):
     assert slot.close(WAIT_S)
     with pytest.raises(PolicyError, match='closed'):
         slot.offer(shop.store.path)
+
+
+def test_a_release_with_the_same_prefix_uses_that_of_the_serving_one(shop, slot, observation, monkeypatch):
+    opened, real = [], graphs.open_graph
+    monkeypatch.setattr(graphs, 'open_graph', lambda file, path, *rest, **given: (
+        opened.append(path.name), real(file, path, *rest, **given))[1])
+    offered(slot, shop.publish(1.0, prefix_gain=0.01))
+    assert value(slot, observation) < -1.0
+    first = slot.session
+    offered(slot, shop.publish(2.0, prefix_gain=0.01))
+    assert value(slot, observation) < -2.0
+    assert opened == ['prefix.onnx', 'denoise.onnx', 'denoise.onnx']
+    assert slot.session._graphs['prefix.onnx'] is first._graphs['prefix.onnx']
+    assert slot.rollback() == 'v000001' and value(slot, observation) < -1.0
+    other = PolicyContract(horizon=4, execute=3, prompt='Ab')
+    opened.clear()
+    release = shop.publish(3.0, contract=other, prefix_heavy=1)
+    offered(slot, release)
+    assert slot.last_refusal == '' and opened == ['prefix.onnx', 'denoise.onnx'], 'another prefix is opened'
+
+
+def test_a_shared_prefix_is_in_memory_once(shop, slot, observation):
+    offered(slot, shop.publish(1.0, prefix_heavy=64 << 20))
+    slot.at_chunk_edge()
+    process, before = psutil.Process(), psutil.Process().memory_info().rss
+    offered(slot, shop.publish(2.0, prefix_heavy=64 << 20))
+    shared = process.memory_info().rss - before
+    offered(slot, shop.publish(3.0, prefix_heavy=(64 << 20) + 4))
+    assert slot.refusals == 0
+    another = process.memory_info().rss - before - shared
+    assert shared < 32e6 < 48e6 < another, (shared, another)
+
+
+def test_an_announcement_of_what_serves_already_drops_the_one_that_waits(shop, slot, observation):
+    first = shop.publish(1.0)
+    offered(slot, first)
+    assert value(slot, observation) == -1.0
+    second = shop.publish(2.0)
+    offered(slot, second)
+    shop.store.promote(first.version, shop.trusted)
+    offered(slot, first)
+    assert not slot.at_chunk_edge() and value(slot, observation) == -1.0
+    assert (slot.swaps, slot.refusals) == (1, 0)
+    with pytest.raises(PolicyError, match='no earlier policy'):
+        slot.rollback()  # it would have led from the first release to the first
+    shop.store.promote(second.version, shop.trusted)
+    offered(slot, second)
+    assert value(slot, observation) == -2.0 and slot.rollback() == 'v000001'
+
+
+def test_a_release_that_a_rollback_brought_back_while_it_was_checked_does_not_follow_itself(
+        shop, slot, observation, monkeypatch):
+    releases = [shop.publish(bias) for bias in (1.0, 2.0)]
+    for release in releases:
+        shop.store.promote(release.version, shop.trusted)
+        offered(slot, release)
+        slot.at_chunk_edge()
+    real = PolicySession.verify_vectors
+    monkeypatch.setattr(PolicySession, 'verify_vectors', lambda session: (slot.rollback(), real(session))[1])
+    shop.store.promote(releases[0].version, shop.trusted)
+    offered(slot, releases[0])
+    assert slot.version == 'v000001' and not slot.at_chunk_edge()
+
+
+def test_a_policy_that_cannot_go_on_from_a_leftover_says_so_and_draws_freely(shop, slot, observation):
+    offered(slot, shop.publish(1.0))
+    leftover = Leftover(np.zeros((2, 14), np.float32), 1)
+    np.testing.assert_allclose(slot.infer(observation, leftover=leftover), -1.0, atol=1e-6)
+    assert 'v000001 has neither guided.onnx nor continued.onnx' in slot.apart
+    slot.infer(observation)
+    assert slot.apart == '', 'nothing was to be gone on from'
