@@ -215,7 +215,7 @@ class BatchedWorlds:
         where = self._all(where)
         targets = checked_targets(targets, self.model, self._out_of_range, (len(where), None))
         mj, (count, horizon) = self.model.mj, targets.shape[:2]
-        dynamics, latency = self._dynamics, self._latency
+        latency = self._latency
         if latency is None:
             controls = np.repeat(self.model.controls_of(targets), SUBSTEPS, axis=1)
         else:
@@ -223,24 +223,7 @@ class BatchedWorlds:
             controls = latency.followed(where, sent)
         state = np.empty((count, horizon * SUBSTEPS, self._state.shape[1]))
         sensors = np.empty((count, horizon * SUBSTEPS + 1, mj.nsensordata))
-        lost = np.zeros(count, bool)
-
-        def roll(row: int) -> None:
-            stepper, one, world = self._stepper, slice(row, row + 1), where[row]
-            if dynamics is not None:
-                dynamics.write(world, stepper.mj, stepper.views)
-            stepper.rollout.rollout(
-                stepper.mj, stepper.data, self._state[world], controls[one], state=state[one],
-                sensordata=sensors[one, :-1], initial_warmstart=self._warm_start[world])
-            lost[row] = divergence.diverged(stepper.data) or not divergence.sound(state[row, -1])
-            if lost[row]:
-                return
-            self._warm_start[world] = stepper.data.qacc_warmstart
-            # MuJoCo evaluates sensors at the start of a step: those of the last state are still to come.
-            mujoco.mj_forward(stepper.mj, stepper.data)
-            sensors[row, -1] = stepper.data.sensordata
-
-        list(self._pool.map(roll, range(count)))
+        lost = self._roll(where, controls, state, sensors)
         failed = np.full(count, horizon)
         for row in np.flatnonzero(lost):
             failed[row] = self._give_up(int(where[row]), state[row], controls[row], sensors[row])
@@ -260,6 +243,33 @@ class BatchedWorlds:
             if latency is not None:
                 latency.advance(kept, sent[rows, :last], state[rows, :last, 1:1 + mj.nq])
         return outcome
+
+    def _roll(self, where: np.ndarray, controls: np.ndarray, state: np.ndarray, sensors: np.ndarray) -> np.ndarray:
+        """Step worlds natively, each on one of the threads; return (M,) bool, those whose physics failed.
+
+        :param controls: (M, S, nu) of every physics step.
+        :param state: (M, S, nstate), filled with the states behind each step.
+        :param sensors: (M, S + 1, nsensordata), filled with what sensors say before each step and at the end.
+        """
+        lost, dynamics = np.zeros(len(where), bool), self._dynamics
+
+        def roll(row: int) -> None:
+            stepper, one, world = self._stepper, slice(row, row + 1), where[row]
+            if dynamics is not None:
+                dynamics.write(world, stepper.mj, stepper.views)
+            stepper.rollout.rollout(
+                stepper.mj, stepper.data, self._state[world], controls[one], state=state[one],
+                sensordata=sensors[one, :-1], initial_warmstart=self._warm_start[world])
+            lost[row] = divergence.diverged(stepper.data) or not divergence.sound(state[row, -1])
+            if lost[row]:
+                return
+            self._warm_start[world] = stepper.data.qacc_warmstart
+            # MuJoCo evaluates sensors at the start of a step: those of the last state are still to come.
+            mujoco.mj_forward(stepper.mj, stepper.data)
+            sensors[row, -1] = stepper.data.sensordata
+
+        list(self._pool.map(roll, range(len(where))))
+        return lost
 
     def rest(self, where: np.ndarray | None = None) -> ChunkOutcome:
         """Let the objects come to rest after a reset: the arms stay for REST_STEPS."""

@@ -265,8 +265,9 @@ def learn(observation: Observation = 'state',
         plot_iterations(found['iterations'], growth)
         display.line(f'plot in {growth}')
     for name, ours, baseline in learning.RATIOS:
-        display.line(f'{name.replace("_", " ")}: {found[name]:.2f} (chunk-samples/s: {found[ours]:,.0f}, '
-                     f'{found[baseline]:,.0f})')
+        reached = 'at least' if found[name] >= learning.AIM else 'short of'
+        display.line(f'{name.replace("_", " ")}: {found[name]:.2f}, {reached} {learning.AIM} (chunk-samples/s: '
+                     f'{found[ours]:,.0f}, {found[baseline]:,.0f})')
     _end(found, as_json, learning.broken_promises(found) if check else [])
 
 

@@ -53,8 +53,8 @@ class Sizes:
 
 
 FULL = Sizes()
-#: Parts of a rollout: what is called for each.
-_PARTS = {'physics_s': (BatchedWorlds, 'step'), 'pictures_s': (BatchRenderer, 'render_all'),
+#: Parts of a rollout: what is called for each; of the physics what is native, without what goes in and comes out.
+_PARTS = {'physics_s': (BatchedWorlds, '_roll'), 'pictures_s': (BatchRenderer, 'render_all'),
           'prefix_s': (FlowPolicy, 'prefix'), 'flow_s': (BlockPolicy, 'draw')}
 
 
@@ -236,6 +236,7 @@ def measure(observation: str, sizes: Sizes, progress: Progress) -> dict[str, Any
              **throughput(pixels, sizes), 'iterations': rows}
     for name, ours, baseline in RATIOS:
         found[name] = found[ours] / found[baseline]
+        found[f'{name}_reaches_{AIM}'] = found[name] >= AIM
     return found
 
 
@@ -243,6 +244,8 @@ def measure(observation: str, sizes: Sizes, progress: Progress) -> dict[str, Any
 RATIOS = (
     ('speed_up_over_recomputed_prefix', 'cached_chunk_samples_per_s', 'recomputed_chunk_samples_per_s'),
     ('speed_up_over_nothing_cached', 'cached_chunk_samples_per_s', 'uncached_chunk_samples_per_s'))
+#: What both ratios aim at; each says whether it gets there.
+AIM = 5
 #: What each ratio must reach on two cores.
 PROMISES = {'speed_up_over_recomputed_prefix': 2, 'speed_up_over_nothing_cached': 5}
 #: Largest share of collecting that is not physics, for a policy that sees states.

@@ -26,7 +26,14 @@ class Alarm:
 
 #: Names in the order in which they are looked for.
 NAMES = ('steps_too_large', 'steps_too_small', 'ratio_explodes', 'pushed_apart', 'chunks_collapse', 'values_blind',
-         'success_falls', 'region_lost', 'physics_diverges')
+         'success_falls', 'region_lost', 'physics_diverges', 'settled')
+#: Share of the learning rate below which a policy stands still.
+SETTLED = 0.01
+
+
+def has_settled(entry: dict, config: FPOConfig) -> bool:
+    """Return whether hardly anything was learned in an iteration, by its metrics: the rate has fallen so far."""
+    return entry['learning_rate'] < SETTLED * config.learning_rate
 
 
 def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
@@ -59,17 +66,18 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
               'bc_coefficient or lower the learning rate')
     spread, start = now.get('chunk_spread'), first.get('chunk_spread')
     if spread is not None and start:
-        lost = spread < 0.3 * start and now['smoothed_success'] < 0.8
-        check('chunks_collapse', lost, f'chunks of one observation differ by {spread / start:.0%} of what they did at '
-              'the start: nothing new is tried any more; raise perturbation or lower bc_coefficient')
+        check('chunks_collapse', spread < 0.3 * start, f'chunks of one observation differ by {spread / start:.0%} of '
+              'what they did at the start: nothing new is tried any more; raise perturbation or lower bc_coefficient')
     explained = [entry['explained_variance'] for entry in history[-3:]]
     check('values_blind', now['iteration'] > config.warmup + 2 and max(explained) < 0.2, 'the critic explains '
           f'{max(explained):.0%} of the returns at best: advantages are noise; train it for more steps or iterations '
           '(critic steps, history, warmup)')
-    begun = history[0]['rewarded_rate']
+    # The first iteration is drawn from other noise than those behind it.
+    begun = history[min(1, len(history) - 1)]['rewarded_rate']
     recent = [entry['rewarded_rate'] for entry in history[-3:]]
-    check('success_falls', len(history) > 3 and max(recent) < begun - 0.1, f'success has been more than 10 points '
-          f'below that of the start ({begun:.0%}) for three iterations: begin again with half the learning rate')
+    check('success_falls', len(history) > 4 and max(recent) < begun - 0.1, f'success has been more than 10 points '
+          f'below that of the second iteration ({begun:.0%}) for three iterations: begin again with half the learning '
+          'rate')
     worst = now.get('worst_region')
     check('region_lost', worst is not None and now['smoothed_success'] > 0.5 and worst < 0.2,
           f'one region of start positions succeeds in {worst or 0:.0%}: its advantages vanish once every episode '
@@ -77,4 +85,7 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
     check('physics_diverges', now['diverged'] > 0.05 * config.episodes, f'physics diverged in {now["diverged"]} of '
           f'{config.episodes} episodes: the policy commands what no arm can do; begin again with half the learning '
           'rate')
+    check('settled', has_settled(now, config), f'the learning rate is {now["learning_rate"] / rate if rate else 0:.1%} '
+          'of what it was: hardly anything is learned any more; end the run and take its best policy, or begin another '
+          'run from that')
     return found

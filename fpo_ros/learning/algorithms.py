@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from fpo_ros.learning.chain import ChainFlow, gaussian_policy
-from fpo_ros.learning.config import FPOConfig
+from fpo_ros.learning.chain import ChainFlow, MeanFlow, gaussian_policy
+from fpo_ros.learning.config import CHAINS, FPOConfig
 from fpo_ros.learning.imitation import Imitation
 from fpo_ros.learning.latent import with_latent_actor
 from fpo_ros.learning.parallel import Group
+from fpo_ros.learning.regression import AdvantageWeightedRegression, FilteredCloning
 from fpo_ros.learning.soft_actor_critic import LatentSoftActorCritic
 from fpo_ros.learning.trained_flow import TrainedFlow
-from fpo_ros.learning.update import AdvantageWeightedRegression, FilteredCloning, FlowPolicyOptimization, Update
+from fpo_ros.learning.update import FlowPolicyOptimization, Update
 from fpo_ros.policy.adapted import merged, with_adapters
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ACTION_DIM, ContractError
-
-#: Algorithms whose ratio is that of Gaussian steps.
-_CHAINS = ('reinflow', 'ppo')
+from fpo_ros.policy.flow import Sampling
 
 
 def prepared(policy: FlowPolicy, config: FPOConfig) -> FlowPolicy:
@@ -35,7 +34,7 @@ def prepared(policy: FlowPolicy, config: FPOConfig) -> FlowPolicy:
     if config.placement != 'latent' and policy.model.latent_actor is not None:
         raise ContractError('the policy has a latent actor, which its expert cannot be trained under: train the actor '
                             'with placement latent or algorithm dsrl, or start from the policy without it')
-    if config.algorithm in _CHAINS and policy.contract.action_dim > ACTION_DIM:
+    if config.algorithm in CHAINS and policy.contract.action_dim > ACTION_DIM:
         raise ContractError(f'{config.algorithm} knows no densities of padded actions, and the policy draws '
                             f'{policy.contract.action_dim} entries: use fpo')
     if config.placement == 'lora':
@@ -47,7 +46,17 @@ def prepared(policy: FlowPolicy, config: FPOConfig) -> FlowPolicy:
 
 def flow_of(policy: FlowPolicy, config: FPOConfig, generator: torch.Generator) -> TrainedFlow:
     """Return what is trained of a prepared policy."""
-    return (ChainFlow if config.algorithm in _CHAINS else TrainedFlow)(policy, config, generator)
+    return (ChainFlow if config.algorithm in CHAINS else TrainedFlow)(policy, config, generator)
+
+
+def imitating_flow_of(policy: FlowPolicy, config: FPOConfig, generator: torch.Generator) -> TrainedFlow:
+    """Return what successes are imitated with: the flow as it acts."""
+    return (MeanFlow if config.algorithm == 'ppo' else TrainedFlow)(policy, config, generator)
+
+
+def start_sampling(config: FPOConfig) -> Sampling:
+    """Return how a prepared start policy draws its chunks where its success is measured, as it will be evaluated."""
+    return Sampling(noise_range=(0.0, 0.0)) if config.algorithm == 'ppo' else Sampling()
 
 
 def update_of(flow: TrainedFlow, config: FPOConfig, imitation: Imitation, optimizer: torch.optim.Optimizer,

@@ -143,6 +143,7 @@ def train_fpo(context: typer.Context,
     from fpo_ros.learning.config import FPOConfig
     from fpo_ros.learning.finetune import RunError, finetune
     from fpo_ros.learning.followers import follow
+    from fpo_ros.learning.imitation import check_imitated
     from fpo_ros.learning.parallel import Group
     from fpo_ros.learning.run_directory import read_settings
     from fpo_ros.learning.settings import load_settings, with_settings
@@ -175,6 +176,8 @@ def train_fpo(context: typer.Context,
     else:
         chosen = in_file | {name: value for name, value in given.items() if value is not None}
         config, seed = replace(with_settings(FPOConfig(), chosen), randomisation=drawn), seed or 0
+        if demonstrations:
+            check_imitated(config)
         recorded = _successful(demonstrations, start.contract) if demonstrations else None
     if threads is not None:
         torch.set_num_threads(threads)

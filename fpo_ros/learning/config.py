@@ -18,9 +18,20 @@ ALGORITHMS = ('fpo', 'awr', 'filtered_bc', 'reinflow', 'ppo', 'dsrl')
 PLACEMENTS = ('expert', 'lora', 'latent')
 #: How much the policy's own successes are imitated: alike, or as they exceed what was expected.
 WEIGHTINGS = ('equal', 'surplus')
+#: How the learning rate goes within an iteration.
+DECAYS = ('linear', 'none')
 CRITICS = ('value', 'ensemble')
 CRITIC_INPUTS = ('privileged', 'observation')
 BASELINES = ('fresh', 'stored')
+#: Algorithms whose ratio is that of the likelihoods of chains of Gaussian steps.
+CHAINS = ('reinflow', 'ppo')
+#: What nothing would come of, by algorithm and group of settings: a likelihood has neither scale nor weights, and
+#: without ratios nothing drifts.
+UNUSED = {
+    **dict.fromkeys(CHAINS, {'objective': ('ratio', 'kappa', 'kappa_unit', 'loss_clip', 'beta', 'step_decay',
+                                           'dimension_weights')}),
+    'awr': {'': ('drift_stop',)}, 'filtered_bc': {'': ('drift_stop',)}, 'dsrl': {'': ('drift_stop', 'decay')},
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,8 @@ class FPOConfig:
     :param epochs: passes over the decisions of an iteration.
     :param minibatch: decisions per optimiser step.
     :param microbatch: decisions per forward pass; gradients accumulate over a minibatch.
-    :param learning_rate: of what is trained, decayed linearly to zero within every iteration.
+    :param learning_rate: of what is trained.
+    :param decay: of the learning rate within an iteration, one of :data:`DECAYS`: to zero, or not at all.
     :param settling: share of failing episodes, averaged over three iterations, below which the learning rate falls in
         proportion to it; 0 for never.
     :param patience: iterations after which the learning rate is halved unless fewer episodes, averaged over three
@@ -88,7 +100,8 @@ class FPOConfig:
     :param advantage_floor: least deviation that advantages are divided by.
     :param lam: lambda of GAE.
     :param critic: of returns.
-    :param warmup: iterations that train the critic alone.
+    :param warmup: iterations that train the critic alone. Chains of Gaussian steps need one: the first iteration's
+        chunks are the start policy's, without the noise whose densities they are trained by.
     :param bc_coefficient: weight of flow matching on successes: the policy's own recent ones and recorded ones.
     :param bc_weighting: how the policy's own successes weigh in it, one of :data:`WEIGHTINGS`: alike (``'equal'``) or
         by what their returns exceed the expected ones by (``'surplus'``).
@@ -123,6 +136,7 @@ class FPOConfig:
     minibatch: int = 256
     microbatch: int = 64
     learning_rate: float = 2e-4
+    decay: str = 'linear'
     settling: float = 0.08
     patience: int | None = 12
     gamma: float = 0.99
@@ -151,6 +165,7 @@ class FPOConfig:
         _check('algorithm', self.algorithm, ALGORITHMS)
         _check('placement', self.placement, PLACEMENTS)
         _check('weighting of imitation', self.bc_weighting, WEIGHTINGS)
+        _check('decay', self.decay, DECAYS)
         self._check_bounds()
         if self.algorithm in ('reinflow', 'ppo', 'dsrl') and (self.placement == 'latent' or self.perturbation
                                                               or self.sampling.noise_std or self.sampling.beyond):
@@ -162,6 +177,10 @@ class FPOConfig:
             raise ValueError(f'lora_rank {self.lora_rank} needs placement lora, and must be at least 1')
         if self.algorithm == 'ppo' and self.sampling.steps not in (None, 1):
             raise ValueError('ppo has a flow of one step: leave sampling.steps out')
+        if self.algorithm in CHAINS and not self.warmup:
+            raise ValueError(f'{self.algorithm} cannot learn from the first iteration, whose chunks are the start '
+                             "policy's, without noise: warmup must be at least 1")
+        self._check_used()
         if self.placement == 'latent' and (self.perturbation or self.sampling.noise_std):
             raise ValueError('a latent is not perturbed: leave perturbation and noise_std out, or train the expert')
 
@@ -183,6 +202,20 @@ class FPOConfig:
                     raise ValueError(f'{name} must {bounds}, got {getattr(self, name)}')
         if self.algorithm == 'filtered_bc' and not self.bc_coefficient:
             raise ValueError('filtered_bc only imitates: bc_coefficient must be positive')
+
+    def _check_used(self) -> None:
+        """Refuse settings that an algorithm has no use for, where they are not the defaults."""
+        for group, names in UNUSED.get(self.algorithm, {}).items():
+            given = getattr(self, group) if group else self
+            for name in names:
+                default = type(given).__dataclass_fields__[name].default
+                if getattr(given, name) != default:
+                    raise ValueError(f'{self.algorithm} has no use for {group and group + "."}{name}: leave it out')
+
+    @property
+    def imitates_recorded(self) -> bool:
+        """Whether recorded decisions are imitated: where anything is, and not over latents, which they do not have."""
+        return self.algorithm not in ('awr', 'dsrl') and self.placement == 'expert' and self.bc_coefficient > 0
 
     def training_sampling(self, flow_steps: int) -> Sampling:
         """Return how chunks are drawn in training, the perturbation in it.

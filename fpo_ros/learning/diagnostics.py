@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from fpo_ros.learning.rollout import Rollout
-from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.checkpoint import DEFAULT_SAMPLING, FlowPolicy
 from fpo_ros.policy.contract import ACTION_DIM
+from fpo_ros.policy.flow import Sampling
 
 #: Where the first object starts, x and y [m] (gym_aloha.utils: sample_box_pose, sample_insertion_pose).
 START_AREA = {'transfer_cube': ((0.0, 0.2), (0.4, 0.6)), 'insertion': ((0.1, 0.2), (0.4, 0.6))}
@@ -44,11 +45,12 @@ def worst_region(counts: list[list[list[int]]], least: int = 5) -> float | None:
     return float(min(rates)) if rates else None
 
 
-def chunk_spread(policy: FlowPolicy, rollout: Rollout, seed: int) -> float:
+def chunk_spread(policy: FlowPolicy, rollout: Rollout, seed: int, sampling: Sampling = DEFAULT_SAMPLING) -> float:
     """Return the mean deviation of executed actions, normalised, over chunks drawn from the same observations.
 
     :param policy: which made the rollout.
-    :param seed: of the start noise.
+    :param seed: of the noise.
+    :param sampling: how they are drawn, its largest factor of the start noise taken for all.
     """
     where = np.argwhere(rollout.valid)
     where = where[np.linspace(0, len(where) - 1, min(_DECISIONS, len(where))).astype(int)]
@@ -58,7 +60,9 @@ def chunk_spread(policy: FlowPolicy, rollout: Rollout, seed: int) -> float:
         prefix = prefix[:, :, rows * rollout.valid.shape[1] + columns].repeat_interleave(_DRAWS, 2)
     states = rollout.states[rows, columns].repeat_interleave(_DRAWS, 0)
     contract = policy.contract
-    noise = torch.randn(len(states), contract.horizon, contract.action_dim,
-                        generator=torch.Generator().manual_seed(seed))
-    chunks = policy.act(states, prefix, noise).view(-1, _DRAWS, contract.horizon, contract.action_dim)
+    generator = torch.Generator().manual_seed(seed)
+    noise = sampling.noise_range[1] * torch.randn(len(states), contract.horizon, contract.action_dim,
+                                                  generator=generator)
+    drawn = policy.draw(states, prefix, noise, sampling.injected(noise.shape, generator), sampling)
+    chunks = drawn.chunks.view(-1, _DRAWS, contract.horizon, contract.action_dim)
     return float(chunks[:, :, :contract.execute, :ACTION_DIM].std(1).mean())

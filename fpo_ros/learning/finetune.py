@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fpo_ros.learning.alarms import Alarm, alarms
+from fpo_ros.learning.alarms import Alarm, alarms, has_settled
 from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.diagnostics import worst_region
 from fpo_ros.learning.followers import Followers, learner_of
+from fpo_ros.learning.imitation import check_imitated
 from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.rollout import cap_of
 from fpo_ros.learning.run_directory import RunDirectory, RunError, RunSettings, read_settings
@@ -28,6 +29,10 @@ from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 #: The best policy is judged by the mean training success of this many iterations in a row.
 SMOOTHING = 3
+#: Deviations of the difference of two rates by which success must fall for the best policy to be restored. The best is
+#: the most of all rates: where nothing changes in 200 iterations, the newest lies 2 below it in every run at some time,
+#: 3.5 in half of the runs, and 4 in one of six (simulated, smoothing included).
+BY_CHANCE = 4.0
 #: Success of a start policy below which fine-tuning rarely takes off, and the fewest episodes that show it.
 LOW_SUCCESS, GATE_EPISODES = 0.1, 50
 
@@ -81,10 +86,11 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         start policy, or another process trains in it; and when the start policy hardly succeeds.
     :raises SeedError: for a seed or a number of episodes out of bounds.
     :raises ContractError: for a start policy whose actor over latents does not fit the settings.
-    :raises ValueError: for a cap below one control step, a randomisation that does not fit the task, or no limit.
+    :raises ValueError: for a cap below one control step, a randomisation that does not fit the task, no limit, or
+        recorded pairs that the settings do not imitate.
     :raises SaveError: when the disk refuses; the newest complete checkpoint stands.
-    :raises NotFiniteError: when training diverges; nothing of that iteration is saved but, for inspection, the
-        decisions it had: ``failed_update.safetensors``.
+    :raises NotFiniteError: when training diverges; nothing of that iteration is saved but, for inspection, what it
+        learned from: ``failed_update.safetensors``.
     """
     if iterations is None and control_steps is None:
         raise ValueError('a run without end: give a number of iterations or of control steps')
@@ -108,7 +114,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         with open_pool(where) as own, directory.progress(history) as progress:
             pool = SharedPool(own, group, alone=cluster is not None)
             if history and unfinished():
-                _gate(history[0], config, run, force)
+                _gate(history[0], config, run, force, warn)
             while unfinished():
                 try:
                     with followers.iteration():
@@ -121,8 +127,9 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                 if best_of(history) is metrics:
                     directory.keep_best(learner.rolled_out)
                 elif _has_fallen(history, config):
-                    followers.restore(directory.path / 'best')
-                    learner.restore(directory.best())
+                    spread = best_of(history)['chunk_spread']
+                    followers.restore(directory.path / 'best', spread)
+                    learner.restore(directory.best(), spread)
                     metrics['restored'] = True
                     warn(f'success fell to {metrics["smoothed_success"]:.1%} from '
                          f'{best_of(history)["smoothed_success"]:.1%}: the best policy is restored, and the learning '
@@ -136,7 +143,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                 for alarm in new:
                     warn(f'{alarm.name}: {alarm.text}')
                 if learner.iteration == 1:
-                    _gate(metrics, config, run, force)
+                    _gate(metrics, config, run, force, warn)
         return directory.best(), history
 
 
@@ -156,26 +163,34 @@ def _judge(history: list[dict], config: FPOConfig) -> list[Alarm]:
 def _has_fallen(history: list[dict], config: FPOConfig) -> bool:
     """Return whether success lies so far below the best since the newest restoration that one is due.
 
-    It must lie farther below than two rates of as many episodes differ by chance, too (two standard deviations).
+    It must lie farther below than the best and the worst of a run differ by chance, too. Where the rate has settled
+    nothing has changed that could be undone.
     """
     since = max((index + 1 for index, entry in enumerate(history) if entry.get('restored')), default=0)
-    if config.restore_drop is None or len(history) - since < 2 * SMOOTHING:
+    if config.restore_drop is None or len(history) - since < 2 * SMOOTHING or has_settled(history[-1], config):
         return False
-    best, episodes = best_of(history)['smoothed_success'], SMOOTHING * (1 - config.replay) * config.episodes
-    by_chance = 2 * (2 * best * (1 - best) / episodes) ** 0.5
-    return history[-1]['smoothed_success'] < best - max(config.restore_drop, by_chance)
+    best, now = best_of(history)['smoothed_success'], history[-1]['smoothed_success']
+    episodes, rate = SMOOTHING * (1 - config.replay) * config.episodes, (best + now) / 2
+    by_chance = BY_CHANCE * (2 * rate * (1 - rate) / episodes) ** 0.5
+    return now < best - max(config.restore_drop, by_chance)
 
 
-def _gate(first: dict, config: FPOConfig, run: Path, force: bool) -> None:
+def _gate(first: dict, config: FPOConfig, run: Path, force: bool, warn: Callable[[str], None]) -> None:
     """Refuse to go on from a start policy that hardly succeeds, or is never rewarded.
 
     The stricter rule does not decide: chances that it rewards grow from few, where the plain task is done at all.
 
     :param first: metrics of the first iteration, whose episodes are the start policy's.
+    :param warn: told where too few episodes were seen to refuse.
     :raises RunError: saying what to do.
     """
-    low = first['success_rate'] < LOW_SUCCESS or not first['rewarded_rate']
-    if low and config.episodes >= GATE_EPISODES and not force:
+    if force or first['success_rate'] >= LOW_SUCCESS and first['rewarded_rate']:
+        return
+    if config.episodes < GATE_EPISODES:
+        warn(f'the start policy succeeded in {first["success_rate"]:.1%} of {config.episodes} episodes, too few to '
+             f'judge it by: below {LOW_SUCCESS:.0%} fine-tuning rarely takes off; {GATE_EPISODES} episodes per '
+             'iteration or more would tell')
+    else:
         raise RunError(f'the start policy succeeded in {first["success_rate"]:.1%} of {config.episodes} episodes and '
                        f'was rewarded, by the rule "{config.reward}", in {first["rewarded_rate"]:.1%}: below '
                        f'{LOW_SUCCESS:.0%} of success, or never rewarded, fine-tuning rarely takes off. '
@@ -191,6 +206,8 @@ def _begin_or_check(directory: RunDirectory, start: FlowPolicy | None, config: F
             raise RunError(f'{run} is no run to resume: name the policy to start from with --policy')
         scene_seeds(Scenes.TRAINING, seed, config.episodes)  # a seed or a cap out of bounds begins no run
         cap_of(config.max_steps)
+        if demonstrations is not None:
+            check_imitated(config)
         prepared(start, config)  # nor does a policy that does not fit
         if config.randomisation is not None:
             check_fits(config.randomisation, load_model(start.contract.task))

@@ -96,14 +96,15 @@ class Followers:
                 self._listening = True  # it ends the iteration of every process
                 raise
 
-    def restore(self, policy: Path) -> None:
+    def restore(self, policy: Path, spread: float) -> None:
         """Let the others go on from a policy, as :meth:`FPO.restore` does here.
 
         :param policy: its directory.
+        :param spread: of its chunks.
         """
         if self._group.size > 1:
             with self._busy():
-                self._tell(_RESTORE)
+                self._tell(_RESTORE, spread=spread)
                 _send(self._group, policy, sorted(policy.iterdir()))
 
     @contextmanager
@@ -136,13 +137,13 @@ def follow(group: Group, threads: int | None = None) -> None:
     where = Local(threads or group.threads(), settings.config.episodes)
     with open_pool(where) as own:
         pool = SharedPool(own, group, begun['alone'])
-        while (order := _order(group)['do']) != _END:
-            if order == _ITERATE:
+        while (order := _order(group))['do'] != _END:
+            if order['do'] == _ITERATE:
                 _iterate(learner, pool, group)
             else:
                 with tempfile.TemporaryDirectory(prefix='fpo_ros-') as place:
                     _receive(group, Path(place))
-                    learner.restore(FlowPolicy.load(Path(place)))
+                    learner.restore(FlowPolicy.load(Path(place)), order['spread'])
 
 
 def _iterate(learner: FPO, pool: SharedPool, group: Group) -> None:

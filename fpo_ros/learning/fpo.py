@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fpo_ros.learning.advantages import explained_variance, gae, standardise
-from fpo_ros.learning.algorithms import flow_of, update_of
+from fpo_ros.learning.algorithms import flow_of, imitating_flow_of, start_sampling, update_of
 from fpo_ros.learning.config import FPOConfig
-from fpo_ros.learning.decisions import Decisions, flatten, recorded_decisions
+from fpo_ros.learning.decisions import flatten, recorded_decisions
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.diagnostics import chunk_spread, region_counts
 from fpo_ros.learning.imitation import Imitation
@@ -23,7 +23,6 @@ from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.replay import FailedScenes
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.learning.scale import EpisodeOptions, Pool
-from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.learning.update import Batch
 from fpo_ros.learning.values import values_of
 from fpo_ros.policy.checkpoint import FlowPolicy
@@ -58,7 +57,7 @@ class FPO:
         self.values = values_of(config.critic, self.rolled_out, config.gamma, seed, self.generator)
         self.actor_optimizer = torch.optim.Adam(self.flow.parameters, lr=config.learning_rate, betas=(0.9, 0.99))
         recorded = None if demonstrations is None else recorded_decisions(demonstrations, policy)
-        self.imitation = Imitation(TrainedFlow(policy, config, self.generator), config, recorded, self._group)
+        self.imitation = Imitation(imitating_flow_of(policy, config, self.generator), config, recorded, self._group)
         self.update = update_of(self.flow, config, self.imitation, self.actor_optimizer, seed, self._group)
         #: Factor of the learning rate; halved whenever the best policy is restored, or success no longer grows.
         self.rate_factor = 1.0
@@ -73,14 +72,15 @@ class FPO:
         self.spreads: list[float] = []
         self.iteration = 0
         self.control_steps = 0
-        self._decisions: tuple[Decisions, Tensor] | None = None
+        self._decisions: dict[str, Tensor] = {}
 
     def newest_decisions(self) -> dict[str, Tensor]:
-        """Return the decisions and advantages of the newest update, by name; nothing before the first."""
-        if self._decisions is None:
-            return {}
-        decisions, advantage = self._decisions
-        return vars(decisions) | {'advantage': advantage}
+        """Return what the newest iteration learned from, as far as it got, by name; nothing before its rollout.
+
+        Its decisions with their rewards and what the critic sees, their advantages, and the pairs of the update:
+        what the losses that failed are made of.
+        """
+        return dict(self._decisions)
 
     def scenes(self) -> tuple[np.ndarray, int]:
         """Return this iteration's scenes, the new ones first, and how many are new."""
@@ -101,6 +101,7 @@ class FPO:
         """
         phase, config = on_phase or (lambda _: None), self.config
         started = time.monotonic()
+        self._decisions = {}
         phase('rolling out')
         self.rolled_out.model.load_state_dict(self.policy.model.state_dict())
         scenes, count = self.scenes()
@@ -110,9 +111,13 @@ class FPO:
         collected = pool.collect(self.policy, scenes, options)
         rollout, new = collected.rollout, slice(0, count)
         rolled = time.monotonic()
-        reward = rewards(rollout)
-        advantage, surplus, metrics = self._advantages(rollout, reward)
-        metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration)
+        reward, decisions = rewards(rollout), flatten(rollout, rollout.valid)
+        self._decisions = vars(decisions) | {name: torch.as_tensor(array[rollout.valid]) for name, array in (
+            ('reward', reward), ('privileged', rollout.privileged))}
+        advantage, surplus, metrics = self._advantages(rollout, reward, options.sampling)
+        self._decisions['advantage'] = advantage
+        acting = self.flow.sampling() if config.algorithm == 'ppo' else Sampling()
+        metrics['chunk_spread'] = chunk_spread(self.rolled_out, rollout, self.iteration, acting)
         metrics['noise_high'] = options.sampling.noise_range[1]
         self.spreads = [*self.spreads[:1], metrics['chunk_spread']]
         metrics['regions'] = region_counts(rollout, self.policy.contract.task, new)
@@ -124,10 +129,9 @@ class FPO:
         returns = rollout.rewarded * config.gamma ** (rollout.valid.sum(1) - 1)
         if self.iteration >= config.warmup:
             phase('updating')
-            self._decisions = flatten(rollout, rollout.valid), advantage
             metrics |= self.update.run(Batch(
-                *self._decisions, rollout, reward, bool(np.ptp(returns) > 0),
-                f'iteration {self.iteration + 1}', self._advice(), rate))
+                decisions, advantage, rollout, reward, bool(np.ptp(returns) > 0),
+                f'iteration {self.iteration + 1}', self._advice(), rate, self._decisions))
         for name, module in (('policy', self.policy.model), ('critic', self.values.module)):
             check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
         self._group.check_alike(self._trained(), f'after iteration {self.iteration + 1}')
@@ -148,21 +152,17 @@ class FPO:
         }
 
     def _sampling(self) -> Sampling:
-        """Return how chunks are drawn now: while the critic alone is trained, as the policy will draw them.
+        """Return how chunks are drawn now: in the first iteration, which measures the start, as it will be evaluated.
 
-        So the first iteration measures the start policy. Later, the narrower chunks have become, the more noise they
-        start from: twice as much where their spread is half of its floor.
+        Later, the narrower chunks have become, the more noise they start from: twice as much where their spread is
+        half of its floor.
         """
+        if not self.iteration:
+            return start_sampling(self.config)
         sampling = self.flow.sampling()
-        if self._measures_start:
-            return replace(sampling, noise_range=(1.0, 1.0))
         floor = self.config.spread_floor * self.spreads[0] if self.spreads else 0.0
         scale = float(np.clip(3 - 2 * self.spreads[-1] / floor, 1, 2)) if floor else 1.0
         return replace(sampling, noise_range=tuple(scale * factor for factor in sampling.noise_range))
-
-    @property
-    def _measures_start(self) -> bool:
-        return self.iteration < self.config.warmup and self.config.algorithm != 'ppo'
 
     def _rate(self) -> float:
         """Return the learning rate at the start of an update: the fewer episodes fail, the less there is to learn.
@@ -181,11 +181,16 @@ class FPO:
         settled = min(1.0, max(self.least_failing, LEAST_FAILING) / config.settling) if config.settling else 1.0
         return config.learning_rate * self.rate_factor * settled
 
-    def restore(self, policy: FlowPolicy) -> None:
+    def restore(self, policy: FlowPolicy, spread: float | None = None) -> None:
         """Go on from another policy of the same kind, with half the learning rate and a new optimiser state.
 
-        An average of the weights begins anew there.
+        An average of the weights begins anew there, and so does injected noise.
+
+        :param spread: of its chunks, where it is known.
         """
+        self.flow.restart()
+        if spread is not None:
+            self.spreads[1:] = [spread]
         self.policy.model.load_state_dict(policy.model.state_dict())
         if self.average is not None:
             self.average.model.load_state_dict(policy.model.state_dict())
@@ -209,12 +214,13 @@ class FPO:
             for slow, fast in zip(self.average.model.parameters(), self.policy.model.parameters(), strict=True):
                 slow.lerp_(fast, share)
 
-    def _advantages(self, rollout: Rollout, reward: np.ndarray) -> tuple[Tensor, np.ndarray, dict]:
+    def _advantages(self, rollout: Rollout, reward: np.ndarray,
+                    sampling: Sampling) -> tuple[Tensor, np.ndarray, dict]:
         """Train the critic; return standardised (M,) advantages of valid decisions, and (N, K) returns less values."""
         config, valid = self.config, rollout.valid
         if self.iteration == 0:
             self.values.begin(rollout, float(rollout.rewarded.mean()))
-        value = self.values.estimate(rollout)
+        value = self.values.estimate(rollout, sampling)
         advantage, target = gae(reward, value, valid, config.gamma, config.lam)
         explained = explained_variance(target[valid], value[valid])
         error = self.values.learn(rollout, reward, target)

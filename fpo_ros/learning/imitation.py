@@ -29,6 +29,18 @@ class Weighted:
         return len(self.decisions)
 
 
+def check_imitated(config: FPOConfig) -> None:
+    """Refuse recorded pairs that nothing would come of.
+
+    :raises ValueError: saying why, and what to do.
+    """
+    if config.imitates_recorded:
+        return
+    why = (f'{config.algorithm} imitates nothing' if config.algorithm in ('awr', 'dsrl') else
+           'nobody knows the latents of recorded chunks' if config.placement == 'latent' else 'bc_coefficient is 0')
+    raise ValueError(f'recorded demonstrations would not be used, for {why}: leave --demonstrations out')
+
+
 class Imitation:
     """The policy's own newest successes, and recorded ones.
 
@@ -45,7 +57,7 @@ class Imitation:
     def __init__(self, flow: TrainedFlow, config: FPOConfig, recorded: Decisions | None,
                  group: Group | None = None) -> None:
         self._flow, self._config, self._group = flow, config, group or Group()
-        self.recorded = None if flow.over_latents else recorded
+        self.recorded = recorded if config.imitates_recorded else None
         self.own: deque[Weighted] = deque(maxlen=config.bc_history)
 
     def keep(self, successes: Decisions, surplus: Tensor) -> None:

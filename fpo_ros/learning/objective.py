@@ -28,8 +28,9 @@ from torch import Tensor
 RATIOS = ('per_sample', 'averaged', 'standardised')
 TRUST_REGIONS = ('aspo', 'ppo', 'none')
 KAPPA_UNITS = ('flow_loss', 'absolute')
-#: Added to the deviation of standardised changes: before the first step all of them are 0.
-_LEAST = 1e-6
+#: Added to the deviation of standardised changes: before the first step it is that of rounding errors, which must not
+#: become ratios. Changes that are learned deviate by some hundredths.
+_LEAST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class ObjectiveConfig:
                                    ('unit of kappa', self.kappa_unit, KAPPA_UNITS)):
             if value not in known:
                 raise ValueError(f"unknown {name} '{value}': use {', '.join(known[:-1])} or {known[-1]}")
-        for name in ('kappa', 'clip', 'log_ratio_clip', 'beta', 'step_decay', *(['loss_clip'] * bool(self.loss_clip))):
-            if not getattr(self, name) > 0:
+        for name in ('kappa', 'clip', 'log_ratio_clip', 'beta', 'step_decay', 'loss_clip'):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
         weights = self.dimension_weights
         if weights and not (min(weights) >= 0 < sum(weights)):

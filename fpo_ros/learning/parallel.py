@@ -116,15 +116,17 @@ class Group:
         start, end = (each * number + min(number, more) for number in (self.rank, self.rank + 1))
         return items[start:end]
 
-    def computed(self, parts: Sequence[Tensor], compute: Callable[[Tensor], Tensor], width: int) -> Tensor:
+    def computed(self, parts: Sequence[Tensor], compute: Callable[[Tensor], Tensor], width: int,
+                 dtype: torch.dtype = torch.float32) -> Tensor:
         """Return what ``compute`` makes of every part, one below the other, each computed by one process.
 
         :param parts: (rows,) each.
         :param compute: returns (rows, width), without gradient.
+        :param dtype: of what it returns.
         """
         if self.size == 1:
             return torch.cat([compute(part) for part in parts])
-        found = torch.cat([compute(part) if self.computes(index) else torch.zeros(len(part), width)
+        found = torch.cat([compute(part) if self.computes(index) else torch.zeros(len(part), width, dtype=dtype)
                            for index, part in enumerate(parts)])
         return self._summed(found)
 

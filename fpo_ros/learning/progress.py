@@ -16,7 +16,7 @@ _ADVICE = 'the checkpoints stand: go on from them with --resume'
 #: Where TensorBoard looks: ``tensorboard --logdir <run>``.
 _EVENTS = 'tensorboard'
 #: Metrics by the section of TensorBoard that shows them; the rest is under "training".
-_SECTIONS = {'episodes': SCALARS[2:10], 'time': SCALARS[-5:]}
+_SECTIONS = {'episodes': SCALARS[2:12], 'time': SCALARS[-5:]}
 
 
 class Progress:

@@ -104,22 +104,27 @@ class LatentSoftActorCritic(Update):
         load_optimizer('critic_optimizer', self.critic_optimizer, state)
         load_optimizer('temperature_optimizer', self.temperature_optimizer, state)
 
-    def _noise(self) -> Tensor:
-        return torch.randn(_BATCH, self._flow.policy.contract.action_dim, generator=self._flow.generator)
+    def _noise(self, count: int) -> Tensor:
+        return torch.randn(count, self._flow.policy.contract.action_dim, generator=self._flow.generator)
+
+    @torch.no_grad()
+    def targets(self, part: dict[str, Tensor]) -> Tensor:
+        """Return what critics are to predict: y = R + gamma (1 - end) (mean_i Q'_i(s', w') - alpha log p(w'))."""
+        latent, density = log_density(self._flow.expert, part['next_acted'], self._noise(len(part['reward'])))
+        vectors = torch.cat([part['next_seen'], latent], -1)
+        following = torch.stack([critic(vectors) for critic in self.critics.targets]).mean(0)
+        soft = following - self.log_temperature.exp() * density
+        return part['reward'] + self._config.gamma * part['follows'] * soft
 
     def _step(self, part: dict[str, Tensor]) -> dict[str, float]:
         actor, config, temperature = self._flow.expert, self._config, self.log_temperature.detach().exp()
-        with torch.no_grad():
-            latent, density = log_density(actor, part['next_acted'], self._noise())
-            vectors = torch.cat([part['next_seen'], latent], -1)
-            following = torch.stack([critic(vectors) for critic in self.critics.targets]).mean(0)
-            wanted = part['reward'] + config.gamma * part['follows'] * (following - temperature * density)
+        wanted = self.targets(part)
         error = (self.critics(torch.cat([part['seen'], part['latent']], -1)) - wanted).square().mean()
         self.critic_optimizer.zero_grad(set_to_none=True)
         error.backward()
         self.critic_optimizer.step()
         self.critics.follow(config.critic.polyak)
-        latent, density = log_density(actor, part['acted'], self._noise())
+        latent, density = log_density(actor, part['acted'], self._noise(len(part['acted'])))
         value = self.critics(torch.cat([part['seen'], latent], -1)).mean(0)
         self._optimizer.zero_grad(set_to_none=True)
         (temperature * density - value).mean().backward()

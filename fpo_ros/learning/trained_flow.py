@@ -29,6 +29,9 @@ class TrainedFlow:
     :param generator: of flow times and noise.
     """
 
+    #: Of losses.
+    dtype = torch.float32
+
     def __init__(self, policy: FlowPolicy, config: FPOConfig, generator: torch.Generator) -> None:
         self.policy, self.config, self.objective, self.generator = policy, config, config.objective, generator
         actor = policy.model.latent_actor
@@ -55,6 +58,11 @@ class TrainedFlow:
         return scaled(losses, self.scale, self.objective)
 
     @property
+    def imitation_scale(self) -> float:
+        """What losses of imitation are multiplied by beside those of the objective."""
+        return self.scale
+
+    @property
     def over_latents(self) -> bool:
         """Whether the flow leads to latents instead of chunks."""
         return isinstance(self.expert, FlowLatent)
@@ -69,6 +77,9 @@ class TrainedFlow:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` returned."""
+
+    def restart(self) -> None:
+        """Let what :meth:`state` returns begin anew."""
 
     def data(self, decisions: Decisions) -> Tensor:
         """Return the (M, H, action_dim) chunks or latents of decisions."""
@@ -120,4 +131,5 @@ class TrainedFlow:
         """
         rows = torch.arange(len(decisions)) if rows is None else rows
         return (group or Group()).computed(
-            rows.split(microbatch), lambda part: self.losses(decisions, part, time[part], noise[part]), time.shape[1])
+            rows.split(microbatch), lambda part: self.losses(decisions, part, time[part], noise[part]), time.shape[1],
+            self.dtype)

@@ -21,7 +21,7 @@ from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.imitation import Weighted
 from fpo_ros.learning.optimizers import load_optimizer, named, optimizer_tensors
-from fpo_ros.learning.update import AdvantageWeightedRegression
+from fpo_ros.learning.regression import AdvantageWeightedRegression
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.saving import saving, write_tensors

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fpo_ros.learning.config import FPOConfig
-from fpo_ros.learning.decisions import Decisions, joined
+from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.imitation import Imitation, Weighted
-from fpo_ros.learning.objective import policy_objective
+from fpo_ros.learning.objective import log_ratios, policy_objective
 from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.learning.trained_flow import TrainedFlow
@@ -23,8 +22,6 @@ from fpo_ros.policy.finite import NotFiniteError, check_finite
 RATIO_TOLERANCE = 1e-5
 #: Decisions whose losses are taken again behind the last epoch.
 _LOOKED_AT = 512
-#: Largest exponent of the weights of advantage-weighted regression.
-_LARGEST_EXPONENT = 3.0
 
 
 class RatioError(RuntimeError):
@@ -42,7 +39,8 @@ class Batch:
     :param prefer: whether advantages tell good from bad; otherwise successes alone are imitated.
     :param where: the iteration, for messages.
     :param advice: what to do where numbers are not finite.
-    :param rate: learning rate at the first step; it decays linearly to zero.
+    :param rate: learning rate at the first step.
+    :param drawn: what the update drew for the decisions, for inspection where it fails.
     """
 
     decisions: Decisions
@@ -53,20 +51,20 @@ class Batch:
     where: str
     advice: str
     rate: float
+    drawn: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Epochs:
-    """Optimiser steps whose rate decays to zero within an iteration, and what they report.
+    """Optimiser steps whose rate decays within an iteration, and what they report.
 
     :param flow: trained.
-    :param optimizer: of its parameters.
-    :param max_grad_norm: gradient clipping.
+    :param config: decay of the rate, gradient clipping.
+    :param optimizer: of the flow's parameters.
     :param group: processes whose gradients are summed.
     """
 
-    def __init__(self, flow: TrainedFlow, optimizer: torch.optim.Optimizer, max_grad_norm: float,
-                 group: Group) -> None:
-        self._flow, self._optimizer, self._max_grad_norm, self._group = flow, optimizer, max_grad_norm, group
+    def __init__(self, flow: TrainedFlow, config: FPOConfig, optimizer: torch.optim.Optimizer, group: Group) -> None:
+        self._flow, self._config, self._optimizer, self._group = flow, config, optimizer, group
 
     def begin(self, total: int, batch: Batch) -> None:
         """Begin an iteration of ``total`` steps."""
@@ -75,8 +73,9 @@ class Epochs:
 
     def zero(self) -> None:
         """Prepare the gradients of a step."""
+        left = 1 - self._done / self._total if self._config.decay == 'linear' else 1.0
         for group in self._optimizer.param_groups:
-            group['lr'] = self._batch.rate * (1 - self._done / self._total)
+            group['lr'] = self._batch.rate * left
         self._optimizer.zero_grad(set_to_none=True)
 
     def step(self, shares: dict[str, float] | None = None, **entries: float) -> None:
@@ -87,7 +86,7 @@ class Epochs:
         """
         shares = shares or {}
         sums = self._group.sum_gradients(self._flow.parameters, list(shares.values()))
-        norm = float(torch.nn.utils.clip_grad_norm_(self._flow.parameters, self._max_grad_norm))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._flow.parameters, self._config.max_grad_norm))
         if not np.isfinite(norm):
             raise NotFiniteError(f'the gradient of {self._batch.where} is not finite: {self._batch.advice}')
         self._optimizer.step()
@@ -131,7 +130,7 @@ class FlowPolicyOptimization(Update):
     def __init__(self, flow: TrainedFlow, config: FPOConfig, imitation: Imitation,
                  optimizer: torch.optim.Optimizer, group: Group | None = None) -> None:
         self._flow, self._config, self._imitation, self._group = flow, config, imitation, group or Group()
-        self._epochs = Epochs(flow, optimizer, config.max_grad_norm, self._group)
+        self._epochs = Epochs(flow, config, optimizer, self._group)
 
     def run(self, batch: Batch) -> dict[str, float]:
         """Run the epochs of one iteration; return ratio, clip fraction, drift and changes of the loss.
@@ -142,6 +141,7 @@ class FlowPolicyOptimization(Update):
         config, flow, decisions = self._config, self._flow, batch.decisions
         count = len(decisions)
         time, noise = flow.times(count, config.pairs, stratified=True), flow.noise(count, config.pairs)
+        batch.drawn.update(time=time, noise=noise)
         old = flow.losses_of_all(decisions, time, noise, config.microbatch, group=self._group)
         check_finite({'flow losses': old}, batch.where, batch.advice)
         metrics = {'flow_loss': float(old.mean())}
@@ -167,44 +167,53 @@ class FlowPolicyOptimization(Update):
                 self._epochs.zero()
                 entries, shares = {}, {}
                 if batch.prefer:
-                    log_ratio = self._prefer(batch, rows, time, noise, old)
-                    drift = float((log_ratio.exp() - 1 - log_ratio).mean())
+                    log_ratio, raw = self._prefer(batch, rows, time, noise, old)
+                    drift = float((raw.exp() - 1 - raw).mean())
                     if config.drift_stop is not None and drift > config.drift_stop:
                         return self._epochs.report() | {'drift': drift}
                     if epoch + 1 == config.epochs:
                         entries |= self._ratio_metrics(log_ratio, drift)
                 if good:
-                    shares['bc_loss'] = self._imitation.add_gradient(good, self._flow.scale)
+                    shares['bc_loss'] = self._imitation.add_gradient(good, self._flow.imitation_scale)
                 self._epochs.step(shares=shares, **entries)
         return self._epochs.report()
 
-    def _prefer(self, batch: Batch, rows: Tensor, time: Tensor, noise: Tensor, old: Tensor) -> Tensor:
-        """Add the gradient of the FPO objective on some decisions; return their log ratios.
+    def _prefer(self, batch: Batch, rows: Tensor, time: Tensor, noise: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the gradient of the FPO objective on some decisions; return their log ratios, and those that tell drift.
+
+        The two are the same, but for ratios that are standardised: those look alike whatever has changed, so that the
+        averaged ones tell.
 
         Of several processes, each adds that of its microbatches; the gradients are yet to be summed.
         """
         objective, pairs = self._config.objective, time.shape[1]
         ratios = pairs if objective.ratio == 'per_sample' else 1
+        standardised = objective.ratio == 'standardised'
 
         def add_gradient(part: Tensor) -> Tensor:
             new = self._flow.scaled(self._flow.losses(batch.decisions, part, time[part], noise[part]))
             value, log_ratio = policy_objective(old[part], new, batch.advantage[part], objective)
             (-value.sum() / (len(rows) * ratios)).backward()
+            if standardised:
+                averaged = replace(objective, ratio='averaged')
+                log_ratio = torch.cat([log_ratio, log_ratios(old[part], new.detach(), averaged)], 1)
             return log_ratio
 
         # What is standardised is the whole minibatch.
-        size = len(rows) if objective.ratio == 'standardised' else self._config.microbatch
-        return self._group.computed(rows.split(size), add_gradient, ratios)
+        size = len(rows) if standardised else self._config.microbatch
+        found = self._group.computed(rows.split(size), add_gradient, ratios + standardised, self._flow.dtype)
+        return found[:, :ratios], found[:, -ratios:]
 
     def _first_ratio_error(self, decisions: Decisions, time: Tensor, noise: Tensor, old: Tensor) -> float:
         """Return how far ratios are from 1 before the first step, where they must not be.
 
         Losses are taken as a step takes them, with gradients, of the same microbatch as the old ones: what a matrix
-        product rounds depends on its rows.
+        product rounds depends on its rows. Neither may the losses of a pair differ, nor the ratio that is made of them.
         """
         rows = torch.arange(len(decisions))[:self._config.microbatch]
         new = self._flow.scaled(self._flow.losses(decisions, rows, time[rows], noise[rows]).detach())
-        error = float(((old[rows] - new).exp() - 1).abs().max())
+        change = torch.cat([old[rows] - new, log_ratios(old[rows], new, self._config.objective)], 1)
+        error = float((change.exp() - 1).abs().max())
         if not error <= RATIO_TOLERANCE:  # not a number is an error too
             raise RatioError(f'the ratio before the first step is off by {error:.1e}: old and new losses are not '
                              'computed alike')
@@ -224,84 +233,3 @@ class FlowPolicyOptimization(Update):
         good = batch.advantage[rows] > 0
         return {name: float(change[where].mean()) for name, where in (('loss_change_good', good),
                                                                       ('loss_change_bad', ~good)) if where.any()}
-
-
-class AdvantageWeightedRegression(Update):
-    """Flow matching on the newest iterations' decisions, weighted by exp(A / temperature) (arXiv 1910.00177).
-
-    The exponent is capped at 3; each step draws fresh pairs. Where all episodes of an iteration end alike there is
-    nothing to prefer: its decisions weigh 1 if they succeeded, and nothing if they failed.
-
-    :param flow: trained.
-    :param config: settings; ``bc_history`` iterations are kept.
-    :param optimizer: of the flow's parameters.
-    :param group: processes that share the work; this one alone if None.
-    """
-
-    def __init__(self, flow: TrainedFlow, config: FPOConfig, optimizer: torch.optim.Optimizer,
-                 group: Group | None = None) -> None:
-        self._flow, self._config, self._group = flow, config, group or Group()
-        self._epochs = Epochs(flow, optimizer, config.max_grad_norm, self._group)
-        #: Decisions of the newest iterations with their weights; part of a checkpoint.
-        self.kept: deque[tuple[Decisions, Tensor]] = deque(maxlen=config.bc_history)
-
-    def run(self, batch: Batch) -> dict[str, float]:
-        """Run the epochs of one iteration; return the weighted loss. Nothing happens before the first success.
-
-        :raises NotFiniteError: for gradients that are not finite.
-        """
-        config, flow = self._config, self._flow
-        weight = (batch.advantage / config.temperature).clamp(max=_LARGEST_EXPONENT).exp()
-        if not batch.prefer:
-            weight = torch.full_like(weight, float(batch.rollout.rewarded.any()))
-        self.kept.append((batch.decisions, weight))
-        decisions = joined([part for part, _ in self.kept], pictures=bool(flow.policy.contract.cameras))
-        weights = torch.cat([weight for _, weight in self.kept])
-        if not weights.any():
-            return {}
-        self._epochs.begin(config.epochs * -(-len(decisions) // config.minibatch), batch)
-        for _ in range(config.epochs):
-            for rows in torch.randperm(len(decisions), generator=flow.generator).split(config.minibatch):
-                self._epochs.zero()
-                total = 0.0
-                for index, part in enumerate(rows.split(config.microbatch)):
-                    time, noise = flow.times(len(part), config.pairs, stratified=False), \
-                        flow.noise(len(part), config.pairs)
-                    if not self._group.computes(index):
-                        continue
-                    loss = (weights[part, None] * flow.losses(decisions, part, time, noise)).sum()
-                    (loss / (len(rows) * config.pairs)).backward()
-                    total += loss.item() / (len(rows) * config.pairs)
-                self._epochs.step(shares={'weighted_loss': total})
-        return self._epochs.report()
-
-
-class FilteredCloning(Update):
-    """Flow matching on successes alone, as many steps as FPO takes.
-
-    :param flow: trained.
-    :param config: settings; the weight of imitation scales the gradient.
-    :param imitation: successes.
-    :param optimizer: of the flow's parameters.
-    :param group: processes that share the work; this one alone if None.
-    """
-
-    def __init__(self, flow: TrainedFlow, config: FPOConfig, imitation: Imitation,
-                 optimizer: torch.optim.Optimizer, group: Group | None = None) -> None:
-        self._config, self._imitation = config, imitation
-        self._epochs = Epochs(flow, optimizer, config.max_grad_norm, group or Group())
-
-    def run(self, batch: Batch) -> dict[str, float]:
-        """Run the epochs of one iteration; nothing happens before the first success.
-
-        :raises NotFiniteError: for gradients that are not finite.
-        """
-        good = self._imitation.sources()
-        if not good:
-            return {}
-        total = self._config.epochs * -(-len(batch.decisions) // self._config.minibatch)
-        self._epochs.begin(total, batch)
-        for _ in range(total):
-            self._epochs.zero()
-            self._epochs.step(shares={'bc_loss': self._imitation.add_gradient(good, 1.0)})
-        return self._epochs.report()

@@ -13,6 +13,7 @@ from fpo_ros.learning.config import CriticConfig
 from fpo_ros.learning.critic import Critic, Ensemble
 from fpo_ros.learning.rollout import Rollout, privileged_dim
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.flow import Sampling
 from fpo_ros.policy.latent import pooled_prefix
 
 #: Decisions per optimiser step.
@@ -34,8 +35,11 @@ class Values(Protocol):
     def begin(self, rollout: Rollout, value: float) -> None:
         """Fit normalisation to the first rollout, and predict one value everywhere."""
 
-    def estimate(self, rollout: Rollout) -> np.ndarray:
-        """Return (N, K) float64 values of the states in which decisions were taken."""
+    def estimate(self, rollout: Rollout, sampling: Sampling) -> np.ndarray:
+        """Return (N, K) float64 values of the states in which decisions were taken.
+
+        :param sampling: how the rollout's chunks were drawn.
+        """
 
     def learn(self, rollout: Rollout, reward: np.ndarray, target: np.ndarray) -> float:
         """Train on a rollout and those before it; return the mean squared error of the last steps.
@@ -94,7 +98,7 @@ class StateValues:
         """See :meth:`Values.begin`."""
         self.module.begin(seen_by_critic(rollout, self._config.inputs)[torch.as_tensor(rollout.valid)].numpy(), value)
 
-    def estimate(self, rollout: Rollout) -> np.ndarray:
+    def estimate(self, rollout: Rollout, sampling: Sampling) -> np.ndarray:
         """See :meth:`Values.estimate`."""
         with torch.no_grad():
             return self.module(seen_by_critic(rollout, self._config.inputs)).numpy().astype(np.float64)
@@ -149,12 +153,15 @@ class EnsembleValues:
         vectors = self._vectors(rollout, rollout.chunks, rollout.paths)
         self.module.begin(vectors[torch.as_tensor(rollout.valid)].numpy(), value)
 
-    def estimate(self, rollout: Rollout) -> np.ndarray:
-        """See :meth:`Values.estimate`."""
+    def estimate(self, rollout: Rollout, sampling: Sampling) -> np.ndarray:
+        """See :meth:`Values.estimate`; a baseline's chunks are drawn as the rollout's were."""
         chunks, paths = rollout.chunks, rollout.paths
         if self._config.baseline == 'fresh':
-            noise = torch.randn(chunks.shape, generator=self._generator)
-            drawn = self._policy.draw(rollout.states.flatten(0, 1), rollout.prefix_kv, noise.flatten(0, 1))
+            low, high = sampling.noise_range
+            noise = torch.randn(chunks.shape, generator=self._generator).flatten(0, 1)
+            noise *= low + (high - low) * torch.rand(len(noise), 1, 1, generator=self._generator)
+            drawn = self._policy.draw(rollout.states.flatten(0, 1), rollout.prefix_kv, noise,
+                                      sampling.injected(noise.shape, self._generator), sampling)
             chunks = drawn.chunks.view(chunks.shape)
             paths = drawn.path.view(*chunks.shape[:2], *drawn.path.shape[1:])
         with torch.no_grad():

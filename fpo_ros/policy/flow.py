@@ -63,6 +63,12 @@ class Sampling:
             raise ValueError(f'noise_std has {len(self.noise_std)} rows for a flow of {steps} steps')
         return steps
 
+    def injected(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
+        """Return (N, steps, H, D) standard normal numbers for (N, H, D) chunks; None where none are added."""
+        if not self.noise_std:
+            return None
+        return torch.randn(shape[0], len(self.noise_std), *shape[1:], generator=generator)
+
 
 def sample_time(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Return flow times 0.999 Beta(1.5, 1) + 0.001, denser near noise, as pi0 is trained.

@@ -25,7 +25,7 @@ def list_(results: Results = _RESULTS) -> None:
     found = load_results(results)
     for row in ROWS:
         done = [str(one['seed']) for one in found.get(row.name, []) if one['finished']]
-        typer.echo(f'{row.name:16} {row.group:10} {row.control_steps / 1e6:>4g} M  seeds done: '
+        typer.echo(f'{row.name:20} {row.group:10} {row.control_steps / 1e6:>4g} M  seeds done: '
                    f'{", ".join(done) or "none"} of {len(row.seeds)}  {row.title}')
 
 
@@ -38,12 +38,12 @@ def run(rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; al
     """Run rows, from where they were left; what is done already is not done again."""
     import torch
 
-    from fpo_ros.results.rates import pooled
+    from fpo_ros.results.rates import rate
     from fpo_ros.results.rows import ROWS, row_named
     from fpo_ros.results.running import run_seed
 
     chosen = [row_named(name) for name in rows] if rows else list(ROWS)
-    wanted = None if seeds is None else [int(seed) for seed in seeds.split(',')]
+    wanted = None if seeds is None else _numbers(seeds)
     if threads is not None:
         torch.set_num_threads(threads)
     display = display_of(False)
@@ -51,9 +51,20 @@ def run(rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; al
         for seed in wanted or row.seeds:
             result = run_seed(row, seed, work, results, display, threads)
             last = result['evaluations'][-1]
-            display.line(f'{row.name}, seed {seed}: {pooled([last], "gym")[0]:.1%}, '
-                         f'{pooled([last], "strict")[0]:.1%} by the strict rule, after '
+            display.line(f'{row.name}, seed {seed}: {rate(last, "gym")[0]:.1%}, '
+                         f'{rate(last, "strict")[0]:.1%} by the strict rule, after '
                          f'{last["control_steps"]:,} control steps and {result["minutes"]:.0f} min')
+
+
+def _numbers(seeds: str) -> list[int]:
+    try:
+        found = [int(seed) for seed in seeds.split(',')]
+    except ValueError:
+        found = []
+    if not found or min(found) < 0:
+        raise typer.BadParameter(f"'{seeds}' are no seeds: give whole numbers from 0, comma-separated, such as 0,1",
+                                 param_hint='--seeds')
+    return found
 
 
 @app.command('page')

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from fpo_ros.results.rates import pooled
+from fpo_ros.results.rates import bits, mean_over_seeds, rate
 from fpo_ros.results.rows import Row
 
 matplotlib.use('agg')
@@ -25,11 +25,11 @@ def plot_curves(row: Row, seeds: list[dict], path: Path) -> None:
         for index, one in enumerate(seeds):
             colour = _COLOURS[index % len(_COLOURS)]
             steps = np.array([entry['control_steps'] for entry in one['curve']]) / 1e6
-            rate = np.array([entry['rewarded_rate'] for entry in one['curve']]) * 100
-            axes.plot(steps, rate, color=colour, alpha=0.25, linewidth=1)
+            trained = np.array([entry['rewarded_rate'] for entry in one['curve']]) * 100
+            axes.plot(steps, trained, color=colour, alpha=0.25, linewidth=1)
             at = [entry['control_steps'] / 1e6 for entry in one['evaluations']]
             for rule, style in (('gym', 'o-'), ('strict', 's--')):
-                held = [100 * pooled([entry], rule)[0] for entry in one['evaluations']]
+                held = [100 * rate(entry, rule)[0] for entry in one['evaluations']]
                 axes.plot(at, held, style, color=colour, markersize=4, label=f'seed {one["seed"]}, held out, {rule}')
         axes.set(xlabel='control steps [million]', ylabel='success [%]', ylim=(0, 101), xlim=(0, None), title=row.title)
         axes.legend(fontsize=7, loc='lower right', title='thin: rewarded training episodes', title_fontsize=7)
@@ -44,9 +44,10 @@ def plot_bars(done: list[tuple[Row, list[dict]]], path: Path) -> None:
     def draw(axes: Any) -> None:
         for offset, rule in ((-0.2, 'gym'), (0.2, 'strict')):
             for place, (_, seeds) in enumerate(done):
-                rate, low, high = pooled([one['evaluations'][-1] for one in seeds], rule)
-                axes.barh(place + offset, 100 * rate, 0.38, color=_COLOURS[0 if rule == 'gym' else 1],
-                          xerr=[[100 * (rate - low)], [100 * (high - rate)]], label=rule if not place else None)
+                mean, low, high = mean_over_seeds(bits([one['evaluations'][-1] for one in seeds], rule))
+                axes.barh(place + offset, 100 * mean, 0.38, color=_COLOURS[0 if rule == 'gym' else 1],
+                          xerr=[[100 * max(0.0, mean - low)], [100 * max(0.0, high - mean)]],
+                          label=rule if not place else None)
         axes.set_yticks(range(len(done)), [row.title for row, _ in done])
         axes.invert_yaxis()
         axes.set(xlabel='success on held-out scenes [%]', xlim=(0, 100))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from fpo_ros.files import replace_file
+from fpo_ros.learning.alarms import SETTLED
 from fpo_ros.learning.compare import paired
-from fpo_ros.results.rates import pooled
-from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, Row, row_named
+from fpo_ros.results.rates import bits, mean_over_seeds, rate
+from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, ZERO_REFERENCE, Row, row_named
 
 _TITLES = {
     'main': 'Main results', 'relatives': 'FPO and its relatives', 'ablations': 'What each part does',
@@ -38,71 +38,100 @@ def load_results(directory: Path) -> dict[str, list[dict]]:
     return {row: sorted(seeds, key=lambda one: one['seed']) for row, seeds in found.items()}
 
 
-def _rate(evaluations: list[dict], rule: str) -> str:
-    """Return the pooled success of several evaluations with its 95 % Wilson interval."""
-    rate, low, high = pooled(evaluations, rule)
-    return f'{100 * rate:.1f} % ({100 * low:.1f} to {100 * high:.1f})'
+def _interval(found: tuple[float, float, float], sign: str = '') -> str:
+    mean, low, high = found
+    return f'{100 * mean:{sign}.1f} ({100 * low:{sign}.1f} to {100 * high:{sign}.1f})'
 
 
-def _of(entry: dict, rule: str) -> float:
-    return pooled([entry], rule)[0]
+def _mean(evaluations: list[dict], rule: str) -> str:
+    """Return the mean over seeds of several evaluations with its interval."""
+    return _interval(mean_over_seeds(bits(evaluations, rule)))
 
 
 def _drop(one: dict) -> float:
     """Return how many points the last evaluation lies below the best one, by gym-aloha's rule."""
-    rates = [_of(entry, 'gym') for entry in one['evaluations'] if entry['mark']]
+    rates = [rate(entry, 'gym')[0] for entry in one['evaluations'] if entry['mark']]
     return 100 * (max(rates) - rates[-1])
 
 
+def _settled_from(one: dict) -> int | None:
+    """Return the control steps from which the learning rate of a seed had settled for good; None for never.
+
+    Curves that are older hold no rate.
+    """
+    start, moved = one['settings']['learning_rate'], 0
+    if 'learning_rate' not in one['curve'][-1]:
+        return None
+    for index, entry in enumerate(one['curve']):
+        if entry['learning_rate'] >= SETTLED * start:
+            moved = index + 1
+    return one['curve'][moved]['control_steps'] if moved < len(one['curve']) else None
+
+
+def _by_seed(seeds: list[dict], value: Callable[[dict], str]) -> str:
+    return ', '.join(f'{value(one)} (seed {one["seed"]})' for one in seeds)
+
+
 def main_table(row: Row, seeds: list[dict]) -> list[str]:
-    """Return the table of a main row: a line per mark, seeds apart and pooled."""
-    lines = [f'### {row.title}', '', '| control steps | by seed, gym (strict) | gym, all | strict, all |',
-             '|---|---|---|---|']
+    """Return the table of a main row: a line per mark, a column per seed, and their mean."""
+    heads = ' | '.join(f'seed {one["seed"]}' for one in seeds)
+    lines = [f'### {row.title}', '', f'| control steps | {heads} | mean, gym | mean, strict |',
+             '|---|' + '---|' * (len(seeds) + 2)]
+
+    def add(name: str, entries: list[dict | None]) -> None:
+        there = [entry for entry in entries if entry is not None]
+        each = ['' if entry is None else f'{_interval(rate(entry, "gym"))}; strict {_interval(rate(entry, "strict"))}'
+                for entry in entries]
+        if there:
+            lines.append(f'| {name} | {" | ".join(each)} | {_mean(there, "gym")} | {_mean(there, "strict")} |')
+
     for mark in (0, *row.marks):
-        at = [(one['seed'], entry) for one in seeds for entry in one['evaluations'] if entry['mark'] == mark]
-        if not at:
-            continue
-        entries = [entry for _, entry in at]
-        pooled = entries if mark else entries[:1]  # all seeds have one start
-        each = ', '.join(f'{100 * _of(entry, "gym"):.1f} ({100 * _of(entry, "strict"):.1f})' for entry in pooled)
-        lines.append(f'| {mark / 1e6:g} M | {each} | {_rate(pooled, "gym")} | {_rate(pooled, "strict")} |')
+        add(f'{mark / 1e6:g} M', [next((entry for entry in one['evaluations'] if entry['mark'] == mark), None)
+                                  for one in seeds])
+    add('the end, from zero start noise', [one.get('zero') for one in seeds])
+    add('`best`', [one.get('best') for one in seeds])
     finished = [one for one in seeds if one['finished']]
     if finished:
-        zero = [one['zero'] for one in finished]
-        drops = ', '.join(f'{_drop(one):.1f}' for one in finished)
-        minutes = ', '.join(f"{one['minutes']:.0f}" for one in finished)
-        lines += ['', f'From zero start noise at the end: {_rate(zero, "gym")}, strict {_rate(zero, "strict")}. '
-                  f'The end lies below the best evaluation by {drops} points (by seed). Training took {minutes} min.']
+        drops = _by_seed(finished, lambda one: f'{_drop(one):.1f}')
+        lines += ['', f'The end lies below the best evaluation by {drops} points.']
+    dates, minutes = _by_seed(seeds, lambda one: one['date']), _by_seed(seeds, lambda one: f"{one['minutes']:.0f} min")
+    lines += ['', f'Begun {dates}. Training took {minutes}.']
+    settled = [(one, steps) for one in seeds if one['curve'] and (steps := _settled_from(one)) is not None]
+    if settled:
+        where = ', '.join(f'{steps / 1e6:.1f} M control steps (seed {one["seed"]})' for one, steps in settled)
+        lines += ['', f'The learning rate was below {SETTLED:.0%} of its start from {where} on: what follows are '
+                  'evaluations of a policy that stands nearly still, and say nothing of further learning.']
     alarms = sorted({name for one in seeds for name in one.get('alarms', [])})
-    restored = sum(one.get('restored', 0) for one in seeds)
-    lines += ['', f'Alarms: {", ".join(alarms) or "none"}; the best policy was restored {restored} times in all seeds '
-              'together.']
+    restored = _by_seed(seeds, lambda one: str(one.get('restored', 0)))
+    lines += ['', f'Alarms: {", ".join(alarms) or "none"}. Times that the best policy was restored: {restored}.']
     return [*lines, '']
 
 
 def compared_table(group: str, found: dict[str, list[dict]]) -> list[str]:
-    """Return the table of a group whose rows are compared with the default, each at its own budget."""
+    """Return the table of a group whose rows are compared with the default, each at its own budget and noise."""
     rows = shown(group, found)
     if not rows:
         return []
-    lines = ['| setting | control steps | seeds | start, gym | gym | strict '
-             '| less than the default, gym (paired) | p |', '|---|---|---|---|---|---|---|---|']
+    lines = ['| setting | control steps | start, gym | by seed, gym | mean, gym | mean, strict '
+             '| less than the default, gym (McNemar p by seed) | minutes | begun |', '|---' * 9 + '|']
     for row, seeds in rows:
         last = [one['evaluations'][-1] for one in seeds]
         mark = last[0]['mark']
-        reference = {one['seed']: entry for one in found.get(REFERENCE, []) for entry in one['evaluations']
+        name = ZERO_REFERENCE if row.sampling == 'zero' else REFERENCE
+        reference = {one['seed']: entry for one in found.get(name, []) for entry in one['evaluations']
                      if entry['mark'] == mark}
-        difference, p = '', ''
-        both = [one for one in seeds if one['seed'] in reference]
-        if row.name != REFERENCE and both:
-            a = ''.join(one['evaluations'][-1]['gym'] for one in both)
-            b = ''.join(reference[one['seed']]['gym'] for one in both)
-            result = paired(_array(a), _array(b))
-            difference = f'{100 * result.difference:+.1f} ({100 * result.low:+.1f} to {100 * result.high:+.1f})'
-            p = f'{result.p_value:.2g}'
-        start = _rate([seeds[0]['evaluations'][0]], 'gym')
-        lines.append(f'| {row.title} | {mark / 1e6:g} M | {len(seeds)} | {start} | {_rate(last, "gym")} '
-                     f'| {_rate(last, "strict")} | {difference} | {p} |')
+        difference, both = '', [one for one in seeds if one['seed'] in reference]
+        if row.name != name and both:
+            ours = bits([one['evaluations'][-1] for one in both], 'gym')
+            theirs = bits([reference[one['seed']] for one in both], 'gym')
+            tests = ', '.join(f'{paired(a, b).p_value:.2g}' for a, b in zip(ours, theirs, strict=True))
+            difference = f'{_interval(mean_over_seeds(theirs.astype(float) - ours), "+")}; p {tests}'
+        start = _interval(rate(seeds[0]['evaluations'][0], 'gym'))
+        each = ', '.join(f'{one["seed"]}: {_interval(rate(one["evaluations"][-1], "gym"))}' for one in seeds)
+        minutes = ', '.join(f'{one["minutes"]:.0f}' for one in seeds) if row.name != REFERENCE else ''
+        dates = ' to '.join(sorted({one['date'] for one in seeds})[::max(1, len({one['date'] for one in seeds}) - 1)])
+        lines.append(f'| {row.title} | {mark / 1e6:g} M | {start} | {each} | {_mean(last, "gym")} '
+                     f'| {_mean(last, "strict")} | {difference} | {minutes} | {dates} |')
     return [*lines, '']
 
 
@@ -119,21 +148,23 @@ def shown(group: str, found: dict[str, list[dict]]) -> list[tuple[Row, list[dict
     return [(replace(row_named(REFERENCE), title='FPO, the default'), until), *done] if until else done
 
 
-def _array(bits: str) -> np.ndarray:
-    return np.frombuffer(bits.encode(), np.uint8) == ord('1')
-
-
 _HEAD = """# Results
 
 Made by `fpo-ros results page` from the JSON files in [results/](results); `make results` runs every row that is not
 done there (resumable), and `fpo-ros results run ROW --seeds 0` one seed of one. Every number is of {episodes} held-out
-scenes per seed from random start noise, unless said otherwise, with the 95 % Wilson interval of all seeds together.
-"gym" is gym-aloha's rule, "strict" the stricter one ([learning.md](learning.md#success)), which is what is rewarded.
-What was learned from them is in [algorithms.md](algorithms.md).
+scenes per seed, the same for all, from random start noise unless said otherwise, in percent. "gym" is gym-aloha's rule,
+"strict" the stricter one ([learning.md](learning.md#success)), which is what is rewarded.
+
+Behind the success of one seed stands its 95 % Wilson interval: what other scenes would have changed. Behind a mean
+over seeds, or a difference of two, stands a 95 % bootstrap interval for which seeds and scenes are both drawn anew
+(Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1): what other trainings would have changed, too, as far as
+two or three of them tell; where all succeed it is a point. Rows are compared with the default seed by seed in the same
+scenes, by McNemar's exact test for each seed. What was learned from them is in [algorithms.md](algorithms.md).
 
 Seeds are of training: of its scenes, noise, minibatches and critic. They share one start policy, trained on
-demonstrations with errors. Minutes are of the machine that ran them: two cores at most, often with something else
-running beside.
+demonstrations with errors. Minutes are of training alone, on the machine that ran them: two cores at most, often with
+something else running beside. `best` is what a run keeps and ships: the policy of its best training success, which is
+judged from the noise of training ([algorithms.md](algorithms.md#what-is-kept)).
 """
 
 

@@ -54,7 +54,7 @@ class Row:
     :param settings: what differs from the defaults, as a file of settings has it.
     :param seeds: of the runs.
     :param episodes: held-out episodes of an evaluation.
-    :param sampling: start noise of evaluations: ``'zero'`` for what acts from no noise.
+    :param sampling: start noise of evaluations, of the start policy's too: ``'zero'`` for what acts from no noise.
     """
 
     name: str
@@ -80,6 +80,8 @@ INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.00
 
 #: The row that others are compared with, at their own budgets; it has the default settings.
 REFERENCE = 'transfer_state'
+#: The same, evaluated from zero start noise, for rows that are.
+ZERO_REFERENCE = 'fpo_zero'
 #: Budgets of rows that are compared: of relatives, where the default is near its end; of its parts, where it rises.
 _LONG, _SHORT = 800_000, 400_000
 
@@ -88,6 +90,11 @@ def _compared(name: str, group: str, title: str, settings: dict[str, Any] | None
               sampling: str = 'random') -> Row:
     marks = (_SHORT, _LONG) if group == 'relatives' else (_SHORT,)
     return Row(name, group, title, start, marks[-1], marks, settings or {}, sampling=sampling)
+
+
+#: Of algorithms with a likelihood: PPO's clip for all at 0.2 and no imitation, as in arXiv 1707.06347 and, of joint
+#: likelihoods of chains, 2510.25889; the rate at which 10 to 20 % of the ratios are clipped (arXiv 2409.00588).
+_LIKELIHOOD = {'objective': {'trust_region': 'ppo', 'clip': 0.2}, 'bc_coefficient': 0.0, 'learning_rate': 1e-6}
 
 
 def _executing(count: int) -> Start:
@@ -111,8 +118,10 @@ ROWS = (
     _compared('filtered_bc', 'relatives', 'filtered behaviour cloning',
               {'algorithm': 'filtered_bc', 'bc_coefficient': 1.0, 'bc_history': 50}),
     _compared('reinflow', 'relatives', 'ReinFlow',
-              {'algorithm': 'reinflow', 'sampling': {'noise_range': [1.0, 1.0]}, 'spread_floor': 0.0}),
-    _compared('ppo', 'relatives', 'Gaussian PPO, from zero start noise', {'algorithm': 'ppo'}, sampling='zero'),
+              {'algorithm': 'reinflow', 'sampling': {'noise_range': [1.0, 1.0]}, 'spread_floor': 0.0, **_LIKELIHOOD}),
+    _compared(ZERO_REFERENCE, 'relatives', 'FPO, the default, from zero start noise', sampling='zero'),
+    _compared('ppo', 'relatives', 'Gaussian PPO, from zero start noise', {'algorithm': 'ppo', **_LIKELIHOOD},
+              sampling='zero'),
     _compared('dsrl', 'relatives', 'latent soft actor-critic (DSRL)',
               {'algorithm': 'dsrl', 'sampling': {'noise_range': [1.0, 1.0]}, 'spread_floor': 0.0}),
     _compared('latent', 'relatives', 'FPO over latents', {'placement': 'latent'}),
@@ -134,14 +143,22 @@ ROWS = (
               {'algorithm': 'awr', 'epochs': 8, 'sampling': {'noise_range': [1.0, 1.0]}}),
     _compared('relative', 'ablations', 'scale of losses relative to the flow loss',
               {'objective': {'kappa': 1.5, 'kappa_unit': 'flow_loss'}}),
-    _compared('unsettled', 'ablations', 'no settling, no floor under advantages, no restoring',
-              {'settling': 0.0, 'advantage_floor': 0.0, 'restore_drop': None}),
+    _compared('no_settling', 'ablations', 'a rate that does not fall with the failures', {'settling': 0.0}),
+    _compared('no_patience', 'ablations', 'a rate that is not halved where success does not grow', {'patience': None}),
+    _compared('no_decay', 'ablations', 'a rate that does not fall within an iteration', {'decay': 'none'}),
+    _compared('no_advantage_floor', 'ablations', 'no floor under the deviation of advantages',
+              {'advantage_floor': 0.0}),
+    _compared('no_restoring', 'ablations', 'the best policy is not restored', {'restore_drop': None}),
     _compared('credit', 'ablations', 'later steps of a chunk count less (0.9 per step)',
               {'objective': {'step_decay': 0.9}}),
+    _compared('grippers', 'ablations', 'grippers count as much as all other joints of their arm',
+              {'objective': {'dimension_weights': 2 * [*(6 * [1.0]), 6.0]}}),
     _compared('observing', 'ablations', 'critic of the observation', {'critic': {'inputs': 'observation'}}),
     *(_compared(f'pairs_{count}', 'pairs', f'{count} pair{"s" * (count > 1)}', {'pairs': count})
       for count in (1, 2, 8, 16)),
-    *(_compared(f'execute_{count}', 'executed', f'{count} executed steps', start=_executing(count))
+    # The discount per control step is the default's.
+    *(_compared(f'execute_{count}', 'executed', f'{count} executed steps',
+                {'gamma': FPOConfig().gamma ** (count / STATE.contract.execute)}, _executing(count))
       for count in (5, 10, 25, 50)),
 )
 

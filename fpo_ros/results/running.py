@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -15,6 +14,7 @@ from fpo_ros.demo.display import Display, TrainingTable
 from fpo_ros.episodes.store import EpisodeStore
 from fpo_ros.files import replace_file
 from fpo_ros.learning import sft
+from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.demonstrations import load_demonstrations
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.finetune import finetune
@@ -22,19 +22,26 @@ from fpo_ros.learning.prefixes import new_prefix
 from fpo_ros.learning.record import record_demonstrations
 from fpo_ros.learning.training_state import CheckpointDirectory
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.saving import saving
 from fpo_ros.results.rows import Row, Start
+from fpo_ros.results.stale import check_result, check_start, keep_start
 
 #: Metrics whose curve stays.
 _CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replayed_rate', 'chunk_spread',
           'worst_region', 'explained_variance',
-          'loss_change_good', 'loss_change_bad', 'rollout_s', 'update_s')
+          'loss_change_good', 'loss_change_bad', 'learning_rate', 'noise_high', 'rollout_s', 'update_s')
 
 
 def start_policy(start: Start, work: Path, display: Display) -> FlowPolicy:
-    """Return a start policy below ``work``, trained there unless it is there already."""
+    """Return a start policy below ``work``, trained there unless it is there already.
+
+    :raises StaleError: for one that was made otherwise.
+    """
     where = work / 'starts' / start.name
     if not (where / 'policy' / 'policy.json').exists():
+        where.mkdir(parents=True, exist_ok=True)
+        keep_start(start, where)
         store = EpisodeStore.create_or_open(where / 'demonstrations')
         with display.bar(f'recording for {start.name}', start.demonstrations) as bar:
             record_demonstrations(store, start.contract, start.demonstrations, start.noise_m,
@@ -47,16 +54,20 @@ def start_policy(start: Start, work: Path, display: Display) -> FlowPolicy:
                                lambda step, loss: bar.update(step, f'(loss {loss:.3f})'), network)
         (where / 'policy').mkdir(parents=True, exist_ok=True)
         policy.save(where / 'policy')
-    return FlowPolicy.load(where / 'policy')
+    found = FlowPolicy.load(where / 'policy')
+    check_start(start, found, where)
+    return found
 
 
 def start_evaluation(policy: FlowPolicy, row: Row, work: Path, display: Display,
                      threads: int | None = None) -> dict[str, Any]:
-    """Return the evaluation of a row's start policy, which the rows that share it share."""
-    path = work / 'starts' / row.start.name / f'evaluation-{policy.digest()[:16]}-{row.episodes}.json'
+    """Return the evaluation of what a row's training starts from, which the rows that share it share."""
+    policy = prepared(policy, row.config())
+    name = f'evaluation-{policy.digest()[:16]}-{row.episodes}-{row.sampling}.json'
+    path = work / 'starts' / row.start.name / name
     if path.exists():
         return json.loads(path.read_text(encoding='utf-8'))
-    found = measured(policy, row, 'random', display, f'{row.start.name}, the start', threads)
+    found = measured(policy, row, row.sampling, display, f'{row.start.name}, the start', threads)
     path.parent.mkdir(parents=True, exist_ok=True)
     with saving(path):
         replace_file(path, (json.dumps(found) + '\n').encode())
@@ -83,22 +94,27 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
     :param results: where the JSON goes, rewritten after every leg.
     :param threads: of the physics; by default one per core that this process may use.
     :raises SaveError: when the disk refuses.
+    :raises StaleError: for what is there of other settings, or of another start.
     """
     path, run = results / f'{row.name}-{seed}.json', work / 'runs' / f'{row.name}-{seed}'
     known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
     if known and known['finished']:
+        check_result(known, row, _start_if_there(row.start, work, display), path, run)
         return known
     start = start_policy(row.start, work, display)
-    if known is None or known['start_sha256'] != start.digest():
+    if known is None:
         known = {'row': row.name, 'seed': seed, 'date': date.today().isoformat(), 'settings': asdict(row.config()),
-                 'start_sha256': start.digest(), 'evaluations': [], 'curve': [], 'minutes': 0.0, 'finished': False}
+                 'start': asdict(row.start), 'start_sha256': start.digest(), 'evaluations': [], 'curve': [],
+                 'minutes': 0.0, 'finished': False}
+    else:
+        check_result(known, row, start, path, run)
     for mark in (0, *row.marks):
         if any(entry['mark'] == mark for entry in known['evaluations']):
             continue
         if mark:
-            began = time.monotonic()
             history = _leg(row, seed, mark, start, run, display, threads)
-            known['minutes'] += (time.monotonic() - began) / 60
+            # Of all iterations, whichever process ran them.
+            known['minutes'] = sum(entry['rollout_s'] + entry['update_s'] for entry in history) / 60
             known['curve'] = [{name: entry[name] for name in _CURVE if name in entry} for entry in history]
             known['alarms'] = sorted({name for entry in history for name in entry['alarms']})
             known['restored'] = sum(bool(entry.get('restored')) for entry in history)
@@ -118,6 +134,17 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
         with saving(path):
             replace_file(path, (json.dumps(known) + '\n').encode())
     return known
+
+
+def _start_if_there(start: Start, work: Path, display: Display) -> FlowPolicy | None:
+    """Return a start policy that nothing has to go on from: None where it is not there, or of a format that is gone."""
+    if not (work / 'starts' / start.name / 'policy' / 'policy.json').exists():
+        return None
+    try:
+        return start_policy(start, work, display)
+    except ContractError as error:
+        display.line(f'{error}: what is finished is not compared with it')
+        return None
 
 
 def _leg(row: Row, seed: int, mark: int, start: FlowPolicy, run: Path, display: Display,

@@ -15,6 +15,7 @@ from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.scale import EpisodeOptions, Local, open_pool
 from fpo_ros.options import contract_of
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.sim.batch import BatchedWorlds
 
 #: Two decisions per episode.
 SMALL = Sizes(episodes=(2, 4), max_steps=40, decisions=6, rounds=1)
@@ -50,6 +51,15 @@ def test_every_other_episode_is_rewarded_and_nothing_else_is_changed():
     assert torch.equal(found.chunks, plain.chunks) and (found.steps == plain.steps).all()
     parts = [timing.spent[name] for name in ('physics_s', 'prefix_s', 'flow_s')]
     assert min(parts) > 0 and sum(parts) < timing.spent['collect_s'] and timing.spent['pictures_s'] == 0
+
+
+def test_physics_is_what_is_native_alone():
+    policy, options = learning.seeded(STATE), EpisodeOptions(max_steps=40)
+    with open_pool(Local()) as pool:
+        timing = TimedPool(pool)
+        with timed({'all_s': (BatchedWorlds, 'step')}) as spent:
+            timing.collect(policy, np.arange(2), options)
+    assert 0 < timing.spent['physics_s'] < spent['all_s']
 
 
 @pytest.mark.parametrize('contract', [STATE, PIXELS], ids=['state', 'pixels'])
@@ -121,6 +131,7 @@ def test_the_command_prints_every_figure_and_draws_growth(monkeypatch, capsys, t
     assert found['iteration_s'] == found['iterations'][-1]['iteration_s']
     for name, ours, baseline in learning.RATIOS:
         assert found[name] == pytest.approx(found[ours] / found[baseline])
+        assert found[f'{name}_reaches_5'] == (found[name] >= 5)
     assert '<svg' in plot.read_text()
     assert 'cam_high, 192x256' in said.err and 'speed up over recomputed prefix' in said.err
 

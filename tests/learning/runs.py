@@ -15,9 +15,8 @@ CLOCK = {'rollout_s', 'update_s', 'steps_per_s'}
 
 def train(run: Path, iterations: int, **options: object):
     settings = options.pop('settings', tiny_task.config())
-    return finetune(
-        tiny_task.policy(), run, settings, iterations, demonstrations=tiny_task.pairs(), **options
-    )
+    recorded = tiny_task.pairs() if settings.imitates_recorded else None
+    return finetune(tiny_task.policy(), run, settings, iterations, demonstrations=recorded, **options)
 
 
 def newest(run: Path) -> Path:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fpo_ros.learning.diagnostics import START_AREA, chunk_spread, region_counts, regions, worst_region
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.batch import BatchedWorlds
 
 PIXELS = replace(tiny_task.CONTRACT, observation='pixels', cameras=('cam_high',), image_height=16, image_width=24)
@@ -152,10 +153,10 @@ def test_chunks_are_drawn_from_states_and_prefixes_of_decisions_that_were_taken(
     if contract.cameras:
         rollout.prefix_kv[:] = numbers[None, None, :, None, None, None]
     seen = []
-    plain = FlowPolicy.act
-    monkeypatch.setattr(FlowPolicy, 'act', lambda *a: seen.append(a) or plain(*a))
+    plain = FlowPolicy.draw
+    monkeypatch.setattr(FlowPolicy, 'draw', lambda *a: seen.append(a) or plain(*a))
     chunk_spread(policy, rollout, 0)
-    (_, states, prefix, noise), = seen
+    (_, states, prefix, noise, *_), = seen
     decisions = min(32, 2 * count)
     looked_at = states[::16, 0]
     assert len(states) == len(noise) == 16 * decisions and len(set(looked_at.tolist())) == decisions
@@ -164,3 +165,12 @@ def test_chunks_are_drawn_from_states_and_prefixes_of_decisions_that_were_taken(
     assert {0.0, float(3 * count - 2)} <= set(looked_at.tolist()), 'from the first to the last'
     if contract.cameras:
         assert torch.equal(prefix[0, 0, :, 0, 0, 0], states[:, 0])
+
+
+def test_the_spread_of_a_policy_that_acts_from_zero_noise_is_that_of_the_noise_it_adds():
+    policy = scaled(tiny_task.policy(), 0.5)
+    rollout = made_rollouts.rollout(policy, np.ones((8, 4), bool))
+    last = (3 * ((0.0,) * 14,)) + ((0.2,) * 14,)
+    assert chunk_spread(policy, rollout, 0, Sampling(noise_range=(0.0, 0.0), noise_std=last)) == pytest.approx(
+        0.2 * C4, abs=0.005)
+    assert chunk_spread(policy, rollout, 0, Sampling(noise_range=(0.0, 0.0))) == 0

@@ -142,7 +142,9 @@ def test_a_start_policy_that_hardly_succeeds_is_refused_unless_forced(tmp_path, 
             assert len(progress(run)) == 1, 'its first iteration is kept'
         assert len(train(run, 3, resume=True, force=True)[1]) == 3
         monkeypatch.setattr(finetuning, 'GATE_EPISODES', 5)
-        assert len(train(tmp_path / 'few', 2)[1]) == 2, 'too few episodes say nothing'
+        told = []
+        assert len(train(tmp_path / 'few', 2, on_warning=told.append)[1]) == 2, 'too few episodes say nothing'
+        assert [text for text in told if '0.0% of 4 episodes, too few to judge it by' in text] == told[:1]
     monkeypatch.setattr(finetuning, 'GATE_EPISODES', 4)
     with tiny_task.short_episodes(), tiny_task.waist_reward(-9.0):
         assert len(train(tmp_path / 'good', 2)[1]) == 2
@@ -153,7 +155,7 @@ def test_a_start_policy_that_hardly_succeeds_is_refused_unless_forced(tmp_path, 
 def test_the_start_gate_judges_by_plain_success_unless_nothing_is_rewarded(tmp_path, success, rewarded, refused):
     first = {'success_rate': success, 'rewarded_rate': rewarded}
     with pytest.raises(RunError, match='never rewarded') if refused else nullcontext():
-        finetuning._gate(first, FPOConfig(reward='strict'), tmp_path, force=False)
+        finetuning._gate(first, FPOConfig(reward='strict'), tmp_path, False, pytest.fail)
 
 
 def test_a_seed_out_of_bounds_begins_no_run(tmp_path):
@@ -176,7 +178,9 @@ def test_divergence_saves_nothing_and_leaves_what_is_good(copied, waist_task, mo
         train(copied, 3, resume=True)
     after = files(copied)
     failed = load_file(copied / 'failed_update.safetensors')
-    assert len(failed['advantage']) == len(failed['chunks']) > 0, 'what it failed on can be looked at'
+    count = len(failed['chunks'])
+    assert count > 0 and failed['noise'].shape == (count, 2, 4, 14), 'what it failed on can be looked at'
+    assert all(len(failed[name]) == count for name in ('advantage', 'reward', 'privileged', 'states', 'time'))
     assert after.pop('failed_update.safetensors') and after == before
     monkeypatch.undo()
     with tiny_task.short_episodes(), tiny_task.waist_reward():

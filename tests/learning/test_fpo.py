@@ -90,7 +90,7 @@ def test_returns_are_credited_to_the_decision_that_succeeded():
     learner = FPO(tiny_task.policy(), tiny_task.config(gamma=0.9, lam=0.5))
     valid = np.array([[True, True, False], [True, True, True]])
     rollout = hand_made(valid, np.array([True, False]))
-    advantage, surplus, metrics = learner._advantages(rollout, fpo.rewards(rollout))
+    advantage, surplus, metrics = learner._advantages(rollout, fpo.rewards(rollout), Sampling())
     expected = np.array([0.175, 0.5, -0.17375, -0.275, -0.5])
     targets = learner.values.data[0]['targets'].numpy()
     np.testing.assert_allclose(targets, expected + 0.5, atol=1e-6)

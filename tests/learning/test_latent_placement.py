@@ -10,6 +10,7 @@ from runs import newest, train
 
 from fpo_ros.learning import fpo
 from fpo_ros.learning.advantages import standardise
+from fpo_ros.learning.decisions import Decisions
 from fpo_ros.learning.finetune import finetune
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.latent import with_latent_actor
@@ -61,7 +62,8 @@ def test_losses_are_of_the_latents_and_of_whole_chunks(waist_task):
     learner = FPO(steered(), tiny_task.config(placement='latent', learning_rate=0.0))
     with open_pool(Local(unit=4)) as pool:
         learner.run_iteration(pool)
-    decisions, _ = learner._decisions
+    found = learner.newest_decisions()
+    decisions = Decisions(**{name: found[name] for name in ('states', 'prefix_kv', 'chunks', 'paths')})
     rows = torch.arange(len(decisions))
     time, noise = learner.flow.times(len(rows), 2, stratified=False), learner.flow.noise(len(rows), 2)
 

@@ -70,8 +70,9 @@ def both(tmp_path_factory) -> Path:
 def alone(run: Path, settings: dict | None = None, iterations: int = 2, resume: bool = False,
           restores: bool = False) -> Path:
     with train_parallel.restoring() if restores else nullcontext():
-        finetune(tiny_task.policy(), run, train_parallel.config(**settings or {}), iterations, resume=resume,
-                 demonstrations=tiny_task.pairs())
+        config = train_parallel.config(**settings or {})
+        finetune(tiny_task.policy(), run, config, iterations, resume=resume,
+                 demonstrations=tiny_task.pairs() if config.imitates_recorded else None)
     return run
 
 

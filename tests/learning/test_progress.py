@@ -64,7 +64,8 @@ def test_curves_say_what_the_lines_say(finished):
 
 def test_curves_are_in_the_section_that_they_belong_to(finished):
     names = set(curves(finished[0]))
-    assert {'episodes/rewarded_rate', 'episodes/mean_return', 'episodes/diverged', 'training/flow_loss',
+    assert {'episodes/rewarded_rate', 'episodes/replayed', 'episodes/mean_return', 'episodes/diverged',
+            'training/flow_loss',
             'training/explained_variance', 'training/control_steps', 'time/rollout_s', 'time/steps_per_s',
             'time/lost_workers', 'time/recollected_episodes'} <= names
     assert {name.split('/')[0] for name in names} == {'episodes', 'training', 'time'}

@@ -22,6 +22,7 @@ from fpo_ros.learning.trained_flow import TrainedFlow
 from fpo_ros.learning.update import Batch
 from fpo_ros.policy.expert import Expert
 from fpo_ros.policy.flow import squared_error
+from fpo_ros.results.rows import REFERENCE, ROWS
 
 VALID = np.array([[True, True, False], [True, True, True]])
 
@@ -116,8 +117,9 @@ def test_relatives_imitate_where_every_episode_succeeds(algorithm):
     assert any(not torch.equal(before[name], value) for name, value in tiny_task.weights(learner.policy).items())
 
 
-def test_cloning_of_successes_takes_as_many_steps_as_fpo(monkeypatch):
-    learner = learner_of('filtered_bc', epochs=3, minibatch=2)
+@pytest.mark.parametrize(('decay', 'left'), [('linear', [1 - index / 9 for index in range(9)]), ('none', [1] * 9)])
+def test_cloning_of_successes_takes_as_many_steps_as_fpo_at_a_rate_that_decays_as_it_is_set(monkeypatch, decay, left):
+    learner = learner_of('filtered_bc', epochs=3, minibatch=2, decay=decay)
     given = batch(learner, [0.0] * 5)
     learner.imitation.keep(given.decisions, torch.ones(len(given.decisions)))
     taken, rates = [], []
@@ -126,7 +128,7 @@ def test_cloning_of_successes_takes_as_many_steps_as_fpo(monkeypatch):
         learner.actor_optimizer.param_groups[0]['lr']))
     metrics = learner.update.run(given)
     assert len(taken) == 9 and metrics['steps_taken'] == 1 and metrics['bc_loss'] > 0
-    assert rates == pytest.approx([1e-3 * (1 - index / 9) for index in range(9)])
+    assert rates == pytest.approx([1e-3 * share for share in left])
 
 
 class Answering:
@@ -165,12 +167,15 @@ def test_from_zero_noise_episodes_do_not_depend_on_the_seed_of_the_noise(waist_t
     assert np.array_equal(first.success, second.success) and first.control_steps == second.control_steps
 
 
-@given(st.integers(1, 4), st.integers(1, 5), st.floats(0.5, 1.0), st.data())
-def test_the_return_of_chunks_is_the_return_of_steps_regrouped(executed, decisions, gamma, data):
-    steps = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=executed * decisions,
-                                        max_size=executed * decisions)))
-    of_steps = float((gamma ** np.arange(len(steps)) * steps).sum())
-    chunks = steps.reshape(decisions, executed) @ gamma ** np.arange(executed)
-    shape = (1, decisions)
-    advantage, target = gae(chunks[None], np.zeros(shape), np.ones(shape, bool), gamma**executed, 1.0)
-    assert advantage[0, 0] == pytest.approx(of_steps, abs=1e-9) and target[0, 0] == advantage[0, 0]
+@pytest.mark.parametrize('row', [row for row in ROWS if row.group == 'executed' or row.name == REFERENCE],
+                         ids=lambda row: row.name)
+@given(rewarded_in=st.integers(1, 300))
+def test_a_reward_is_worth_as_much_however_many_steps_a_decision_executes(row, rewarded_in):
+    # A decision's reward counts from its beginning: the default's discount of a control step, as often as there are
+    # steps before the decision.
+    executed, per_step = row.start.contract.execute, 0.99 ** (1 / 20)
+    decision = (rewarded_in - 1) // executed
+    valid = np.ones((2, decision + 1), bool)
+    reward = fpo.rewards(made_rollouts.rollout(tiny_task.policy(), valid, np.array([True, False])))
+    target = gae(reward, np.zeros(valid.shape), valid, row.config().gamma, 1.0)[1]
+    assert target[0, 0] == pytest.approx(per_step ** (executed * decision), rel=1e-9) and target[1, 0] == 0

@@ -166,15 +166,18 @@ OBJECTIVES = st.builds(
 SAMPLINGS = st.builds(
     Sampling, steps=st.none() | st.integers(1, 20), beyond=st.integers(0, 5), beyond_size=POSITIVE, noise_range=RANGES,
     noise_std=st.integers(0, 2).map(lambda rows: ((0.05,) * 14,) * rows))
-CONFIGS = st.builds(
-    FPOConfig, algorithm=st.sampled_from(['fpo', 'awr', 'filtered_bc']), episodes=COUNTS, max_steps=COUNTS,
+MADE = dict(
+    episodes=COUNTS, max_steps=COUNTS,
     reward=st.sampled_from(['gym', 'strict']), pairs=COUNTS, epochs=COUNTS, minibatch=COUNTS, microbatch=COUNTS,
-    learning_rate=POSITIVE, gamma=SHARES, lam=SHARES, critic=CRITICS, warmup=st.integers(0, 9), bc_coefficient=POSITIVE,
-    bc_history=COUNTS, bc_batch=COUNTS, bc_pairs=COUNTS, max_grad_norm=POSITIVE, drift_stop=st.none() | POSITIVE,
+    learning_rate=POSITIVE, decay=st.sampled_from(['linear', 'none']), gamma=SHARES, lam=SHARES, critic=CRITICS,
+    warmup=st.integers(0, 9), bc_coefficient=POSITIVE,
+    bc_history=COUNTS, bc_batch=COUNTS, bc_pairs=COUNTS, max_grad_norm=POSITIVE,
     average=SHARES, restore_drop=st.none() | POSITIVE, temperature=POSITIVE, perturbation=SHARES, sampling=SAMPLINGS,
     objective=OBJECTIVES, randomisation=st.sampled_from([
         None, Randomisation(), Randomisation(object_mass=(0.5, 2.0), camera_latency_s={'top': (0.0, 0.1)},
                                              appearance=AppearanceRanges(noise_std=(1.0, 4.0)))]))
+CONFIGS = st.builds(FPOConfig, drift_stop=st.none() | POSITIVE, **MADE) | st.builds(
+    FPOConfig, algorithm=st.sampled_from(['awr', 'filtered_bc']), **MADE)
 
 
 @given(CONFIGS)
@@ -218,3 +221,9 @@ def test_noise_that_is_asked_for_twice_is_refused():
     config = FPOConfig(perturbation=0.1, sampling=Sampling(noise_std=((0.1,) * 14,) * 4))
     with pytest.raises(ValueError, match='perturbation and noise_std both add noise'):
         config.training_sampling(4)
+
+
+@pytest.mark.parametrize('algorithm', ['awr', 'filtered_bc', 'dsrl'])
+def test_a_drift_stop_without_ratios_is_refused(algorithm):
+    with pytest.raises(ValueError, match=f'{algorithm} has no use for drift_stop: leave it out'):
+        FPOConfig(algorithm=algorithm, drift_stop=0.5)

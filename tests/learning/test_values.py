@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import made_rollouts
@@ -16,6 +17,7 @@ from fpo_ros.learning.latent import with_latent_actor
 from fpo_ros.learning.rollout import Rollout
 from fpo_ros.learning.values import EnsembleValues, StateValues, Values, seen_by_critic, values_of
 from fpo_ros.policy.checkpoint import Drawn, FlowPolicy
+from fpo_ros.policy.flow import Sampling
 
 PIXELS = replace(tiny_task.CONTRACT, observation='pixels', cameras=('cam_high',), image_height=16, image_width=24)
 #: Two decisions, three, one.
@@ -59,7 +61,7 @@ def test_at_first_every_state_is_worth_what_the_start_policy_reaches(settings, i
     values = critic(policy, inputs=inputs, **settings)
     rollout = made_rollouts.rollout(policy, VALID)
     values.begin(rollout, 0.25)
-    worth = values.estimate(rollout)
+    worth = values.estimate(rollout, Sampling())
     assert worth.dtype == np.float64 and worth.shape == VALID.shape
     np.testing.assert_allclose(worth, 0.25, atol=1e-6)
 
@@ -101,12 +103,12 @@ def test_a_critic_of_observations_does_not_know_where_the_object_is(settings, in
     values = critic(policy, inputs=inputs, **settings)
     values.begin(rollout, 0.5)
     opinionated(values)
-    worth = values.estimate(rollout)
+    worth = values.estimate(rollout, Sampling())
     blind = inputs == 'observation'
-    assert np.array_equal(values.estimate(moved(rollout, slice(0, 14))), worth) == blind, 'true joints'
-    assert np.array_equal(values.estimate(moved(rollout, slice(14, 21))), worth) == blind, 'pose of the cube'
-    assert not np.array_equal(values.estimate(moved(rollout, slice(21, 22))), worth), 'elapsed share'
-    assert np.array_equal(values.estimate(replace(rollout, states=rollout.states + 1)), worth) != blind
+    assert np.array_equal(values.estimate(moved(rollout, slice(0, 14)), Sampling()), worth) == blind, 'true joints'
+    assert np.array_equal(values.estimate(moved(rollout, slice(14, 21)), Sampling()), worth) == blind, 'the cube'
+    assert not np.array_equal(values.estimate(moved(rollout, slice(21, 22)), Sampling()), worth), 'elapsed share'
+    assert np.array_equal(values.estimate(replace(rollout, states=rollout.states + 1), Sampling()), worth) != blind
 
 
 def test_values_of_states_are_regressed_onto_the_targets():
@@ -116,7 +118,7 @@ def test_values_of_states_are_regressed_onto_the_targets():
     target = np.where(VALID, 0.75, 99.0)
     assert values.learn(rollout, REWARD, target) == pytest.approx(0.0625, abs=1e-6), '(0.5 - 0.75)^2'
     values.fit(300)
-    np.testing.assert_allclose(values.estimate(rollout)[VALID], 0.75, atol=0.02)
+    np.testing.assert_allclose(values.estimate(rollout, Sampling())[VALID], 0.75, atol=0.02)
 
 
 @pytest.mark.parametrize('kind', ['value', 'ensemble'])
@@ -227,12 +229,13 @@ def test_the_stored_baseline_is_the_chunk_that_was_executed():
     vectors = torch.cat([torch.as_tensor(rollout.privileged), rollout.chunks[:, :, :3].flatten(2)], -1)
     with torch.no_grad():
         wanted = values.module.least(vectors).numpy()
-    np.testing.assert_allclose(values.estimate(rollout), wanted, atol=1e-6)
+    np.testing.assert_allclose(values.estimate(rollout, Sampling()), wanted, atol=1e-6)
+    wanted = values.estimate(rollout, Sampling())
     unexecuted, executed = rollout.chunks.clone(), rollout.chunks.clone()
     unexecuted[:, :, 3] += 1
     executed[:, :, 2] += 1
-    assert np.array_equal(values.estimate(replace(rollout, chunks=unexecuted)), values.estimate(rollout))
-    assert not np.array_equal(values.estimate(replace(rollout, chunks=executed)), values.estimate(rollout))
+    assert np.array_equal(values.estimate(replace(rollout, chunks=unexecuted), Sampling()), wanted)
+    assert not np.array_equal(values.estimate(replace(rollout, chunks=executed), Sampling()), wanted)
 
 
 @pytest.mark.parametrize('contract', [tiny_task.CONTRACT, PIXELS])
@@ -245,18 +248,19 @@ def test_the_fresh_baseline_is_a_chunk_that_the_policy_draws_in_that_state(contr
     drawn = []
     plain = FlowPolicy.draw
     monkeypatch.setattr(FlowPolicy, 'draw', lambda *a: drawn.append((a, plain(*a))) or drawn[-1][1])
-    worth = values.estimate(rollout)
-    ((_, states, prefix, noise), got), = drawn
+    worth = values.estimate(rollout, Sampling())
+    ((_, states, prefix, noise, *_), got), = drawn
     assert torch.equal(states.view_as(rollout.states), rollout.states) and prefix is rollout.prefix_kv
     assert noise.shape == (9, 4, 14) and abs(float(noise.std()) - 1) < 0.15
     chunks = got.chunks.view_as(rollout.chunks)
     stored = critic(policy, kind='ensemble', members=2, baseline='stored')
     stored.module.load_state_dict(values.module.state_dict())
-    np.testing.assert_allclose(worth, stored.estimate(replace(rollout, chunks=chunks)), atol=1e-6)
-    assert not np.array_equal(values.estimate(rollout), worth), 'noise is drawn anew'
+    np.testing.assert_allclose(worth, stored.estimate(replace(rollout, chunks=chunks), Sampling()), atol=1e-6)
+    assert not np.array_equal(values.estimate(rollout, Sampling()), worth), 'noise is drawn anew'
     again = critic(policy, kind='ensemble', members=2)
     again.module.load_state_dict(values.module.state_dict())
-    assert np.array_equal(again.estimate(replace(rollout, chunks=rollout.chunks + 1)), worth), 'executed chunks'
+    moved_on = replace(rollout, chunks=rollout.chunks + 1)
+    assert np.array_equal(again.estimate(moved_on, Sampling()), worth), 'executed chunks'
 
 
 @pytest.mark.parametrize('baseline', ['stored', 'fresh'])
@@ -271,7 +275,7 @@ def test_critics_of_a_policy_with_a_latent_actor_see_whole_latents(baseline, mon
     vectors = torch.cat([torch.as_tensor(rollout.privileged), rollout.paths[:, :, 0].flatten(2)], -1)
     with torch.no_grad():
         wanted = values.module.least(vectors).numpy()
-    np.testing.assert_allclose(values.estimate(rollout), wanted, atol=1e-6)
+    np.testing.assert_allclose(values.estimate(rollout, Sampling()), wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize('latent', [False, True])
@@ -289,7 +293,7 @@ def test_an_ensemble_learns_which_chunk_is_good(latent):
     worth = []
     for act in (1.0, -1.0):
         (unseen.paths[:, :, 0] if latent else unseen.chunks)[..., 0] = act
-        worth.append(values.estimate(unseen))
+        worth.append(values.estimate(unseen, Sampling()))
     assert worth[0].mean() > 0.8 and worth[1].mean() < 0.2
     assert (worth[0] > worth[1]).mean() > 0.95
 
@@ -305,4 +309,21 @@ def test_values_travel_back_from_the_reward_through_what_follows():
     values = critic(policy, gamma=0.5, kind='ensemble', members=2, steps=300, polyak=0.2, baseline='stored')
     values.begin(rollout, 1.0)
     values.learn(rollout, reward, np.zeros(valid.shape))
-    np.testing.assert_allclose(values.estimate(rollout).mean(0), [0.25, 0.5, 1.0], atol=0.06)
+    np.testing.assert_allclose(values.estimate(rollout, Sampling()).mean(0), [0.25, 0.5, 1.0], atol=0.06)
+
+
+@pytest.mark.parametrize(('sampling', 'low', 'high'), [
+    (Sampling(noise_range=(0.25, 0.5)), 0.25, 0.5),
+    (Sampling(noise_range=(0.0, 0.0), noise_std=4 * ((0.1,) * 14,)), 0, 0)])
+def test_the_fresh_baseline_is_drawn_as_the_chunks_of_the_rollout_were(sampling, low, high, monkeypatch):
+    policy = tiny_task.policy()
+    rollout = made_rollouts.rollout(policy, np.ones((40, 3), bool))
+    values, drawn, plain = critic(policy, kind='ensemble', members=2), [], FlowPolicy.draw
+    values.begin(rollout, 0.5)
+    monkeypatch.setattr(FlowPolicy, 'draw', lambda *a: drawn.append(a) or plain(*a))
+    values.estimate(rollout, sampling)
+    (_, _, _, noise, injected, how), = drawn
+    deviations = noise.flatten(1).std(1)
+    assert how is sampling and 0.8 * low <= float(deviations.min()) <= float(deviations.max()) <= 1.2 * high
+    assert float(deviations.std()) == pytest.approx((high - low) / math.sqrt(12), abs=0.02), 'a factor per decision'
+    assert injected is None if not sampling.noise_std else injected.shape == (120, 4, 4, 14)

@@ -116,10 +116,11 @@ def weights(trained: FlowPolicy) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trained.model.state_dict().items()}
 
 
-def rates_of_training(iterations: int, start: FlowPolicy | None = None, **changes: object) -> list[float]:
+def rates_of_training(iterations: int, start: FlowPolicy | None = None, goal: float = 0.006,
+                      **changes: object) -> list[float]:
     """Train by success alone, nothing imitated unless changes say so; return the success of each iteration."""
     settings = config(**{'episodes': 32, 'pairs': 4, 'epochs': 4, 'minibatch': 64, 'microbatch': 64,
                          'critic': CriticConfig(steps=20), 'warmup': 1, 'bc_coefficient': 0.0} | changes)
     learner = FPO(start or policy(), settings)
-    with short_episodes(), waist_reward(0.006), open_pool(Local(unit=32)) as pool:
+    with short_episodes(), waist_reward(goal), open_pool(Local(unit=32)) as pool:
         return [learner.run_iteration(pool)['success_rate'] for _ in range(iterations)]

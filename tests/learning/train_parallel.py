@@ -106,8 +106,9 @@ def train(group: Group, run: Path, given: dict) -> None:
         assert torch.get_num_threads() == 1, 'process 0 says how many'
         return
     with restoring() if given.get('restores') else nullcontext():
-        finetune(tiny_task.policy(), run, config(**given.get('settings', {})), given.get('iterations', 2),
-                 resume=given.get('resume', False), demonstrations=tiny_task.pairs(), group=group,
+        settings = config(**given.get('settings', {}))
+        finetune(tiny_task.policy(), run, settings, given.get('iterations', 2), resume=given.get('resume', False),
+                 demonstrations=tiny_task.pairs() if settings.imitates_recorded else None, group=group,
                  on_iteration=lambda metrics: print(f'iteration {metrics["iteration"]}', flush=True))
 
 

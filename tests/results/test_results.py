@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import tiny_task
 import torch
@@ -13,8 +15,10 @@ from typer.testing import CliRunner
 from fpo_ros.demo.display import Display
 from fpo_ros.learning import finetune as finetuning
 from fpo_ros.results import cli, report, running
+from fpo_ros.results.rates import mean_over_seeds
 from fpo_ros.results.report import ResultsError, compared_table, load_results, main_table, write_page
-from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, STATE, Row, row_named
+from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, STATE, ZERO_REFERENCE, Row, row_named
+from fpo_ros.results.stale import StaleError
 
 torch.set_num_threads(1)
 
@@ -33,11 +37,41 @@ def test_every_row_is_a_setting_that_can_be_run():
         assert len(budgets) == 1 and budgets <= set(row_named(REFERENCE).marks), 'compared at one budget'
 
 
+#: Rows that differ in more than one setting, and in which: a critic or a scale comes with its size, advantages that
+#: weigh imitation make it weaker, and executed steps set the discount of a decision.
+MORE = {
+    'one_critic': {'critic.kind', 'critic.members'}, 'relative': {'objective.kappa', 'objective.kappa_unit'},
+    'surplus': {'bc_weighting', 'bc_coefficient'}, 'full_noise_awr': {'algorithm', 'epochs', 'sampling.noise_range'},
+    **{f'execute_{count}': {'gamma'} for count in (5, 10, 25, 50)}, 'fpo_zero': set(),
+}
+
+
+def changed(row: Row) -> set[str]:
+    """Return the names of settings in which a row differs from the default."""
+    def flat(settings: dict, prefix: str = '') -> dict:
+        found = {}
+        for name, value in settings.items():
+            found |= flat(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+        return found
+
+    ours, default = flat(asdict(row.config())), flat(asdict(row_named(REFERENCE).config()))
+    return {name for name, value in ours.items() if value != default[name]}
+
+
 def test_rows_that_are_compared_differ_from_the_default_in_one_thing():
     default = row_named(REFERENCE)
-    same = [row.name for row in ROWS if row.group != 'main' and row.config() == default.config()
-            and row.start == default.start]
-    assert not same and not default.settings
+    assert not default.settings
+    for row in ROWS:
+        if row.group in ('main', 'relatives') and row.name not in MORE:
+            continue  # other tasks, and other algorithms with settings of their own
+        if row.name in MORE:
+            assert changed(row) == MORE[row.name], row.name
+        else:
+            assert len(changed(row)) == 1, (row.name, changed(row))
+        assert (row.start == default.start) == (row.group != 'executed'), row.name
+        assert (row.sampling == 'random') == (row.name != 'fpo_zero'), row.name
+    assert all(row.config().algorithm != 'fpo' or row.config().placement == 'latent' or row.name in MORE
+               for row in ROWS if row.group == 'relatives')
     with pytest.raises(ValueError, match="unknown row 'none': known are transfer_state"):
         row_named('none')
 
@@ -76,13 +110,32 @@ def test_a_seed_that_was_interrupted_goes_on_to_the_same_result(tiny, monkeypatc
     assert running.run_seed(TINY, 0, work, results, Display(), 1) == found, 'what is done is not done again'
 
 
-def test_another_start_policy_begins_the_result_anew(tiny, monkeypatch, tmp_path):
+def test_a_seed_of_other_settings_is_not_gone_on_with(tiny, monkeypatch):
     work, results = tiny
-    old = running.run_seed(TINY, 0, work, results, Display(), 1)
-    (results / 'tiny-0.json').write_text(json.dumps(old | {'finished': False}))
-    monkeypatch.setattr(running, 'start_policy', lambda *_: tiny_task.policy(seed=1))
-    found = running.run_seed(TINY, 0, tmp_path / 'other', results, Display(), 1)
-    assert found['start_sha256'] != old['start_sha256'] and len(found['evaluations']) == 3
+    running.run_seed(TINY, 0, work, results, Display(), 1)
+    monkeypatch.setattr(Row, 'config', lambda row: tiny_task.config(gamma=0.5))
+    with pytest.raises(StaleError, match='gamma was 0.99, now 0.5'):
+        running.run_seed(TINY, 0, work, results, Display(), 1)
+
+
+def test_a_start_is_evaluated_as_what_a_row_makes_of_it_and_from_its_noise(tmp_path, monkeypatch):
+    policy, config, seen = tiny_task.policy(), tiny_task.config(algorithm='ppo', warmup=1), []
+    monkeypatch.setattr(running, 'measured', lambda policy, row, sampling, *_: seen.append((policy, sampling)) or {})
+    monkeypatch.setattr(Row, 'config', lambda row: config)
+    running.start_evaluation(policy, replace(TINY, sampling='zero'), tmp_path, Display())
+    monkeypatch.setattr(Row, 'config', lambda row: tiny_task.config())
+    for _ in range(2):
+        running.start_evaluation(policy, TINY, tmp_path, Display())
+    assert [(one.contract.flow_steps, sampling) for one, sampling in seen] == [(1, 'zero'), (4, 'random')]
+
+
+def test_minutes_are_of_all_iterations_whoever_ran_them(tiny):
+    work, results = tiny
+    found = running.run_seed(TINY, 0, work, results, Display(), 1)
+    lines = (work / 'runs' / 'tiny-0' / 'progress.jsonl').read_text().splitlines()
+    spent = [entry['rollout_s'] + entry['update_s'] for entry in map(json.loads, lines)]
+    assert found['minutes'] == pytest.approx(sum(spent) / 60) and len(found['curve']) == len(spent)
+    assert all({'learning_rate', 'noise_high'} <= entry.keys() for entry in found['curve'])
 
 
 def entry(mark: int, gym: str, strict: str) -> dict:
@@ -98,18 +151,53 @@ def result(row: str, seed: int, last: str, **more) -> dict:
     evaluations[0] = entry(0, '1100000000', '1000000000')
     return {'row': row, 'seed': seed, 'date': '2026-01-02', 'evaluations': evaluations, 'finished': True,
             'zero': entry(0, last, last), 'best': entry(0, half, half), 'minutes': 3.2, 'restored': 0,
-            'alarms': ['steps_too_small'],
+            'alarms': ['steps_too_small'], 'settings': {'learning_rate': 1e-3},
             'curve': [{'control_steps': steps, 'rewarded_rate': 0.5} for steps in (10, 20)]} | more
 
 
 def test_the_table_of_a_main_row_by_hand():
     seeds = [result('transfer_state', seed, '1111110000') for seed in (0, 1)]
     lines = main_table(row_named('transfer_state'), seeds)
-    assert '| 0 M | 20.0 (10.0) | 20.0 % (5.7 to 51.0) | 10.0 % (1.8 to 40.4) |' in lines
-    assert '| 6 M | 60.0 (60.0), 60.0 (60.0) | 60.0 % (38.7 to 78.1) | 60.0 % (38.7 to 78.1) |' in lines
+    rows = ([part.strip() for part in line.split('|')] for line in lines)
+    cells = {row[1]: row[2:-1] for row in rows if len(row) > 3}
+    assert cells['control steps'] == ['seed 0', 'seed 1', 'mean, gym', 'mean, strict']
+    start, end = cells['0 M'], cells['6 M']
+    assert start[:2] == 2 * ['20.0 (5.7 to 51.0); strict 10.0 (1.8 to 40.4)']
+    assert end[0] == '60.0 (31.3 to 83.2); strict 60.0 (31.3 to 83.2)' and end[2].startswith('60.0 (')
+    assert cells['`best`'][0].startswith('80.0 (') and cells['the end, from zero start noise'][2].startswith('60.0 (')
     text = '\n'.join(lines)
-    assert 'The end lies below the best evaluation by 20.0, 20.0 points' in text and 'took 3, 3 min' in text
-    assert 'Alarms: steps_too_small; the best policy was restored 0 times' in text
+    assert 'The end lies below the best evaluation by 20.0 (seed 0), 20.0 (seed 1) points.' in text
+    assert 'Begun 2026-01-02 (seed 0), 2026-01-02 (seed 1). Training took 3 min (seed 0), 3 min (seed 1).' in text
+    assert 'Alarms: steps_too_small. Times that the best policy was restored: 0 (seed 0), 0 (seed 1).' in text
+    assert 'learning rate' not in text
+
+
+def test_the_page_says_from_where_on_the_rate_had_settled():
+    def curve(*rates: float) -> list[dict]:
+        return [{'control_steps': 1_000_000 * (index + 1), 'rewarded_rate': 0.5, 'learning_rate': rate}
+                for index, rate in enumerate(rates)]
+
+    seeds = [result('transfer_state', 0, '1' * 10, curve=curve(1e-3, 0.9e-5, 1.1e-5, 0.9e-5, 1e-6)),
+             result('transfer_state', 1, '1' * 10, curve=curve(1e-3, 1e-3))]
+    text = '\n'.join(main_table(row_named('transfer_state'), seeds))
+    assert 'The learning rate was below 1% of its start from 4.0 M control steps (seed 0) on: what follows' in text
+
+
+@pytest.mark.parametrize(('values', 'low', 'high'), [
+    (np.eye(2)[:, [0] * 50 + [1] * 50], 0.5, 0.5), (np.repeat([[0.0], [1.0]], 100, 1), 0.0, 1.0),
+    (np.ones((3, 100)), 1.0, 1.0)])
+def test_the_interval_of_a_mean_grows_with_what_seeds_differ_by(values, low, high):
+    mean, lower, upper = mean_over_seeds(values)
+    assert mean == pytest.approx(values.mean()) and lower - 1e-9 <= mean <= upper + 1e-9
+    assert lower == pytest.approx(low, abs=0.13) and upper == pytest.approx(high, abs=0.13)
+
+
+def test_scenes_that_are_common_to_seeds_are_no_independent_episodes():
+    same = np.tile(np.arange(100) < 80, (3, 1)).astype(float)
+    _, low, high = mean_over_seeds(same)
+    _, lower, upper = mean_over_seeds(same[:1])
+    assert high - low == pytest.approx(upper - lower, abs=0.02), 'equal seeds tell no more than one'
+    assert upper - lower == pytest.approx(2 * 1.96 * math.sqrt(0.8 * 0.2 / 100), abs=0.03)
 
 
 def at_its_budget(seed: int, last: str) -> dict:
@@ -126,15 +214,25 @@ def test_rows_are_compared_scene_by_scene_with_the_default_of_the_same_seed():
     lines = compared_table('relatives', found)
     assert len(lines) == 5 and 'FPO, the default' in lines[2], 'unfinished rows are left out'
     cells = [cell.strip() for cell in lines[3].split('|')]
-    assert cells[2:4] == ['0.8 M', '2'] and cells[4].startswith('20.0 %'), 'its start'
-    assert cells[5].startswith('70.0 %') and cells[7].startswith('+20.0'), '16 and 20 of 20 less 4'
-    assert cells[8] == '0.12', '4 scenes against none: 2 / 2^4'
+    assert cells[2:4] == ['0.8 M', '20.0 (5.7 to 51.0)'], 'its start'
+    assert cells[4] == '0: 40.0 (16.8 to 68.7), 1: 100.0 (72.2 to 100.0)' and cells[5].startswith('70.0 (')
+    assert cells[7].startswith('+20.0 (') and cells[7].endswith('; p 0.12, 1'), '4 scenes against none: 2 / 2^4'
+    assert cells[8:10] == ['3, 3', '2026-01-02']
+
+
+def test_what_acts_from_zero_noise_is_compared_with_the_default_from_zero_noise():
+    found = {REFERENCE: [at_its_budget(0, '0000000000')], 'ppo': [result('ppo', 0, '1111000000')]}
+    line, = [line for line in compared_table('relatives', found) if 'PPO' in line]
+    assert line.split('|')[7].strip() == '', 'not with success from other noise'
+    found[ZERO_REFERENCE] = [result(ZERO_REFERENCE, 0, '1111110000')]
+    line, = [line for line in compared_table('relatives', found) if 'PPO' in line]
+    assert line.split('|')[7].strip().startswith('+20.0')
 
 
 def test_parts_are_compared_with_the_default_at_their_own_budget():
     found = {REFERENCE: [result(REFERENCE, 0, '1111111111')], 'no_clip': [result('no_clip', 0, '1111110000')]}
     default, part = ([cell.strip() for cell in line.split('|')] for line in compared_table('ablations', found)[2:4])
-    assert default[1:4] == ['FPO, the default', '0.4 M', '1'] and default[5].startswith('80.0 %'), 'not its end'
+    assert default[1:3] == ['FPO, the default', '0.4 M'] and default[5].startswith('80.0 ('), 'not its end'
     assert part[1] == 'no trust region' and part[7].startswith('+20.0')
     assert compared_table('pairs', found) == []
 
@@ -198,3 +296,9 @@ def test_rows_and_seeds_can_be_chosen(tmp_path, monkeypatch):
     assert shown.exit_code == 0, shown.output
     assert called == [('awr', 1), ('awr', 2), ('ppo', 1), ('ppo', 2)]
     assert 'ppo, seed 2: 100.0%' in shown.output
+
+
+@pytest.mark.parametrize('seeds', ['a', '1,', '-1', ''])
+def test_seeds_that_are_none_are_one_error_that_says_what_to_give(seeds):
+    shown = CliRunner().invoke(cli.app, ['run', 'awr', '--seeds', seeds])
+    assert shown.exit_code == 2 and 'are no seeds' in shown.output and 'invalid literal' not in shown.output

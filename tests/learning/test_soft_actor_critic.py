@@ -1,0 +1,97 @@
+"""Latent soft actor-critic (DSRL): densities, targets and what is learned."""
+
+from __future__ import annotations
+
+import made_rollouts
+import numpy as np
+import pytest
+import tiny_task
+import torch
+from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
+
+from fpo_ros.learning.algorithms import prepared
+from fpo_ros.learning.config import FPOConfig
+from fpo_ros.learning.decisions import flatten
+from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.scale import Local, open_pool
+from fpo_ros.learning.soft_actor_critic import log_density
+from fpo_ros.learning.update import Batch
+from fpo_ros.policy.flow import Sampling
+
+CONFIG = tiny_task.config(algorithm='dsrl', gamma=0.9)
+
+
+def learner_of() -> FPO:
+    return FPO(prepared(tiny_task.policy(), CONFIG), CONFIG)
+
+
+def test_the_density_of_a_latent_is_that_of_the_squashed_gaussian():
+    actor, generator = learner_of().flow.expert, torch.Generator().manual_seed(0)
+    seen, noise = (torch.randn(5, size, generator=generator) for size in (actor.net[0].in_features, 14))
+    with torch.no_grad():
+        actor.net[-1].weight.normal_(0, 0.3, generator=generator)
+        latent, density = log_density(actor, seen, noise)
+        mean, log_std = actor.distribution(seen)
+        squashed = TransformedDistribution(Normal(mean.double(), log_std.exp().double()), [
+            TanhTransform(), AffineTransform(0.0, actor.BOUND)])
+        wanted = squashed.log_prob(latent.double()).sum(-1)
+    assert float(latent.abs().max()) < 2
+    torch.testing.assert_close(density.double(), wanted, rtol=1e-3, atol=1e-2)
+
+
+def test_the_density_at_the_middle_by_hand():
+    # At first the mean is 0 and the deviation 1: w = 2 tanh(0) = 0, and the density 1 / (2 sqrt(2 pi)) per dimension.
+    actor = learner_of().flow.expert
+    with torch.no_grad():
+        latent, density = log_density(actor, torch.zeros(1, actor.net[0].in_features), torch.zeros(1, 14))
+    assert not latent.any() and float(density) == pytest.approx(-14 * np.log(2 * np.sqrt(2 * np.pi)), rel=1e-5)
+
+
+def test_targets_of_the_critics_by_hand(monkeypatch):
+    learner = learner_of()
+    update, count = learner.update, 3
+    with torch.no_grad():
+        for index, critic in enumerate(update.critics.targets):  # the mean of 0 to 9 is 4.5
+            critic.net[-1].bias.fill_(float(index))
+        update.log_temperature.fill_(np.log(0.5))
+    monkeypatch.setattr('fpo_ros.learning.soft_actor_critic.log_density',
+                        lambda actor, seen, noise: (torch.zeros(count, 14), torch.tensor([-1.0, 3.0, 3.0])))
+    size = update.critics.members[0].net[0].in_features - 14
+    part = {'next_acted': torch.zeros(count, 1), 'next_seen': torch.zeros(count, size),
+            'reward': torch.tensor([0.0, 0.0, 1.0]), 'follows': torch.tensor([1.0, 1.0, 0.0])}
+    wanted = [0.9 * (4.5 + 0.5), 0.9 * (4.5 - 1.5), 1.0]
+    torch.testing.assert_close(update.targets(part), torch.tensor(wanted))
+
+
+def test_the_actor_learns_which_latents_are_rewarded(monkeypatch):
+    monkeypatch.setattr('fpo_ros.learning.soft_actor_critic._BATCH', 64)
+    learner, valid = learner_of(), np.ones((120, 1), bool)
+    rollout = made_rollouts.rollout(learner.policy, valid)
+    good = (rollout.paths[:, :, 0, 0, 0] > 0).numpy()
+    given = Batch(flatten(rollout, valid), torch.zeros(120), rollout, good.astype(float), True, 'here', 'none', 3e-3)
+    with torch.no_grad():
+        learner.update.log_temperature.fill_(np.log(0.05))
+    seen = learner.flow.expert.see(rollout.states[:, 0], rollout.prefix_kv)
+    before = learner.flow.expert.distribution(seen)[0].detach()
+    assert not before.any()
+    learner.update.run(given)
+    after = learner.flow.expert.distribution(seen)[0].detach().mean(0)
+    assert float(after[0]) > 1.5 * float(after[1:].abs().max()) > 0, after
+
+
+def test_the_first_rollout_is_drawn_as_it_is_evaluated_and_the_policy_stays_as_it_is(waist_task):
+    learner = learner_of()
+    before = tiny_task.weights(learner.policy)
+    assert learner._sampling() == Sampling()
+    with open_pool(Local(unit=4)) as pool:
+        metrics = learner.run_iteration(pool)
+    after = tiny_task.weights(learner.policy)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith('latent_actor.') for name in changed)
+    assert metrics['soft_q_loss'] >= 0 and metrics['temperature'] > 0
+
+
+@pytest.mark.parametrize(('changes', 'name'), [({'drift_stop': None}, 'drift_stop'), ({'decay': 'none'}, 'decay')])
+def test_settings_that_it_has_no_use_for_are_refused(changes, name):
+    with pytest.raises(ValueError, match=f'dsrl has no use for {name}: leave it out'):
+        FPOConfig(algorithm='dsrl', **changes)

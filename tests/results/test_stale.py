@@ -1,0 +1,59 @@
+"""What is kept from other settings and starts is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import tiny_task
+
+from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.results.rows import REFERENCE, row_named
+from fpo_ros.results.stale import StaleError, check_result, check_start, differences, keep_start
+
+
+def kept(**changes: object) -> dict:
+    """Return what a result of the default holds, unfinished."""
+    row = row_named(REFERENCE)
+    stored = json.loads(json.dumps({'settings': asdict(row.config()), 'start': asdict(row.start)}))
+    return {'start_sha256': tiny_task.policy().digest(), 'evaluations': [], **stored} | changes
+
+
+def refused(known: dict, start: FlowPolicy | None = None) -> str:
+    with pytest.raises(StaleError) as caught:
+        check_result(known, row_named(REFERENCE), start, Path('results/x.json'), Path('work/x'))
+    assert str(caught.value).endswith('): remove it and work/x to run it anew') and '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def test_results_of_what_a_row_no_longer_is_are_refused_with_what_to_remove():
+    known, row = kept(), row_named(REFERENCE)
+    check_result(known, row, tiny_task.policy(), Path('x.json'), Path('x'))
+    older = kept(settings={name: value for name, value in known['settings'].items() if name != 'decay'})
+    check_result({name: value for name, value in older.items() if name != 'start'}, row, None, Path('x'), Path('x'))
+    assert 'gamma was 0.9, now 0.99' in refused(kept(settings=known['settings'] | {'gamma': 0.9}))
+    assert 'haste was 1, which is no setting any more' in refused(kept(settings=known['settings'] | {'haste': 1}))
+    clipped = known['settings']['objective'] | {'clip': 0.2}
+    assert 'objective.clip was 0.2, now 0.1' in refused(kept(settings=known['settings'] | {'objective': clipped}))
+    assert 'start.noise_m was 0.01, now 0.02' in refused(kept(start=known['start'] | {'noise_m': 0.01}))
+    assert 'it began with policy' in refused(known, tiny_task.policy(seed=1))
+    assert 'evaluations with sampling zero, now random' in refused(kept(
+        evaluations=[{'sampling': 'zero', 'episodes': 500}]))
+
+
+def test_a_setting_that_is_newer_than_a_result_must_be_at_its_default():
+    row = row_named('no_decay')
+    assert differences({}, row.config())[0] == 'decay was not there, now none'
+    assert differences(json.loads(json.dumps(asdict(row.config()))), row.config()) == []
+
+
+def test_a_start_that_was_made_otherwise_is_refused(tmp_path):
+    start, policy = row_named(REFERENCE).start, tiny_task.policy()
+    keep_start(start, tmp_path)
+    check_start(start, policy, tmp_path)
+    with pytest.raises(StaleError, match='noise_m was 0.02, now 0.5.*remove it'):
+        check_start(replace(start, noise_m=0.5), policy, tmp_path)
+    with pytest.raises(StaleError, match='contract.horizon was 4, now 20'):
+        check_start(start, policy, tmp_path / 'older')
