@@ -9,7 +9,7 @@ import torch
 
 from fpo_ros.learning import fpo
 from fpo_ros.learning.advantages import standardise
-from fpo_ros.learning.decisions import Decisions
+from fpo_ros.learning.decisions import Decisions, recorded_decisions
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.rollout import Rollout, collect
 from fpo_ros.learning.scale import Local, open_pool
@@ -113,12 +113,12 @@ def test_flow_times_lie_on_the_grid_of_the_sampler_one_in_each_stratum():
 def test_without_any_success_only_recorded_pairs_are_imitated(coefficient):
     policy = tiny_task.policy()
     learner = FPO(policy, tiny_task.config(bc_coefficient=coefficient), demonstrations=tiny_task.pairs())
-    rows = torch.arange(6)
+    recorded, rows = recorded_decisions(tiny_task.pairs(), policy), torch.arange(6)
     time, noise = learner.flow.times(6, 8, stratified=True), torch.randn(6, 8, 4, 14)
 
     def loss() -> float:
         with torch.no_grad():
-            return 50 * float(learner.flow.losses(learner.imitation.recorded, rows, time, noise).mean())
+            return 50 * float(learner.flow.losses(recorded, rows, time, noise).mean())
 
     before = loss()
     with tiny_task.short_episodes(), tiny_task.waist_reward(9.0), open_pool(Local(unit=4)) as pool:

@@ -70,10 +70,10 @@ def test_what_another_placement_trains_has_its_adapters_merged():
     assert prepared(policy, SETTINGS).model.config.expert_lora == LoraConfig(2, 2.0)
     again = with_adapters(tiny_task.policy(), ('expert',), rank=2)
     assert prepared(again, SETTINGS) is again
-    for changes in ({}, {'placement': 'latent'}, {'algorithm': 'ppo'}):
+    for changes in ({}, {'placement': 'latent'}, {'algorithm': 'ppo', 'warmup': 1}):
         config = prepared(policy, tiny_task.config(**changes)).model.config
         assert config.expert_lora is None and config.language_lora is None
-    assert prepared(policy, tiny_task.config(placement='lora', algorithm='ppo')).contract.flow_steps == 1
+    assert prepared(policy, tiny_task.config(placement='lora', algorithm='ppo', warmup=1)).contract.flow_steps == 1
     with pytest.raises(ValueError, match='dsrl trains an actor over latents'):
         tiny_task.config(placement='lora', algorithm='dsrl')
 
