@@ -19,7 +19,7 @@ from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.configuration import GraphError
 
 #: Time in which nodes of the same domain show up [s].
-LOOK_S = 3.0
+LOOK_S = 5.0
 #: A publisher is discovered before the name of its node is, by less than this [s].
 _NAMED_S = 0.5
 _COMMANDS = ('joint_group', 'joint_single', 'joint_trajectory')
@@ -68,13 +68,14 @@ class RosXsTransport:
         return RawReading(message.name, message.position, message.velocity, message.effort,
                           convert.nanoseconds(message.header.stamp))
 
-    def check_uncommanded(self, arm: str, look_s: float = LOOK_S) -> None:
+    def check_uncommanded(self, arm: str, look_s: float | None = None) -> None:
         """Refuse an arm that others command, or may at any time: a controller, whatever its state, or any publisher.
 
-        :param look_s: time in which others are looked for, who may not have been discovered yet [s].
+        :param look_s: time in which others are looked for, who may not have been discovered yet [s]; :data:`LOOK_S`
+            if None.
         :raises GraphError: naming them.
         """
-        until, seen = time.monotonic() + look_s, 0.0
+        until, seen = time.monotonic() + (LOOK_S if look_s is None else look_s), 0.0
         while True:
             for topic in ('controller_status', *(f'{arm}/commands/{name}' for name in _COMMANDS)):
                 others = self._others(topic)

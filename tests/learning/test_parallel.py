@@ -19,6 +19,7 @@ from free_port import free_port
 from runs import CLOCK, files, newest, progress
 from safetensors.torch import load_file
 
+from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.finetune import finetune
 
 HERE = Path(__file__).parent
@@ -30,7 +31,7 @@ RUNS = {
     'fpo': {'settings': {'episodes': 7}},
     'stopped': {'settings': {'learning_rate': 5e-4, 'drift_stop': 1e-6}},
     'standardised': {'settings': {'objective': {'ratio': 'standardised'}}, 'iterations': 1},
-    'awr': {'settings': {'algorithm': 'awr'}},
+    'awr': {'settings': {'algorithm': 'awr', 'drift_stop': FPOConfig().drift_stop}},
     'restored': {'settings': {'episodes': 6}, 'iterations': 3, 'restores': True},
     'lora': {'settings': {'placement': 'lora', 'lora_rank': 2, 'episodes': 6}, 'iterations': 3, 'restores': True},
 }

@@ -38,6 +38,12 @@ pytestmark = pytest.mark.ros
 ARM = 'follower_left'
 
 
+@pytest.fixture(autouse=True)
+def _found_soon(monkeypatch) -> None:
+    """Nodes of one process find each other soon, mostly."""
+    monkeypatch.setattr('fpo_ros.nodes.xs_transport.LOOK_S', 1.0)
+
+
 @pytest.fixture
 def file(tmp_path) -> Path:
     """A copy of the example of a stationary cell."""
@@ -280,6 +286,7 @@ def test_an_arm_that_somebody_may_command_is_not_calibrated(bench, file, monkeyp
     measured = []
     monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda *args: measured.append(args))
     monkeypatch.setattr('fpo_ros.hardware.calibration.measure_joints', lambda *args: measured.append(args))
+    monkeypatch.setattr('fpo_ros.nodes.xs_transport.LOOK_S', 30.0)  # a busy machine finds nodes late
     with RosClient('somebody') as other:
         other.node.create_publisher(kind, topic, qos.COMMAND)
         for command in (calibrate_cli.gripper, calibrate_cli.joints):
