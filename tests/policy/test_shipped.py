@@ -19,7 +19,7 @@ def test_a_policy_of_the_package_is_accepted_by_name_and_is_small(name):
 
 
 def test_the_package_has_a_start_and_what_fine_tuning_made_of_it():
-    assert {'sft_state', 'fpo_state', 'sft_pixels', 'fpo_pixels'} <= set(names())
+    assert {'sft_state', 'fpo_state', 'sft_pixels', 'fpo_pixels', 'fpo_insertion_state'} <= set(names())
     for kind in ('state', 'pixels'):
         start, tuned = (FlowPolicy.load(Path(f'{made}_{kind}')) for made in ('sft', 'fpo'))
         assert start.contract == tuned.contract and start.digest() != tuned.digest()
