@@ -101,7 +101,7 @@ class RunningGraph:
         """
         deadline = time.monotonic() + timeout_s
         waiting = dict.fromkeys((spec.name for spec in self.description.nodes if spec.name not in without), 'starting')
-        watched = list(waiting)
+        watched = [name for name in waiting if name in self.processes]  # others may be started by somebody else
         clients = {name: self._probe.node.create_client(GetState, f'{name}/get_state') for name in waiting}
         try:
             while waiting:

@@ -115,8 +115,10 @@ def test_real_cell_starts_each_driver_with_its_own_settings(keys, tmp_path) -> N
     prefix, seen = tmp_path / 'prefix', tmp_path / 'seen'
     seen.mkdir()
     _driver_packages(prefix)
-    mine = tmp_path / 'mine.yaml'
-    mine.write_text('/**/cell: {ros__parameters: {cam_high_serial: "0123456789", left_motor_configs: /left.yaml}}')
+    mine, motors = tmp_path / 'mine.yaml', tmp_path / 'left.yaml'
+    motors.write_text('grippers: {gripper: {horn_radius: 0.0275, arm_length: 0.035}}')  # its crank is looked at
+    mine.write_text('/**/cell: {ros__parameters: {cam_high_serial: "0123456789", '
+                    f'left_motor_configs: {motors}}}}}')
     launch = _launch('aloha_real.launch.py', keys, 'learner:=false', 'gamepad:=true', f'config:={mine}', SEEN=str(seen),
                      AMENT_PREFIX_PATH=f'{prefix}{os.pathsep}{os.environ.get("AMENT_PREFIX_PATH", "")}')
     try:
@@ -130,7 +132,7 @@ def test_real_cell_starts_each_driver_with_its_own_settings(keys, tmp_path) -> N
     assert len(list(seen.iterdir())) == 4, output
     assert '__node:=joy' in (seen / 'joy_node.txt').read_text()
     left, right = (json.loads((seen / f'follower_{side}.json').read_text()) for side in ('left', 'right'))
-    assert left['robot_description'] == 'urdf of follower_left' and left['motor_configs'] == '/left.yaml'
+    assert left['robot_description'] == 'urdf of follower_left' and left['motor_configs'] == str(motors)
     assert right['robot_description'] == 'urdf of follower_right'
     assert right['motor_configs'].endswith('share/interbotix_xsarm_control/config/aloha_vx300s.yaml')
     camera = (seen / 'realsense2_camera_node.txt').read_text()
