@@ -16,6 +16,7 @@ import yaml
 
 from fpo_ros import files
 from fpo_ros.hardware.cameras import TRANSPORTS, joined, stream
+from fpo_ros.hardware.documents import read_yaml
 from fpo_ros.hardware.gripper import GripperCalibration, linkage_of_file
 from fpo_ros.hardware.names import FOLLOWERS, IMAGE_NAMES, LEADERS, SIDES
 from fpo_ros.hardware.words import near
@@ -151,12 +152,7 @@ def load_cell(path: str | Path) -> Cell:
     :raises CellError: naming the key that is wrong and what it may be.
     """
     path = Path(path)
-    try:
-        document = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise CellError(f'cannot read the cell file {path}: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CellError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
+    document = read_yaml(path, CellError, 'the cell file')
     root = _Reader(document, f'{path}: ', dict.fromkeys(('arms', 'cameras', 'limits', 'poses', 'calibration'), True))
     arms = _arms(root)
     cameras, profile, image_name = _cameras(root)

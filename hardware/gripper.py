@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from fpo_ros.hardware.documents import read_yaml
 from fpo_ros.hardware.names import SIDES
 from fpo_ros.hardware.xs import FOLLOWER, Linkage
 
@@ -102,12 +102,7 @@ def linkage_of_file(path: str | Path) -> Linkage:
 
     :raises ValueError: naming the file and what it lacks.
     """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except OSError as error:
-        raise ValueError(f'cannot read the motor file {path}: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'the motor file {path} is no YAML file: {" ".join(str(error).split())}') from error
+    document = read_yaml(path, ValueError, 'the motor file')
     try:
         values = document['grippers']['gripper']
         if not isinstance(values, Mapping):

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fpo_ros.hardware import xs
+from fpo_ros.hardware.documents import read_yaml
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,7 @@ def load_modes(path: str | Path) -> tuple[MotorSettings, ...]:
 
     :raises ModeFileError: naming the key that is wrong.
     """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except OSError as error:
-        raise ModeFileError(f'cannot read the mode file {path}: {error.strerror}') from error
-    except yaml.YAMLError as error:
-        raise ModeFileError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
+    document = read_yaml(path, ModeFileError, 'the mode file')
     if not isinstance(document, Mapping):
         raise ModeFileError(f'{path} is not a mode file of interbotix_xs_sdk: it holds no keys')
     settings = [MotorSettings()] * 7

@@ -71,3 +71,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.skip(reason='rclpy is not installed (pip install ".[ros]" or source ROS 2)')
             )
+
+
+@pytest.fixture
+def fpo_ros(capsys, monkeypatch):
+    """Return a function that runs a command line in this process: exit code, output, errors."""
+    from fpo_ros import cli
+
+    monkeypatch.setenv('COLUMNS', '200')
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        code = end.value.code
+        captured = capsys.readouterr()
+        return 0 if code is None else code, captured.out, captured.err
+
+    return run

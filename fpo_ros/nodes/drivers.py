@@ -8,9 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import yaml
-
 from fpo_ros.hardware.gripper import calibrations_of, linkage_of_file
+from fpo_ros.hardware.modes import ModeFileError, load_modes
 from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
 from fpo_ros.hardware.xs import FOLLOWER, LEADER, VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
@@ -120,31 +119,28 @@ def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any], 
     :raises GraphError: naming the file, or what in it is too slow.
     """
     stroke = max(one.angle(1.0) - one.angle(0.0) for one in calibrations_of(SimpleNamespace(**controller)).values())
-    _check_profiles(drivers, FOLLOWER.name, {('groups', ARM_GROUP): controller['joint_speed'],
-                                             ('singles', GRIPPER_NAME): controller['gripper_speed'] * stroke},
+    _check_profiles(drivers, FOLLOWER.name, {ARM_GROUP: controller['joint_speed'],
+                                             GRIPPER_NAME: controller['gripper_speed'] * stroke},
                     'joint_speed or gripper_speed of arm_controller')
-    _check_profiles(drivers, LEADER.name, {('groups', ARM_GROUP): teleop['track_speed']}, 'track_speed of teleop')
+    _check_profiles(drivers, LEADER.name, {ARM_GROUP: teleop['track_speed']}, 'track_speed of teleop')
 
 
-def _check_profiles(drivers: tuple[DriverSpec, ...], model: str, wanted: dict[tuple[str, str], float],
-                    lower: str) -> None:
+def _check_profiles(drivers: tuple[DriverSpec, ...], model: str, wanted: dict[str, float], lower: str) -> None:
     """Refuse mode files of one kind of arm; ``wanted`` is part → speed of its targets [rad/s]."""
     arms = [driver for driver in drivers if driver.arguments.get('robot_model') == model]
     for file in dict.fromkeys(driver.arguments['mode_configs'] for driver in arms):
         try:
-            modes = yaml.safe_load(Path(file).read_text(encoding='utf-8'))
-            parts = {key: modes[key[0]][key[1]] for key in wanted}
-            limits = {key: part['profile_velocity'] * VELOCITY_UNIT_RAD_S for key, part in parts.items()
-                      if part.get('profile_type', 'velocity') == 'velocity'}
-        except OSError as error:
-            raise GraphError(f'cannot read the mode file {file}: {error.strerror}') from error
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-            raise GraphError(f'{file} is not a mode file of interbotix_xs_sdk: {error!r}') from error
-        for key, limit in limits.items():
-            if 0 < limit < PROFILE_MARGIN * wanted[key]:  # 0: no limit of the servo's own
+            motors = load_modes(file)
+        except ModeFileError as error:
+            raise GraphError(str(error)) from error
+        settings = {ARM_GROUP: motors[0], GRIPPER_NAME: motors[-1]}
+        for part, speed in wanted.items():
+            limit = settings[part].profile_velocity * VELOCITY_UNIT_RAD_S
+            # 0: no limit of the servo's own; profiles of another type are times.
+            if settings[part].profile_type == 'velocity' and 0 < limit < PROFILE_MARGIN * speed:
                 raise GraphError(
-                    f'{file}: profile_velocity of {key[1]} is {limit:.2f} rad/s, less than {PROFILE_MARGIN} times the '
-                    f'speed of its targets, {wanted[key]:.2f} rad/s: raise it, or lower {lower}')
+                    f'{file}: profile_velocity of {part} is {limit:.2f} rad/s, less than {PROFILE_MARGIN} times the '
+                    f'speed of its targets, {speed:.2f} rad/s: raise it, or lower {lower}')
 
 
 def missing_packages(drivers: tuple[DriverSpec, ...]) -> list[str]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fpo_ros.hardware.documents import read_yaml
 from fpo_ros.sim.twin.faults import Fault, FaultError, FaultState, unknown
 
 #: Key of an entry → type of its value; only ``at`` and ``fault`` must be there.
@@ -59,12 +58,7 @@ def load_schedule(path: str | Path, state: FaultState) -> FaultSchedule:
     :param state: of the cell, which knows its arms and cameras.
     :raises ScheduleError: naming the key that is wrong and what it may be.
     """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except OSError as error:
-        raise ScheduleError(f'cannot read {path}: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ScheduleError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
+    document = read_yaml(path, ScheduleError)
     if not isinstance(document, dict) or set(document) != {'faults'} or not isinstance(document['faults'], list):
         raise ScheduleError(f"{path} must hold one key, 'faults', with a list of entries")
     return FaultSchedule([_entry(entry, f'{path}: faults[{index}]', state)

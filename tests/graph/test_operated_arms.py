@@ -78,6 +78,15 @@ def _pull(cell, side: str, **joints: float) -> None:
     cell.hands[side].publish(JointState(name=list(joints), position=list(joints.values())))
 
 
+def _drive(cell) -> None:
+    """Let an operator take over the arms at home."""
+    _hold_at_home(cell)
+    for side in SIDES:
+        _pull(cell, side, **_whole(0.0))
+    assert _wish(cell, 'take_over').success
+    cell.client.wait_for_state(ArmState.TELEOP, 10.0)
+
+
 def _whole(waist: float) -> dict[str, float]:
     """Return all joints of an arm at home, the waist turned, the trigger open."""
     return dict(zip(ARM_JOINTS, map(float, START_JOINTS[:6]), strict=True)) | {'waist': waist, 'gripper': 0.8}
@@ -85,11 +94,7 @@ def _whole(waist: float) -> dict[str, float]:
 
 def test_leaders_go_with_their_followers_and_an_operator_drives_them(cell) -> None:
     client = cell.client
-    _hold_at_home(cell)
-    _pull(cell, 'left', **_whole(0.0))
-    _pull(cell, 'right', **_whole(0.0))
-    assert _wish(cell, 'take_over').success
-    client.wait_for_state(ArmState.TELEOP, 10.0)
+    _drive(cell)
     history = []
     until = time.monotonic() + 3.0
     _pull(cell, 'left', **_whole(0.3))
@@ -127,11 +132,7 @@ def test_an_operator_drives_an_episode_from_the_start_and_it_is_stored_as_theirs
 
 
 def test_followers_hold_while_a_leader_cannot_be_read(cell) -> None:
-    _hold_at_home(cell)
-    for side in SIDES:
-        _pull(cell, side, **_whole(0.0))
-    assert _wish(cell, 'take_over').success
-    cell.client.wait_for_state(ArmState.TELEOP, 10.0)
+    _drive(cell)
     before = np.array(cell.client.controller_status().command)
 
     def fault(name: str) -> None:
@@ -150,11 +151,7 @@ def test_followers_hold_while_a_leader_cannot_be_read(cell) -> None:
 
 
 def test_without_the_leaders_node_the_followers_hold(cell) -> None:
-    _hold_at_home(cell)
-    for side in SIDES:
-        _pull(cell, side, **_whole(0.0))
-    assert _wish(cell, 'take_over').success
-    cell.client.wait_for_state(ArmState.TELEOP, 10.0)
+    _drive(cell)
     cell.graph.signal('teleop', signal.SIGKILL)
     reason = cell.client.wait_for_state(ArmState.HOLD, 3.0).reason
     assert 'pose of the leaders' in reason
