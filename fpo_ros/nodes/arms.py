@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse, GoalResponse
 
 from fpo_ros.action import ArmSequence
 from fpo_ros.hardware.modes import load_modes
@@ -71,10 +71,8 @@ class Arms(CellNode):
         self.newest = ('', '')
         self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.STATUS)
         self.controller = self.add_client(SetControllerState, 'set_controller_state')
-        server = ActionServer(self, ArmSequence, 'arm_sequence', execute_callback=lambda goal: None,
-                              goal_callback=self._on_goal, handle_accepted_callback=self._on_accepted,
-                              cancel_callback=self._on_cancel, result_timeout=60)
-        self.on_teardown(server.destroy)
+        self.keep_action_server(ArmSequence, 'arm_sequence', goal_callback=self._on_goal,
+                                handle_accepted_callback=self._on_accepted, cancel_callback=self._on_cancel)
 
     def stop(self) -> None:
         """End a running sequence between two of its steps."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.action import ActionServer
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -40,6 +41,7 @@ class CellNode(LifecycleNode):
     PARAMETERS: ClassVar[type]
 
     def __init__(self, **kwargs: Any) -> None:
+        self._action_servers: dict[str, ActionServer] = {}  # first: rclpy destroys what could not be made, too
         super().__init__(self.NAME, **kwargs)
         self.declare_parameter('autostart', False, parameters.ParameterDescriptor(
             description='configure and activate by itself at the start', read_only=True))
@@ -130,9 +132,26 @@ class CellNode(LifecycleNode):
         self._undo.append(lambda: self.destroy_client(entity))
         return entity
 
+    def keep_action_server(self, action_type: type, name: str, **callbacks: Callable[..., Any]) -> None:
+        """Create an action server on the first call; it lives as long as the node, whose goal callback refuses.
+
+        rclpy's events executor crashes the process when an action server is destroyed while goals arrive.
+
+        :param callbacks: ``goal_callback``, ``handle_accepted_callback`` and ``cancel_callback`` of rclpy.
+        """
+        if name not in self._action_servers:
+            self._action_servers[name] = ActionServer(self, action_type, name, execute_callback=lambda goal: None,
+                                                      result_timeout=60, **callbacks)
+
     def on_teardown(self, undo: Callable[[], Any]) -> None:
         """Call a function on cleanup, in the reverse order of registration."""
         self._undo.append(undo)
+
+    def destroy_node(self) -> None:
+        """Destroy the node and its action servers; nothing may spin it any more."""
+        while self._action_servers:
+            self._action_servers.popitem()[1].destroy()
+        super().destroy_node()
 
     # ---- lifecycle
 

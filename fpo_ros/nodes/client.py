@@ -81,12 +81,9 @@ class EpisodeClient(RosClient):
         self._episodes = ActionClient(self.node, RunEpisode, 'run_episode')
         self._sequences = ActionClient(self.node, ArmSequence, 'arm_sequence')
 
-    def close(self) -> None:
-        """Leave the graph."""
-        if not self._closing:
-            self._episodes.destroy()
-            self._sequences.destroy()
-        super().close()
+    def _disconnect(self) -> None:
+        self._episodes.destroy()
+        self._sequences.destroy()
 
     # ---- episodes
 

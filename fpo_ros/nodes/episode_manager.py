@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action import CancelResponse, GoalResponse
 from std_msgs.msg import Empty
 
 from fpo_ros.action import RunEpisode
@@ -98,10 +98,8 @@ class EpisodeManager(CellNode):
         self.add_subscription(TaskReward, 'task_reward', self._on_reward, qos.STATUS)
         self.add_subscription(Observation, 'observation', self._on_observation, qos.OBSERVATION)
         self.add_timer(0.05, self._advance)
-        server = ActionServer(self, RunEpisode, 'run_episode', execute_callback=lambda goal: None,
-                              goal_callback=self._on_goal, handle_accepted_callback=self._on_accepted,
-                              cancel_callback=self._on_cancel, result_timeout=60)
-        self.on_teardown(server.destroy)
+        self.keep_action_server(RunEpisode, 'run_episode', goal_callback=self._on_goal,
+                                handle_accepted_callback=self._on_accepted, cancel_callback=self._on_cancel)
 
     def stop(self) -> None:
         """Hold the arms and store what was recorded of a running episode."""

@@ -67,12 +67,16 @@ class RosClient:
     def _connect(self) -> None:
         """Make what the thread must not see half made, such as rclpy's action clients."""
 
+    def _disconnect(self) -> None:
+        """Destroy what rclpy must not lose while the thread spins: an answer to a destroyed action client is fatal."""
+
     def close(self) -> None:
         """End the thread and leave the graph."""
         if self._closing:
             return
         self._closing = True
         self._thread.join()
+        self._disconnect()
         self.node.destroy_node()
         self._executor.shutdown()
         self.context.try_shutdown()
