@@ -37,13 +37,12 @@ class StandIn(RosClient):
                              message.remaining, message.chunk_sequence, message.chunk_delay)
 
     def _on_observation(self, message: Observation) -> None:
-        stamp_ns = convert.nanoseconds(message.header.stamp)
         if self.driving and self.mode != 'silent' and self._gate.question(
-                stamp_ns, convert.oldest_part_ns(message), Joining.AFTER):
-            self._answer(stamp_ns, np.array(message.joint_positions))
+                convert.oldest_part_ns(message), Joining.AFTER):
+            self._answer(convert.oldest_part_ns(message), np.array(message.joint_positions))
 
-    def _answer(self, stamp_ns: int, joints: np.ndarray) -> None:
-        mode, rows, observed_ns = self.mode, np.tile(START_JOINTS, (STEADY.horizon, 1)), stamp_ns
+    def _answer(self, measured_ns: int, joints: np.ndarray) -> None:
+        mode, rows, observed_ns = self.mode, np.tile(START_JOINTS, (STEADY.horizon, 1)), measured_ns
         if mode != 'wide' or self._sequence % 3 == 0:  # three chunks are needed for a wide one
             self._side = -self._side
         rows[:, _WAISTS] = self._side * (WIDE_SWING if mode == 'wide' else SWING)
@@ -62,9 +61,9 @@ class StandIn(RosClient):
         self._sequence += 1
         self._send(rows, self._sequence, observed_ns)
         self._answered_ns = observed_ns
-        self._gate.sent(self.node.get_clock().now().nanoseconds, stamp_ns, self._sequence, rows)
+        self._gate.sent(self.node.get_clock().now().nanoseconds, measured_ns, self._sequence, rows)
 
     def _send(self, rows: np.ndarray, sequence: int, observed_ns: int) -> None:
         self.output.publish(convert.chunk_message(
-            rows, sequence=sequence, observation_ns=observed_ns, now_ns=self.node.get_clock().now().nanoseconds,
-            version='stand-in', period_s=0.02, inference_s=0.0))
+            rows, sequence=sequence, observation_ns=observed_ns, measured_ns=observed_ns,
+            now_ns=self.node.get_clock().now().nanoseconds, version='stand-in', period_s=0.02, inference_s=0.0))

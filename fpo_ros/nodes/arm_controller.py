@@ -205,7 +205,7 @@ class ArmController(CellNode):
                 accepted = self.core.chunks.refuse(reason)
             else:
                 accepted = self.core.accept_chunk(
-                    chunk, message.sequence, convert.nanoseconds(message.observation_stamp), self.now_ns(),
+                    chunk, message.sequence, convert.nanoseconds(message.measured_stamp), self.now_ns(),
                     policy_version=message.policy_version, control_period_s=message.control_period,
                     joining=message.joining)
             refusal = self.core.chunks.last_refusal

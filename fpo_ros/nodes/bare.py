@@ -95,11 +95,11 @@ def echo(node: Any) -> Callable[[], Any]:
 
     chunks = node.create_publisher(ActionChunk, 'bare/action_chunk', qos.COMMAND)
     rows, seen = np.tile(START_JOINTS, (PolicyContract().horizon, 1)), []
-    message = convert.chunk_message(rows, sequence=1, observation_ns=0, now_ns=0, version='v000001', period_s=0.02,
-                                    inference_s=0.0)
+    message = convert.chunk_message(rows, sequence=1, observation_ns=0, measured_ns=0, now_ns=0, version='v000001',
+                                    period_s=0.02, inference_s=0.0)
 
     def on_observation(observation: Any) -> None:
-        message.observation_stamp = observation.header.stamp
+        message.observation_stamp = message.measured_stamp = observation.header.stamp
         chunks.publish(message)
 
     def answer() -> list:

@@ -95,14 +95,20 @@ def oldest_part_ns(message: ObservationMessage) -> int:
     return nanoseconds(message.header.stamp) - round(age * 1e9)
 
 
-def chunk_message(chunk: np.ndarray, *, sequence: int, observation_ns: int, now_ns: int, version: str,
-                  period_s: float, inference_s: float, joining: int = ActionChunk.JOIN_AFTER) -> ActionChunk:
-    """Return the message of a (horizon, 14) chunk."""
+def chunk_message(chunk: np.ndarray, *, sequence: int, observation_ns: int, measured_ns: int, now_ns: int,
+                  version: str, period_s: float, inference_s: float,
+                  joining: int = ActionChunk.JOIN_AFTER) -> ActionChunk:
+    """Return the message of a (horizon, 14) chunk.
+
+    :param observation_ns: stamp of the observation that it answers [ns].
+    :param measured_ns: when the oldest part of that was measured [ns].
+    """
     message = ActionChunk(sequence=sequence, policy_version=version, control_period=period_s,
                           horizon=chunk.shape[0], action_dim=chunk.shape[1], inference_time=inference_s,
                           joining=int(joining))
     message.header.stamp = stamp_of(now_ns)
     message.observation_stamp = stamp_of(observation_ns)
+    message.measured_stamp = stamp_of(measured_ns)
     message.actions = array.array('f', np.ascontiguousarray(chunk, np.float32).tobytes())
     return message
 

@@ -34,8 +34,8 @@ from fpo_ros.runtime.timeline import Joining
 
 #: Time given to a running inference to end [s].
 JOIN_LIMIT_S = 5.0
-#: Ways to join chunks by their names; 'auto' is that of real time where a release can go on from a leftover.
-CHUNKING = {'auto': None, 'synchronous': Joining.AFTER, 'realtime': Joining.REALTIME, 'ensemble': Joining.ENSEMBLE}
+#: Ways to join chunks by their names.
+CHUNKING = {'synchronous': Joining.AFTER, 'realtime': Joining.REALTIME, 'ensemble': Joining.ENSEMBLE}
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class PolicyParameters:
     cpu_fallback: bool = param(False, 'go on on the CPU, with a warning, when a graph fails while it runs on a GPU')
     noise: str = param('sample', 'start of the flow: a fresh normal sample, or zeros (repeatable)',
                        choices=('sample', 'zeros'))
-    chunking: str = param('auto', 'how chunks are joined: each is played to its end before the next is asked for, or '
-                          'the next is asked for meanwhile and goes on from it (auto: where the release can), or the '
-                          'predictions of all chunks are averaged', choices=tuple(CHUNKING))
+    chunking: str = param('ensemble', 'how chunks are joined: each is played to its end before the next is asked for, '
+                          'or the next is asked for meanwhile and goes on from it, or the predictions of all chunks '
+                          'are averaged', choices=tuple(CHUNKING))
     max_observation_age: float = param(0.5, 'older observations are not answered [s]', low=0.02, high=10.0)
     noise_seed: int = param(0, 'seed of the noise [count]', low=0, high=2**31 - 1)
 
@@ -159,7 +159,7 @@ class Policy(CellNode):
 
     def _question(self, message: Observation) -> Question | None:
         joining, _ = self._joining(message.camera_names)
-        return self.gate.question(convert.nanoseconds(message.header.stamp), convert.oldest_part_ns(message), joining)
+        return self.gate.question(convert.oldest_part_ns(message), joining)
 
     def _decide(self) -> None:
         """Answer an observation if it is time to."""
@@ -178,9 +178,9 @@ class Policy(CellNode):
         :param cameras: of the observation.
         """
         chosen, session = CHUNKING[self.params.chunking], self.slot.session
-        if chosen in (Joining.AFTER, Joining.ENSEMBLE):
+        if chosen is not Joining.REALTIME:
             return chosen, ''
-        if session is None or (chosen is None and not session.goes_on):
+        if session is None:
             return Joining.AFTER, ''
         why = session.objection(cameras, self.gate.delay.periods)
         return (Joining.AFTER, why) if why else (Joining.REALTIME, '')
@@ -239,16 +239,16 @@ class Policy(CellNode):
             if self.apart:
                 joining = Joining.AFTER
                 self.warn_once(f'a chunk does not go on from the one before: {self.apart}')
-            self._send(chunk, value.stamp_ns, time.perf_counter() - started, joining)
-        self.gate.sent(self.now_ns(), convert.nanoseconds(message.header.stamp), self.sequence, chunk, joining)
+            self._send(chunk, message, time.perf_counter() - started, joining)
+        self.gate.sent(self.now_ns(), convert.oldest_part_ns(message), self.sequence, chunk, joining)
 
-    def _send(self, chunk: np.ndarray, observation_ns: int, elapsed_s: float, joining: Joining) -> None:
+    def _send(self, chunk: np.ndarray, answered: Observation, elapsed_s: float, joining: Joining) -> None:
         session = self.slot.answered
         self.sequence += 1
         self.output.publish(convert.chunk_message(
-            chunk, sequence=self.sequence, observation_ns=observation_ns, now_ns=self.now_ns(),
-            version=session.version, period_s=1 / session.contract.control_rate_hz, inference_s=elapsed_s,
-            joining=joining))
+            chunk, sequence=self.sequence, observation_ns=convert.nanoseconds(answered.header.stamp),
+            measured_ns=convert.oldest_part_ns(answered), now_ns=self.now_ns(), version=session.version,
+            period_s=1 / session.contract.control_rate_hz, inference_s=elapsed_s, joining=joining))
         self.chunks += 1
         self.inference_s.append(elapsed_s)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fpo_ros.policy.contract import ContractError, PolicyContract, check_chunk
@@ -81,7 +83,7 @@ class ChunkExecutor:
 
         :param chunk: (horizon, 14) joint targets [rad, grippers 0..1].
         :param sequence: number of the chunk, counting up.
-        :param observation_stamp_ns: instant of the observation the chunk answers [ns].
+        :param observation_stamp_ns: when the oldest part of the observation that the chunk answers was measured [ns].
         :param now_ns: this instant [ns].
         :param policy_version: release that produced the chunk.
         :param control_period_s: time between rows [s]; None: the contract's.
@@ -133,9 +135,9 @@ class ChunkExecutor:
         self._period, self._taken_ns = self._period + 1, now_ns
 
     def _period_of(self, stamp_ns: int) -> int:
-        """Return the control period nearest to an instant; none that is still to come."""
+        """Return the control period that an instant lies in; none that is still to come."""
         behind = (self._taken_ns - stamp_ns) * self.contract.control_rate_hz * 1e-9
-        return min(self._period, self._period - 1 - round(behind))
+        return min(self._period, self._period - 1 - math.ceil(behind))
 
     def upcoming(self, count: int) -> np.ndarray:
         """Return the (n, 14) rows of the next control periods, at most ``count``, up to the first without a row."""

@@ -98,6 +98,8 @@ class ArmPlant:
         self._set_controls(drive)
         key = tuple(part.tobytes() for part in (drive.kinds, drive.limits, drive.damping, drive.gains)) + (
             (drive.values * (drive.kinds == TORQUE)).tobytes(),)
+        if self._gripper.linkage is not None and np.isfinite(drive.limits[6]):
+            key += (round(float(self._data.qpos[self._qpos[6]]), 3),)  # its crank turns torque into changing forces
         if key == self._last:
             return
         self._last = key
@@ -122,16 +124,17 @@ class ArmPlant:
         if kind == POSITION and gain != 1.0:
             mj.actuator_gainprm[control, 0] *= gain
             mj.actuator_biasprm[control, 1] *= gain
-        if kind == POSITION and np.isinf(limit):
+        scale = 1.0 if row < 6 else self._finger_scale(row)
+        force = limit * abs(scale) / (1 if row < 6 else 2)
+        # The gripper's servo of training gives less than the motor may: it moves as there.
+        if kind == POSITION and force >= mj.actuator_gainprm[control, 0] * np.ptp(self._range[row]):
             return
         friction, damping = ((_LOOSE_FRICTION[row], _LOOSE_DAMPING[row]) if row < 6 else _LOOSE_FINGER)
         mj.dof_frictionloss[dof] = min(friction, mj.dof_frictionloss[dof])
-        scale = 1.0 if row < 6 else self._finger_scale(row)
         mj.dof_damping[dof] = damping * (_COMPLIANT if kind == POSITION else 1.0) + drive.damping[motor] * scale**2 / (
             1 if row < 6 else 2)
         if kind == POSITION:
             mj.actuator_forcelimited[control] = 1
-            force = limit * abs(scale) / (1 if row < 6 else 2)
             mj.actuator_forcerange[control] = -force, force
             return
         mj.actuator_gainprm[control], mj.actuator_biasprm[control] = 0.0, 0.0

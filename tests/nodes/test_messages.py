@@ -44,7 +44,7 @@ def test_stamps_poses_and_images_survive_the_round_trip() -> None:
 
 def test_chunk_survives_the_round_trip_and_a_wrong_count_is_refused() -> None:
     chunk = np.random.default_rng(0).standard_normal((20, 14)).astype(np.float32)
-    message = convert.chunk_message(chunk, sequence=3, observation_ns=5, now_ns=7, version='v000001',
+    message = convert.chunk_message(chunk, sequence=3, observation_ns=5, measured_ns=4, now_ns=7, version='v000001',
                                     period_s=0.02, inference_s=0.01)
     np.testing.assert_array_equal(convert.chunk_array(message), chunk)
     message.horizon = 21

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
-from fpo_ros.msg import ControllerStatus, Observation, PolicyRelease  # noqa: E402
+from fpo_ros.msg import ActionChunk, ControllerStatus, Observation, PolicyRelease  # noqa: E402
 from fpo_ros.nodes import convert  # noqa: E402
 from fpo_ros.nodes.logic.chunk_gate import ChunkGate, Question  # noqa: E402
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN  # noqa: E402
@@ -36,7 +37,8 @@ def store(tmp_path_factory) -> Releases:
 @pytest.fixture
 def node(ros, store):
     """An active policy node; its messages are kept instead of sent."""
-    values = {'release': str(store.path / 'v000001'), 'trusted_keys': str(store.keys), 'horizon': 10, 'execute': 10}
+    values = {'release': str(store.path / 'v000001'), 'trusted_keys': str(store.keys), 'horizon': 10, 'execute': 10,
+              'chunking': 'realtime'}
     node = Policy(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.sent = []
@@ -65,6 +67,17 @@ def pictured(message: Observation, camera: str, rows: int, columns: int) -> None
 def test_observation_is_answered_with_a_chunk(node) -> None:
     node._answer_one(observation(), Question(Joining.AFTER))
     assert node.sent[0].shape == (10, 14) and node.health()[0].level == OK
+
+
+def test_a_chunk_says_when_the_oldest_part_of_what_it_answers_was_measured(node, monkeypatch) -> None:
+    sent: list[ActionChunk] = []
+    del node._send
+    monkeypatch.setattr(node, 'output', SimpleNamespace(publish=sent.append))
+    message = observation()
+    message.header.stamp, message.joint_age, message.object_pose_ages = convert.stamp_of(10**9), 0.01, [0.035]
+    node._answer_one(message, Question(Joining.AFTER))
+    assert convert.nanoseconds(sent[0].observation_stamp) == 10**9
+    assert convert.nanoseconds(sent[0].measured_stamp) == pytest.approx(965_000_000, abs=100)
 
 
 def test_policy_that_gives_nan_sends_nothing_and_says_so(node, monkeypatch) -> None:

@@ -245,8 +245,11 @@ def test_twin_leaves_scene_and_judgement_to_the_operator_where_told(ros) -> None
 
 
 def test_twin_is_the_world_policies_train_in(physics) -> None:
-    """Targets within the motors' speed give the same trajectory as World, bit for bit."""
+    """Targets within the motors' speed move arms in the modes a cell starts with as they move World, bit for bit."""
     world = World('transfer_cube', 5)
+    for arm in physics.arms.values():
+        for index, one in enumerate(FOLLOWER_SETTINGS):
+            arm.motors.set_mode(index, one.mode, one.profile_type, one.profile_velocity, one.profile_acceleration)
     physics.reset(5)
     target = START_JOINTS.copy()
     for period in range(14):  # 0.06 rad in each period of 20 ms: 3 rad/s; 0.079 strokes: 3.95 strokes/s

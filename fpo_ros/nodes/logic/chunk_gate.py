@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -47,7 +48,9 @@ class ChunkGate:
     leaves out what it takes for done.
 
     Joined in real time, the next chunk is asked for while rows are left: once max(d, execute / 2) of them are over,
-    d being the delay to plan for (arXiv 2506.07339, section IV). Ensembles ask whenever the policy is free.
+    d being the delay to plan for (arXiv 2506.07339, section IV). Ensembles ask whenever the policy is free. Which row
+    belongs to an observation is told by when its oldest part was measured: the others are of that instant, too, or
+    change slowly, and rows counted from a later one begin behind where the arms are.
     """
 
     def __init__(self, contract: PolicyContract) -> None:
@@ -85,23 +88,22 @@ class ChunkGate:
         elif self._empty_since is None:
             self._empty_since = stamp_ns
 
-    def question(self, stamp_ns: int, oldest_part_ns: int, joining: Joining) -> Question | None:
+    def question(self, measured_ns: int, joining: Joining) -> Question | None:
         """Return what to answer an observation with, or None: it is not to be answered, or not yet.
 
-        :param stamp_ns: of the observation [ns].
-        :param oldest_part_ns: when its oldest part was measured [ns].
+        :param measured_ns: when its oldest part was measured [ns].
         :param joining: how the policy wants its chunks joined.
         """
         if self._empty_since is not None:
-            return Question(Joining.AFTER) if oldest_part_ns >= self._empty_since else None
-        if self._status is None or joining is Joining.AFTER or stamp_ns <= self._answered_ns:
+            return Question(Joining.AFTER) if measured_ns >= self._empty_since else None
+        if self._status is None or joining is Joining.AFTER or measured_ns <= self._answered_ns:
             return None
         if joining is Joining.ENSEMBLE:
             return Question(joining)
         rows = dict(self._chunks).get(self._status.sequence)
         if rows is None:  # of a policy that ran before this one: its chunk is played to its end
             return None
-        since = round((stamp_ns - self._status.stamp_ns) * self._contract.control_rate_hz * 1e-9)
+        since = math.floor((measured_ns - self._status.stamp_ns) * self._contract.control_rate_hz * 1e-9)
         over = len(rows) - self._status.remaining - 1 + since
         if not max(self.delay.periods, self._contract.execute // 2, 1) <= over < len(rows):
             return None
@@ -112,7 +114,7 @@ class ChunkGate:
         """Note that a chunk was sent, or that no chunk came out, now.
 
         :param now_ns: this instant [ns].
-        :param observed_ns: stamp of the observation that was answered [ns].
+        :param observed_ns: when the oldest part of the observation that was answered was measured [ns].
         :param sequence: of the chunk.
         :param chunk: (horizon, 14) rows; None: no chunk came out.
         :param joining: how it is joined to the one before.
