@@ -34,8 +34,8 @@ from fpo_ros.runtime.timeline import Joining
 
 #: Time given to a running inference to end [s].
 JOIN_LIMIT_S = 5.0
-#: Ways to join chunks by their names.
-CHUNKING = {'synchronous': Joining.AFTER, 'realtime': Joining.REALTIME, 'ensemble': Joining.ENSEMBLE}
+#: Ways to join chunks by their names; 'auto' is that of real time where a release can go on from a leftover.
+CHUNKING = {'auto': None, 'synchronous': Joining.AFTER, 'realtime': Joining.REALTIME, 'ensemble': Joining.ENSEMBLE}
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class PolicyParameters:
     cpu_fallback: bool = param(False, 'go on on the CPU, with a warning, when a graph fails while it runs on a GPU')
     noise: str = param('sample', 'start of the flow: a fresh normal sample, or zeros (repeatable)',
                        choices=('sample', 'zeros'))
-    chunking: str = param('ensemble', 'how chunks are joined: each is played to its end before the next is asked for, '
-                          'or the next is asked for meanwhile and goes on from it, or the predictions of all chunks '
-                          'are averaged', choices=tuple(CHUNKING))
+    chunking: str = param('auto', 'how chunks are joined: each is played to its end before the next is asked for, or '
+                          'the next is asked for meanwhile and goes on from it (auto: where the release can), or the '
+                          'predictions of all chunks are averaged', choices=tuple(CHUNKING))
     max_observation_age: float = param(0.5, 'older observations are not answered [s]', low=0.02, high=10.0)
     noise_seed: int = param(0, 'seed of the noise [count]', low=0, high=2**31 - 1)
 
@@ -178,9 +178,9 @@ class Policy(CellNode):
         :param cameras: of the observation.
         """
         chosen, session = CHUNKING[self.params.chunking], self.slot.session
-        if chosen is not Joining.REALTIME:
+        if chosen in (Joining.AFTER, Joining.ENSEMBLE):
             return chosen, ''
-        if session is None:
+        if session is None or (chosen is None and not session.goes_on):
             return Joining.AFTER, ''
         why = session.objection(cameras, self.gate.delay.periods)
         return (Joining.AFTER, why) if why else (Joining.REALTIME, '')

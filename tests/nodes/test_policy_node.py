@@ -37,8 +37,7 @@ def store(tmp_path_factory) -> Releases:
 @pytest.fixture
 def node(ros, store):
     """An active policy node; its messages are kept instead of sent."""
-    values = {'release': str(store.path / 'v000001'), 'trusted_keys': str(store.keys), 'horizon': 10, 'execute': 10,
-              'chunking': 'realtime'}
+    values = {'release': str(store.path / 'v000001'), 'trusted_keys': str(store.keys), 'horizon': 10, 'execute': 10}
     node = Policy(parameter_overrides=[Parameter(name, value=value) for name, value in values.items()])
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     node.sent = []
