@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,6 +52,19 @@ def test_a_white_picture_touches_two_opposite_edges_and_covers_its_share(height,
     assert rows == size[0] or columns == size[1]
     scale = min(Fraction(size[0], height), Fraction(size[1], width))
     assert (rows, columns) == (max(1, int(height * scale)), max(1, int(width * scale))), 'cut to whole pixels'
+
+
+@pytest.mark.parametrize(('rows', 'columns', 'size'), [
+    (480, 640, (168, 224)), (480, 640, (72, 96)), (486, 646, (162, 215))])
+def test_a_smaller_picture_is_a_mean_over_areas(rows, columns, size):
+    """Within a few colours of the exact mean, though halves are taken first."""
+    row, column = np.mgrid[:rows, :columns]
+    smooth = np.stack([row * 255 / rows, column * 255 / columns, 127 * (1 + np.sin(row / 20) * np.cos(column / 30))], 2)
+    noisy = (smooth * 0.8 + np.random.default_rng(0).uniform(0, 51, smooth.shape)).astype(np.uint8)
+    exact = cv2.resize(noisy.astype(np.float64), size[::-1], interpolation=cv2.INTER_AREA)
+    off = np.abs(resize_with_pad(noisy, *size) - exact)
+    assert off.mean() < 6 and abs((resize_with_pad(noisy, *size) - exact).mean()) < 0.6
+    assert np.abs(cv2.resize(noisy, size[::-1]) - exact).mean() > 1.5 * off.mean(), 'pixels that are skipped are noise'
 
 
 @given(shape=st.tuples(st.integers(1, 60), st.integers(1, 60)), size=st.tuples(st.integers(1, 40), st.integers(1, 40)))

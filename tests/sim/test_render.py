@@ -136,7 +136,7 @@ def test_a_batch_shows_what_the_robot_makes_of_a_camera_frame(size):
         seen = batch.render_all(qpos)
     assert seen.shape == expected.shape == (2, len(CAMERAS), *size, 3)
     difference = np.abs(seen.astype(int) - expected)
-    assert difference.mean((0, 2, 3, 4)).max() < 4, 'only the smoothing of edges differs'
+    assert difference.mean((0, 2, 3, 4)).max() < 5, 'only the smoothing of edges differs'
     assert np.array_equal((seen == 0).all((0, 1, 3, 4)), (expected == 0).all((0, 1, 3, 4))), 'the same rows are black'
 
 
