@@ -63,7 +63,7 @@ def test_a_smaller_picture_is_a_mean_over_areas(rows, columns, size):
     noisy = (smooth * 0.8 + np.random.default_rng(0).uniform(0, 51, smooth.shape)).astype(np.uint8)
     exact = cv2.resize(noisy.astype(np.float64), size[::-1], interpolation=cv2.INTER_AREA)
     off = np.abs(resize_with_pad(noisy, *size) - exact)
-    assert off.mean() < 6 and abs((resize_with_pad(noisy, *size) - exact).mean()) < 0.6
+    assert off.mean() < 6 and abs((resize_with_pad(noisy, *size) - exact).mean()) < 1
     assert np.abs(cv2.resize(noisy, size[::-1]) - exact).mean() > 1.5 * off.mean(), 'pixels that are skipped are noise'
 
 
