@@ -94,6 +94,16 @@ def test_a_slow_policy_asks_later_so_that_the_delay_is_bridged_by_rows_already_e
     assert not admits(gate, 980 * MS, REALTIME) and admits(gate, 1000 * MS, REALTIME)
 
 
+def test_what_made_chunks_late_in_one_episode_is_forgotten_in_the_next() -> None:
+    gate = ChunkGate(CONTRACT)
+    gate.on_status(1000 * MS, True, remaining=2, sequence=1, delay=25)  # more than chunks of 20 rows can bridge
+    gate.on_status(1020 * MS, False, remaining=0)
+    gate.on_status(1040 * MS, False, remaining=0, sequence=1, delay=25)
+    gate.sent(2000 * MS, 1990 * MS, 2, numbered(20), REALTIME)
+    gate.on_status(2040 * MS, True, remaining=17, sequence=2, delay=2)
+    assert gate.question(2200 * MS, REALTIME).leftover.delay == 2
+
+
 def test_a_refused_chunk_leaves_the_one_before_to_go_on_from() -> None:
     gate = ChunkGate(CONTRACT)
     gate.sent(1000 * MS, 990 * MS, 1, numbered(20), AFTER)

@@ -75,7 +75,9 @@ class ChunkGate:
         """
         if stamp_ns < self._sent_ns - JUMP_NS:
             self._sent_ns = self._answered_ns = 0
-        if sequence != self._measured and sequence:
+        if not following:  # what made chunks late before the arms were taken over is over
+            self.delay = DelayEstimate()
+        elif sequence != self._measured and sequence:
             self._measured = sequence
             self.delay.measured(delay)
         newest = self._chunks[-1][0] if self._chunks else None
