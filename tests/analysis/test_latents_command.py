@@ -12,7 +12,6 @@ import tiny_task
 from matplotlib.figure import Figure
 from test_latents import drawn
 
-from fpo_ros import cli
 from fpo_ros.analysis import drawn as drawn_module
 from fpo_ros.analysis import plots
 from fpo_ros.analysis.latents import analyse
@@ -20,18 +19,10 @@ from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 
 @pytest.fixture
-def latents(capsys, monkeypatch):
-    """Return a function that runs the command: exit code, output and errors in one line each."""
+def latents(fpo_ros, monkeypatch):
+    """Return a function that runs the command: exit code, output, errors."""
     monkeypatch.setenv('COLUMNS', '400')
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main(['analyse', 'latents', *map(str, arguments)])
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
+    return lambda *arguments: fpo_ros('analyse', 'latents', *arguments)
 
 
 @pytest.fixture

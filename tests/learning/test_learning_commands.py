@@ -11,7 +11,6 @@ import tiny_task
 import torch
 from recorded import add, damage
 
-from fpo_ros import cli
 from fpo_ros.episodes.store import EpisodeStore
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.sim.batch import BatchedWorlds
@@ -19,16 +18,13 @@ from fpo_ros.sim.scenes import GRAPH_SEED
 
 
 @pytest.fixture
-def fpo_ros(capsys, monkeypatch):
+def fpo_ros(fpo_ros, monkeypatch):
     """Return a function that runs a command line in this process: exit code, output and errors in one line each."""
     monkeypatch.setenv('COLUMNS', '400')
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return end.value.code or 0, ' '.join(captured.out.split()), ' '.join(captured.err.split())
+        code, out, err = fpo_ros(*arguments)
+        return code, ' '.join(out.split()), ' '.join(err.split())
 
     return run
 

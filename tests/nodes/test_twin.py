@@ -272,3 +272,19 @@ def test_twin_is_the_world_policies_train_in(physics) -> None:
 def test_reset_places_the_object_by_its_seed(physics) -> None:
     np.testing.assert_allclose(physics.reset(3), sample_object_pose('transfer_cube', 3))
     assert physics.judge() == (0, False)
+
+
+def test_a_capped_gripper_with_a_crank_is_as_strong_as_its_present_angle_allows() -> None:
+    physics = TwinPhysics('transfer_cube', calibrations={'left': INTERBOTIX})
+    arm, plant = physics.arms['follower_left'], physics._plants['follower_left']
+    arm.motors.set_mode(6, 'current_based_position', 'velocity', 0, 0)
+    assert arm.motors.write(6, 'Goal_Current', 50, plant.positions()) == ''
+    forces = []
+    for normalised in (0.1, 0.9):
+        list(arm.single('gripper', INTERBOTIX.angle(normalised)))
+        physics.step(500)
+        forces.append(plant._mj.actuator_forcerange[plant._ctrl[6], 1])
+        torque = 50 * 2.69e-3 * 0.897  # counts, A per count, N m per A
+        expected = torque / abs(plant._metres_per_radian(plant.positions()[6])) / 2
+        assert forces[-1] == pytest.approx(expected, rel=0.05)
+    assert abs(forces[0] - forces[1]) > 0.05 * forces[0], 'the crank turns the same torque into another force'

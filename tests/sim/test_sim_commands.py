@@ -13,7 +13,6 @@ import mujoco
 import numpy as np
 import pytest
 
-from fpo_ros import cli
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import preset
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
@@ -26,21 +25,6 @@ from fpo_ros.sim.robots import VX300S
 from fpo_ros.sim.task import REST_STEPS
 from fpo_ros.sim.viewer import LINGER, NoDisplayError, open_window, view
 from fpo_ros.sim.world import World
-
-
-@pytest.fixture
-def fpo_ros(capsys, monkeypatch):
-    """Return a function that runs a command line in this process: exit code, output, errors."""
-    monkeypatch.setenv('COLUMNS', '200')
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def saved_policy(directory, **options):

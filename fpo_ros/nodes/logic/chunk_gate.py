@@ -49,8 +49,8 @@ class ChunkGate:
 
     Joined in real time, the next chunk is asked for while rows are left: once max(d, execute / 2) of them are over,
     d being the delay to plan for (arXiv 2506.07339, section IV). Ensembles ask whenever the policy is free. Which row
-    belongs to an observation is told by when its oldest part was measured: the others are of that instant, too, or
-    change slowly, and rows counted from a later one begin behind where the arms are.
+    belongs to an observation is told by when its oldest part was measured, for its joints are of that instant: rows
+    counted from a later one begin behind where the arms are.
     """
 
     def __init__(self, contract: PolicyContract) -> None:
