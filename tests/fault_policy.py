@@ -38,7 +38,7 @@ class StandIn(RosClient):
 
     def _on_observation(self, message: Observation) -> None:
         if self.driving and self.mode != 'silent' and self._gate.question(
-                convert.oldest_part_ns(message), Joining.AFTER):
+                convert.nanoseconds(message.header.stamp), convert.oldest_part_ns(message), Joining.AFTER):
             self._answer(convert.oldest_part_ns(message), np.array(message.joint_positions))
 
     def _answer(self, measured_ns: int, joints: np.ndarray) -> None:

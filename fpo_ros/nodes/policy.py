@@ -159,7 +159,7 @@ class Policy(CellNode):
 
     def _question(self, message: Observation) -> Question | None:
         joining, _ = self._joining(message.camera_names)
-        return self.gate.question(convert.oldest_part_ns(message), joining)
+        return self.gate.question(convert.nanoseconds(message.header.stamp), convert.oldest_part_ns(message), joining)
 
     def _decide(self) -> None:
         """Answer an observation if it is time to."""

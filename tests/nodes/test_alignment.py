@@ -159,7 +159,7 @@ def test_arms_seen_at_a_decision_have_not_come_to_rest(row, timer, joints_late, 
         if now % 20 != timer or (newest := aligner.align(now * MS)[0]) is None:
             continue
         ages_s = with_joints_of_then(aligner, newest, ['joints']).ages_s
-        if gate.question(now * MS - round(max(ages_s.values()) * 1e9), Joining.AFTER):
+        if gate.question(now * MS, now * MS - round(max(ages_s.values()) * 1e9), Joining.AFTER):
             assert last_row <= round(now - 1e3 * ages_s['joints']) <= last_row + 20
             return
     raise AssertionError('no observation was admitted')

@@ -28,7 +28,7 @@ AFTER, REALTIME = Joining.AFTER, Joining.REALTIME
 
 
 def admits(gate: ChunkGate, stamp_ns: int, joining: Joining = AFTER) -> bool:
-    return gate.question(stamp_ns, joining) is not None
+    return gate.question(stamp_ns, stamp_ns, joining) is not None
 
 
 def numbered(rows: int) -> np.ndarray:
@@ -43,8 +43,8 @@ def test_gate_admits_one_observation_newer_than_the_last_row() -> None:
     gate.on_status(120 * MS, following=True, remaining=0)
     gate.on_status(140 * MS, following=True, remaining=0)
     assert not admits(gate, 119 * MS)
-    assert gate.question(120 * MS, REALTIME) == Question(AFTER), 'nothing is left to go on from'
-    assert gate.question(119 * MS, AFTER) is None, 'a part of it is older than the last row'
+    assert gate.question(120 * MS, 120 * MS, REALTIME) == Question(AFTER), 'nothing is left to go on from'
+    assert gate.question(130 * MS, 119 * MS, AFTER) is None, 'a part of it is older than the last row'
     gate.sent(150 * MS, 120 * MS)
     assert not admits(gate, 160 * MS)
     gate.on_status(160 * MS, following=True, remaining=0)  # cannot have seen the chunk yet
@@ -73,16 +73,16 @@ def test_in_real_time_the_next_chunk_is_asked_for_half_way_and_goes_on_from_the_
     gate.on_status(1020 * MS, True, remaining=15, sequence=1, delay=2)  # row 0 is being executed
     assert not admits(gate, 1160 * MS, REALTIME), 'row 7 is executed then'
     assert not admits(gate, 1180 * MS, AFTER), 'it is played to its end'
-    question = gate.question(1180 * MS, REALTIME)
+    question = gate.question(1180 * MS, 1180 * MS, REALTIME)
     assert question.joining is REALTIME and question.leftover.delay == 2
     assert question.leftover.rows[:, 0].tolist() == list(range(8, 16))
     gate.sent(1200 * MS, 1180 * MS, 2, numbered(20) + 100, REALTIME)
     assert not admits(gate, 1400 * MS, REALTIME), 'the controller has not said yet that it has the chunk'
     gate.on_status(1220 * MS, True, remaining=17, sequence=2, delay=2)  # its row 2 is being executed
-    question = gate.question(1360 * MS, REALTIME)
+    question = gate.question(1360 * MS, 1360 * MS, REALTIME)
     assert question.leftover.rows[:, 0].tolist() == list(range(109, 120))
     gate.on_status(1380 * MS, True, remaining=9, sequence=2, delay=2)  # row 10 is sent after what was measured before
-    question = gate.question(1379 * MS, REALTIME)
+    question = gate.question(1379 * MS, 1379 * MS, REALTIME)
     assert question.leftover.rows[0, 0] == 109
 
 
@@ -101,7 +101,7 @@ def test_what_made_chunks_late_in_one_episode_is_forgotten_in_the_next() -> None
     gate.on_status(1040 * MS, False, remaining=0, sequence=1, delay=25)
     gate.sent(2000 * MS, 1990 * MS, 2, numbered(20), REALTIME)
     gate.on_status(2040 * MS, True, remaining=17, sequence=2, delay=2)
-    assert gate.question(2200 * MS, REALTIME).leftover.delay == 2
+    assert gate.question(2200 * MS, 2200 * MS, REALTIME).leftover.delay == 2
 
 
 def test_a_refused_chunk_leaves_the_one_before_to_go_on_from() -> None:
@@ -110,8 +110,17 @@ def test_a_refused_chunk_leaves_the_one_before_to_go_on_from() -> None:
     gate.on_status(1020 * MS, True, remaining=15, sequence=1, delay=1)
     gate.sent(1190 * MS, 1180 * MS, 2, numbered(20) + 100, REALTIME)
     gate.on_status(1190 * MS + TRANSIT_NS, True, remaining=5, sequence=1, delay=1)
-    question = gate.question(1240 * MS, REALTIME)
+    question = gate.question(1240 * MS, 1240 * MS, REALTIME)
     assert question.leftover.rows[0, 0] == 11 and len(question.leftover.rows) == 5
+
+
+def test_an_old_part_of_an_observation_does_not_keep_short_chunks_from_going_on() -> None:
+    gate = ChunkGate(PolicyContract(horizon=10, execute=10))
+    gate.sent(1000 * MS, 900 * MS, 1, numbered(10), AFTER)
+    gate.on_status(1140 * MS, True, remaining=3, sequence=1, delay=6)  # row 6 is being executed
+    question = gate.question(1150 * MS, 1070 * MS, REALTIME)  # a picture of the time of row 2 is in it
+    assert question.leftover.delay == 6 and question.leftover.rows[:, 0].tolist() == list(range(2, 10))
+    assert gate.question(1150 * MS, 1010 * MS, REALTIME) is None, 'it is older than the chunk'
 
 
 def test_rows_of_a_policy_that_ran_before_are_played_to_their_end() -> None:
@@ -125,7 +134,7 @@ def test_ensembles_ask_whenever_there_is_something_new() -> None:
     gate.sent(1000 * MS, 990 * MS, 1, numbered(20), AFTER)
     gate.on_status(1020 * MS, True, remaining=15, sequence=1, delay=1)
     assert not admits(gate, 990 * MS, Joining.ENSEMBLE)
-    assert gate.question(1010 * MS, Joining.ENSEMBLE) == Question(Joining.ENSEMBLE)
+    assert gate.question(1010 * MS, 1010 * MS, Joining.ENSEMBLE) == Question(Joining.ENSEMBLE)
 
 
 def test_stream_health_tells_silence_slowness_and_rejects() -> None:

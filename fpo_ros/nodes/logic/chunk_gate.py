@@ -48,9 +48,9 @@ class ChunkGate:
     leaves out what it takes for done.
 
     Joined in real time, the next chunk is asked for while rows are left: once max(d, execute / 2) of them are over,
-    d being the delay to plan for (arXiv 2506.07339, section IV). Ensembles ask whenever the policy is free. Which row
-    belongs to an observation is told by when its oldest part was measured, for its joints are of that instant: rows
-    counted from a later one begin behind where the arms are.
+    d being the delay to plan for (arXiv 2506.07339, section IV), when the observation is put together. Ensembles ask
+    whenever the policy is free. What a chunk goes on from counts from when the observation's oldest part was measured,
+    for its joints are of that instant: rows counted from a later one begin behind where the arms are.
     """
 
     def __init__(self, contract: PolicyContract) -> None:
@@ -90,9 +90,10 @@ class ChunkGate:
         elif self._empty_since is None:
             self._empty_since = stamp_ns
 
-    def question(self, measured_ns: int, joining: Joining) -> Question | None:
+    def question(self, stamp_ns: int, measured_ns: int, joining: Joining) -> Question | None:
         """Return what to answer an observation with, or None: it is not to be answered, or not yet.
 
+        :param stamp_ns: of the observation: when it was put together [ns].
         :param measured_ns: when its oldest part was measured [ns].
         :param joining: how the policy wants its chunks joined.
         """
@@ -105,11 +106,15 @@ class ChunkGate:
         rows = dict(self._chunks).get(self._status.sequence)
         if rows is None:  # of a policy that ran before this one: its chunk is played to its end
             return None
-        since = math.floor((measured_ns - self._status.stamp_ns) * self._contract.control_rate_hz * 1e-9)
-        over = len(rows) - self._status.remaining - 1 + since
-        if not max(self.delay.periods, self._contract.execute // 2, 1) <= over < len(rows):
+        over, first = (self._row(len(rows), instant) for instant in (stamp_ns, measured_ns))
+        if over < max(self.delay.periods, self._contract.execute // 2, 1) or not 0 <= first < len(rows):
             return None
-        return Question(joining, Leftover(rows[over:], self.delay.periods))
+        return Question(joining, Leftover(rows[first:], self.delay.periods))
+
+    def _row(self, rows: int, instant_ns: int) -> int:
+        """Return which row of the chunk that is followed is executed at an instant [ns]."""
+        since = math.floor((instant_ns - self._status.stamp_ns) * self._contract.control_rate_hz * 1e-9)
+        return rows - self._status.remaining - 1 + since
 
     def sent(self, now_ns: int, observed_ns: int, sequence: int = 0, chunk: np.ndarray | None = None,
              joining: Joining = Joining.AFTER) -> None:
