@@ -240,7 +240,8 @@ class Policy(CellNode):
                 joining = Joining.AFTER
                 self.warn_once(f'a chunk does not go on from the one before: {self.apart}')
             self._send(chunk, message, time.perf_counter() - started, joining)
-        self.gate.sent(self.now_ns(), convert.oldest_part_ns(message), self.sequence, chunk, joining)
+        stamp_ns, measured_ns = convert.nanoseconds(message.header.stamp), convert.oldest_part_ns(message)
+        self.gate.sent(self.now_ns(), measured_ns, self.sequence, chunk, joining, stamp_ns - measured_ns)
 
     def _send(self, chunk: np.ndarray, answered: Observation, elapsed_s: float, joining: Joining) -> None:
         session = self.slot.answered

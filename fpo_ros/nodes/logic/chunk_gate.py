@@ -59,7 +59,8 @@ class ChunkGate:
         self._status: _Status | None = None
         self._sent_ns = 0
         self._answered_ns = 0
-        self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=_KEPT)
+        #: Sequence, rows, and how many of these had passed when the chunk was asked for.
+        self._chunks: deque[tuple[int, np.ndarray, int]] = deque(maxlen=_KEPT)
         #: How long chunks take from their observation to the controller.
         self.delay = DelayEstimate()
         self._measured = 0
@@ -103,11 +104,11 @@ class ChunkGate:
             return None
         if joining is Joining.ENSEMBLE:
             return Question(joining)
-        rows = dict(self._chunks).get(self._status.sequence)
+        rows, passed = {number: kept for number, *kept in self._chunks}.get(self._status.sequence, (None, 0))
         if rows is None:  # of a policy that ran before this one: its chunk is played to its end
             return None
         over, first = (self._row(len(rows), instant) for instant in (stamp_ns, measured_ns))
-        if over < max(self.delay.periods, self._contract.execute // 2, 1) or not 0 <= first < len(rows):
+        if over - passed < max(self.delay.periods, self._contract.execute // 2, 1) or not 0 <= first < len(rows):
             return None
         return Question(joining, Leftover(rows[first:], self.delay.periods))
 
@@ -117,7 +118,7 @@ class ChunkGate:
         return rows - self._status.remaining - 1 + since
 
     def sent(self, now_ns: int, observed_ns: int, sequence: int = 0, chunk: np.ndarray | None = None,
-             joining: Joining = Joining.AFTER) -> None:
+             joining: Joining = Joining.AFTER, age_ns: int = 0) -> None:
         """Note that a chunk was sent, or that no chunk came out, now.
 
         :param now_ns: this instant [ns].
@@ -125,9 +126,11 @@ class ChunkGate:
         :param sequence: of the chunk.
         :param chunk: (horizon, 14) rows; None: no chunk came out.
         :param joining: how it is joined to the one before.
+        :param age_ns: of that part when the observation was put together [ns].
         """
         self._sent_ns, self._answered_ns = now_ns, observed_ns
         self._empty_since = self._status = None
         if chunk is not None:
-            executed = chunk[:self._contract.execute] if joining is Joining.AFTER else chunk
-            self._chunks.append((sequence, executed))
+            after = joining is Joining.AFTER
+            passed = 0 if after else math.floor(age_ns * self._contract.control_rate_hz * 1e-9)
+            self._chunks.append((sequence, chunk[:self._contract.execute] if after else chunk, passed))
