@@ -30,7 +30,8 @@ CHAINS = ('reinflow', 'ppo')
 UNUSED = {
     **dict.fromkeys(CHAINS, {'objective': ('ratio', 'kappa', 'kappa_unit', 'loss_clip', 'beta', 'step_decay',
                                            'dimension_weights')}),
-    'awr': {'': ('drift_stop',)}, 'filtered_bc': {'': ('drift_stop',)}, 'dsrl': {'': ('drift_stop', 'decay')},
+    'awr': {'': ('drift_stop', 'bc_steps')}, 'filtered_bc': {'': ('drift_stop', 'bc_steps')},
+    'dsrl': {'': ('drift_stop', 'decay', 'bc_steps')},
 }
 
 
@@ -108,6 +109,11 @@ class FPOConfig:
     :param bc_history: iterations whose successes are kept.
     :param bc_batch: successful decisions per minibatch, half of them recorded where there are both kinds.
     :param bc_pairs: fresh pairs per successful decision.
+    :param bc_steps: further optimiser steps per iteration, of flow matching on the same successes alone, with an
+        optimiser of their own. The steps beside the ratio are few and small; these make chunks as narrow as those that
+        succeeded, which precise tasks need.
+    :param bc_learning_rate: of those, at the first of them in the first iteration; it falls to zero within an
+        iteration, and from iteration to iteration as ``learning_rate`` does.
     :param max_grad_norm: gradient clipping.
     :param drift_stop: end the epochs of an iteration where the mean of rho - 1 - log rho over a minibatch exceeds
         this; never if None.
@@ -149,6 +155,8 @@ class FPOConfig:
     bc_history: int = 5
     bc_batch: int = 128
     bc_pairs: int = 4
+    bc_steps: int = 0
+    bc_learning_rate: float = 3e-4
     max_grad_norm: float = 1.0
     drift_stop: float | None = 0.03
     average: float = 0.0
@@ -188,10 +196,10 @@ class FPOConfig:
         for names, fits, bounds in (
                 (('pairs', 'epochs', 'minibatch', 'microbatch', 'bc_history', 'bc_batch', 'bc_pairs'),
                  lambda value: value >= 1, 'be at least 1'),
-                (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'perturbation',
-                  'spread_floor'),
+                (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'bc_steps',
+                  'perturbation', 'spread_floor'),
                  lambda value: value >= 0, 'not be negative'),
-                (('temperature', 'max_grad_norm'), lambda value: value > 0, 'be positive'),
+                (('temperature', 'max_grad_norm', 'bc_learning_rate'), lambda value: value > 0, 'be positive'),
                 (('gamma', 'lam'), lambda value: 0 <= value <= 1, 'lie in [0, 1]'),
                 (('replay',), lambda value: 0 <= value <= 0.5, 'lie in [0, 0.5]'),
                 (('drift_stop', 'restore_drop', 'patience'), lambda value: value is None or value > 0,
@@ -202,6 +210,8 @@ class FPOConfig:
                     raise ValueError(f'{name} must {bounds}, got {getattr(self, name)}')
         if self.algorithm == 'filtered_bc' and not self.bc_coefficient:
             raise ValueError('filtered_bc only imitates: bc_coefficient must be positive')
+        if self.bc_steps and not self.bc_coefficient:
+            raise ValueError('bc_steps imitate what bc_coefficient weighs, and it is 0: leave bc_steps out')
 
     def _check_used(self) -> None:
         """Refuse settings that an algorithm has no use for, where they are not the defaults."""

@@ -9,8 +9,8 @@ SCALARS = (
     'rewarded_rate', 'smoothed_success', 'success_rate', 'strict_rate', 'touched_rate', 'worst_region', 'diverged',
     'mean_return', 'replayed', 'replayed_rate',
     # The flow that is trained.
-    'flow_loss', 'loss_change_good', 'loss_change_bad', 'chunk_spread', 'noise_high', 'bc_loss', 'weighted_loss',
-    'grad_norm', 'learning_rate', 'steps_taken',
+    'flow_loss', 'loss_change_good', 'loss_change_bad', 'chunk_spread', 'noise_high', 'bc_loss', 'settled_loss',
+    'weighted_loss', 'grad_norm', 'learning_rate', 'steps_taken',
     # Ratios.
     'first_ratio_error', 'ratio', 'ratio_max', 'clip_fraction', 'log_ratio_std', 'drift',
     # The critic.

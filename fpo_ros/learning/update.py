@@ -156,7 +156,7 @@ class FlowPolicyOptimization(Update):
         metrics |= self._all_epochs(batch, good, time, noise, old)
         if batch.prefer:
             metrics |= self._changes(batch, time, noise, old)
-        return metrics
+        return metrics | self._settle(batch, good)
 
     def _all_epochs(self, batch: Batch, good: list[Weighted], time: Tensor, noise: Tensor,
                     old: Tensor) -> dict[str, float]:
@@ -177,6 +177,22 @@ class FlowPolicyOptimization(Update):
                     shares['bc_loss'] = self._imitation.add_gradient(good, self._flow.imitation_scale)
                 self._epochs.step(shares=shares, **entries)
         return self._epochs.report()
+
+    def _settle(self, batch: Batch, good: list[Weighted]) -> dict[str, float]:
+        """Take the further steps on successes alone, and return the loss of the last tenth of them."""
+        config = self._config
+        if not (config.bc_steps and good):
+            return {}
+        slowed = batch.rate / config.learning_rate if config.learning_rate else 1.0
+        optimizer = torch.optim.Adam(self._flow.parameters, lr=config.bc_learning_rate, betas=(0.9, 0.95))
+        steps = Epochs(self._flow, replace(config, decay='linear'), optimizer, self._group)
+        steps.begin(config.bc_steps, replace(batch, rate=config.bc_learning_rate * slowed))
+        losses = []
+        for _ in range(config.bc_steps):
+            steps.zero()
+            losses.append(self._imitation.add_gradient(good, 1 / config.bc_coefficient))
+            steps.step()
+        return {'settled_loss': float(np.mean(losses[-max(1, config.bc_steps // 10):]))}
 
     def _prefer(self, batch: Batch, rows: Tensor, time: Tensor, noise: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradient of the FPO objective on some decisions; return their log ratios, and those that tell drift.
