@@ -14,6 +14,8 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV AMENT_PREFIX_PATH CMAKE_PREFIX_PATH C
 unexport RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE PIP_USER PIP_TARGET PIP_PREFIX
 DISCOVERY := ROS_DOMAIN_ID ROS_AUTOMATIC_DISCOVERY_RANGE ROS_LOCALHOST_ONLY ROS_STATIC_PEERS
 unexport $(filter-out $(DISCOVERY),$(filter ROS_%,$(.VARIABLES)))
+# Dozens of processes import the same modules: what one has compiled is there for the others.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Programs write below the clone: logs, caches and temporary files (pip keeps its own cache).
 RUN = cache="$$(pwd -P)/.cache" && mkdir -p "$$cache/tmp" && env ROS_HOME="$$cache/ros" ROS_LOG_DIR="$$cache/ros/log" \

@@ -91,6 +91,8 @@ def test_an_interrupt_signal_ends_training_cleanly(tmp_path):
         str(tmp_path / 'policy'),
         '--episodes',
         '2',
+        '--max-steps',
+        '50',
         '--iterations',
         '1000',
     ]

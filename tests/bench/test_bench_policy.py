@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,12 @@ KEYS = {'variant', 'provider', 'p50_ms', 'p99_ms', 'torch_eager_p50_ms', 'speedu
         'node_p50_ms', 'node_p99_ms', 'node_overhead', 'swap_ms', 'max_tick_gap_ms', 'max_tick_gap_without_swaps_ms',
         'samples'}
 NODE_KEYS = {'node_p50_ms', 'node_p99_ms', 'node_overhead'}
+
+
+@pytest.fixture(autouse=True)
+def synchronous(monkeypatch):
+    """Leave the guided step out, most of the time of an export, which has tests of its own."""
+    monkeypatch.setattr(policy, 'export', partial(policy.export, guided=False))
 
 
 def without_ros(monkeypatch):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from kept_exports import keeping
 
 from fpo_ros.demo import deployment
 from fpo_ros.demo.config import demo_config
@@ -37,10 +37,12 @@ def evaluated(successes: int, episodes: int = 40) -> dict:
     return {'successes': successes, 'episodes': episodes, 'wilson_low': low, 'wilson_high': high}
 
 
-@pytest.fixture(autouse=True)
-def synchronous(monkeypatch):
-    """Leave the guided step out, most of the time of an export, which has tests of its own."""
-    monkeypatch.setattr(export, 'write', partial(export.write, guided=False))
+@pytest.fixture(scope='module', autouse=True)
+def kept_exports(tmp_path_factory):
+    """Export every policy once, without the guided step: exports have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, 'write', keeping(tmp_path_factory.mktemp('exports')))
+        yield
 
 
 @pytest.fixture

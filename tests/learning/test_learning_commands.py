@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import tiny_task
 import torch
 from recorded import add, damage
 
+from fpo_ros import cli
 from fpo_ros.episodes.store import EpisodeStore
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.sim.batch import BatchedWorlds
@@ -37,18 +39,28 @@ def start(tmp_path):
     return tmp_path / 'sft'
 
 
+@pytest.fixture(scope='module')
+def first_iteration(tmp_path_factory):
+    """Return a run of one iteration with settings of its own, whose start policy is gone."""
+    folder = tmp_path_factory.mktemp('begun')
+    (folder / 'sft').mkdir()
+    tiny_task.policy().save(folder / 'sft')
+    words = ('train', 'fpo', '--run', folder / 'run', '--policy', folder / 'sft', '--iterations', 1, '--episodes', 3,
+             '--max-steps', 20, '--learning-rate', 0.002, '--seed', 5)
+    with tiny_task.short_episodes(), tiny_task.waist_reward(), pytest.raises(SystemExit) as end:
+        cli.main([str(word) for word in words])
+    assert not end.value.code
+    shutil.rmtree(folder / 'sft')
+    return folder / 'run'
+
+
 @pytest.fixture
-def begun(fpo_ros, waist_task, tmp_path, start):
-    """Return a run of one iteration with settings of its own."""
-    run = tmp_path / 'run'
-    code, _, err = fpo_ros('train', 'fpo', '--run', run, '--policy', start, '--iterations', 1, '--episodes', 3,
-                           '--max-steps', 20, '--learning-rate', 0.002, '--seed', 5)
-    assert code == 0, err
-    return run
+def begun(first_iteration, waist_task, tmp_path):
+    """Return a copy of that run, which a test may change."""
+    return Path(shutil.copytree(first_iteration, tmp_path / 'run'))
 
 
 def test_a_run_is_resumed_by_its_name_alone(fpo_ros, begun):
-    shutil.rmtree(begun.parent / 'sft')
     code, out, err = fpo_ros('train', 'fpo', '--run', begun, '--iterations', 2, '--resume')
     assert (code, err) == (0, '')
     assert 'iteration 1,' in out and 'iteration 2,' in out, 'the table begins with what was done before'

@@ -117,18 +117,21 @@ def test_a_run_of_two_processes_goes_on_in_two_or_in_one(both, waist_task, tmp_p
     assert [entry['iteration'] for entry in progress(run)] == [1, 2, 3]
 
 
-def spawn(directory: Path, *runs: dict) -> list[subprocess.Popen]:
+def spawn(*words: str | Path) -> list[subprocess.Popen]:
     """Start two processes that no launcher watches: each must end by itself."""
     known = {'WORLD_SIZE': 2, 'LOCAL_WORLD_SIZE': 2, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': free_port()}
-    return [subprocess.Popen([sys.executable, *script(directory, *runs)], env=environment(RANK=rank, **known),
+    return [subprocess.Popen([sys.executable, *words], env=environment(RANK=rank, **known),
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank in range(2)]
 
 
-def test_no_process_waits_for_one_that_is_gone_and_all_stop_where_one_cannot_be_trusted(tmp_path):
+def test_no_process_waits_for_one_that_is_gone_and_all_stop_where_one_cannot_be_trusted(both, tmp_path):
     faults = ('spoils', 'drifts', 'dies')
-    first, second = spawn(tmp_path, *({'name': fault, 'fault': fault} for fault in faults))
+    held = shutil.copytree(both / 'awr', tmp_path / 'held')
+    first, second = spawn(*script(tmp_path, {'name': 'held'}, *({'name': fault, 'fault': fault} for fault in faults)))
     (_, errors), (_, others) = [process.communicate(timeout=100) for process in (first, second)]
     assert second.returncode == -signal.SIGKILL
+    assert 'held: RunError: ' in errors and files(held) == files(both / 'awr')
+    assert 'held: ParallelError: process 1 of 2: process 0 ended: ' in others and 'already holds a run' in others
     for found in (errors, others):
         assert re.search('spoils: NotFiniteError: .*actions are not finite', found), found
         assert 'drifts: ParallelError: what process 1 trained differs from process 0 after iteration 2' in found, found
@@ -139,7 +142,7 @@ def test_no_process_waits_for_one_that_is_gone_and_all_stop_where_one_cannot_be_
 
 
 def test_no_process_waits_for_ever_for_one_that_does_not_answer(tmp_path):
-    first, second = spawn(tmp_path, {'fault': 'hangs', 'timeout_s': 20.0})
+    first, second = spawn(*script(tmp_path, {'fault': 'hangs', 'timeout_s': 20.0}))
     try:
         errors = first.communicate(timeout=100)[1]
         assert 'run: ParallelError: process 0 of 2 lost another one (Timed out' in errors, errors
@@ -170,22 +173,22 @@ def test_ctrl_c_ends_every_process_and_the_newest_checkpoint_stands(waist_task, 
     assert len(progress(tmp_path / 'run')) == done + 1
 
 
-def test_two_machines_share_no_disk(tmp_path):
+def test_two_machines_share_no_disk(fpo_ros, tmp_path):
     """Where nothing is summed, as here without a success, two processes write what one does bit for bit."""
     (tmp_path / 'policy').mkdir()
     tiny_task.policy().save(tmp_path / 'policy')
     options = ['--episodes', '3', '--max-steps', '20', '--iterations', '2', '--threads', '1']
 
     def words(run: Path, policy: Path) -> list[str]:
-        return ['fpo_ros.cli', 'train', 'fpo', '--run', str(run), '--policy', str(policy), *options]
+        return ['train', 'fpo', '--run', str(run), '--policy', str(policy), *options]
 
-    subprocess.run([sys.executable, '-m', *words(tmp_path / 'one', tmp_path / 'policy')], env=environment(),
-                   check=True, timeout=100, capture_output=True)
+    code, _, errors = fpo_ros(*words(tmp_path / 'one', tmp_path / 'policy'))
+    assert code == 0, errors
     where = ('--nnodes', 2, '--master-addr', '127.0.0.1', '--master-port', free_port())
     places = ((tmp_path / 'two', tmp_path / 'policy'), (tmp_path / 'nowhere', tmp_path / 'none'))
-    machines = [subprocess.Popen([*launcher(*where, '--node-rank', rank), '1', '-m', '--', *words(*place)],
-                                 env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-                for rank, place in enumerate(places)]
+    machines = [subprocess.Popen(
+        [*launcher(*where, '--node-rank', rank), '1', '-m', '--', 'fpo_ros.cli', *words(*place)], env=environment(),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for rank, place in enumerate(places)]
     (output, errors), (nothing, others) = [machine.communicate(timeout=100) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], errors + others
     assert 'iteration 2' in output and nothing == '' and not (tmp_path / 'nowhere').exists()
@@ -193,15 +196,12 @@ def test_two_machines_share_no_disk(tmp_path):
         assert (newest(tmp_path / 'one') / name).read_bytes() == (newest(tmp_path / 'two') / name).read_bytes()
 
 
-def test_processes_are_told_why_the_first_one_gives_up(both):
-    before = files(both / 'awr')
-    first, second = spawn(both, {'name': 'awr'})
-    (_, errors), (_, others) = [process.communicate(timeout=100) for process in (first, second)]
-    assert 'awr: RunError: ' in errors and files(both / 'awr') == before
-    assert 'awr: ParallelError: process 1 of 2: process 0 ended: ' in others and 'already holds a run' in others
-
-
 def test_two_processes_collect_the_episodes_of_one():
-    done = launch(str(HERE / 'collect_parallel.py'))
-    assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split()) == sorted('equal in 0 equal in 1'.split())
+    processes = spawn(HERE / 'collect_parallel.py')
+    try:
+        for rank, process in enumerate(processes):
+            output, errors = process.communicate(timeout=100)
+            assert (process.returncode, output) == (0, f'equal in {rank}\n'), errors
+    finally:
+        for process in processes:
+            process.kill()

@@ -30,16 +30,28 @@ def steered(make_policy, actor: str, seen: str, sizes=TINY, **contract):
     return policy
 
 
+@pytest.fixture(scope='module')
+def exports(make_policy, tmp_path_factory):
+    """Return a function that exports a policy once: the policy with an actor, and the directory."""
+    made = {}
+
+    def of(actor: str, seen: str):
+        if (actor, seen) not in made:
+            policy = (steered(make_policy, actor, 'state', SHARED, horizon=6) if seen == 'shared tokens'
+                      else steered(make_policy, actor, seen))
+            directory = tmp_path_factory.mktemp('exported')
+            assert export(policy, directory, vectors=3) <= VECTOR_ATOL
+            made[actor, seen] = policy, directory
+        return made[actor, seen]
+
+    return of
+
+
 @pytest.fixture(scope='module', params=[('flow', 'state'), ('flow', 'pixels'), ('gaussian', 'state'),
                                         ('gaussian', 'pixels'), ('flow', 'shared tokens')], ids='-'.join)
-def exported(request, make_policy, tmp_path_factory):
+def exported(request, exports):
     """Return a policy with an actor and the directory of its export."""
-    actor, seen = request.param
-    policy = (steered(make_policy, actor, 'state', SHARED, horizon=6) if seen == 'shared tokens'
-              else steered(make_policy, actor, seen))
-    directory = tmp_path_factory.mktemp('exported')
-    assert export(policy, directory, vectors=3) <= VECTOR_ATOL
-    return policy, directory
+    return exports(*request.param)
 
 
 def inputs_of(policy, seen) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,26 +129,23 @@ def test_an_actor_that_is_missing_is_noticed(exported, tmp_path):
         PolicySession.load(copy).verify_vectors()
 
 
-def test_an_actor_is_a_file_beside_the_graphs_of_the_frozen_policy(make_policy, tmp_path):
-    plain, with_actor = make_policy(), steered(make_policy, 'flow', 'state')
-    with_actor.model.load_state_dict(plain.model.state_dict(), strict=False)
-    names = []
-    for name, policy in (('plain', plain), ('actor', with_actor)):
-        (tmp_path / name).mkdir()
-        export(policy, tmp_path / name)
-        names.append({path.name for path in (tmp_path / name).iterdir()})
-    assert names[0] == {'prefix.onnx', 'denoise.onnx', 'guided.onnx', 'vectors.npz', 'contract.json',
-                        'norm_stats.json'}
-    assert names[1] - names[0] == {'latent.onnx'} and names[0] - names[1] == {'guided.onnx'}
+def test_an_actor_is_a_file_beside_the_graphs_of_the_frozen_policy(make_policy, exports, tmp_path):
+    with_actor, steered_directory = exports('flow', 'state')
+    plain, weights = make_policy(), with_actor.model.state_dict()
+    plain.model.load_state_dict({name: weights[name] for name in plain.model.state_dict()})
+    export(plain, tmp_path)
+    names, others = ({path.name for path in directory.iterdir()} for directory in (tmp_path, steered_directory))
+    assert names == {'prefix.onnx', 'denoise.onnx', 'guided.onnx', 'vectors.npz', 'contract.json', 'norm_stats.json'}
+    assert others - names == {'latent.onnx'} and names - others == {'guided.onnx'}
     for name in ('prefix.onnx', 'denoise.onnx'):
-        ours, theirs = (onnx.load(tmp_path / kind / name).graph.initializer for kind in ('plain', 'actor'))
+        ours, theirs = (onnx.load(path / name).graph.initializer for path in (tmp_path, steered_directory))
         ours, theirs = ([numpy_helper.to_array(tensor) for tensor in held] for held in (ours, theirs))
         assert len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))
 
 
-def test_an_export_over_an_earlier_one_leaves_no_actor_behind(make_policy, tmp_path):
-    export(steered(make_policy, 'gaussian', 'state'), tmp_path)
-    policy = make_policy()
-    export(policy, tmp_path, guided=False)
-    assert not (tmp_path / 'latent.onnx').exists()
-    assert PolicySession.load(tmp_path).verify_vectors() <= VECTOR_ATOL
+def test_an_export_over_an_earlier_one_leaves_no_actor_behind(make_policy, exports, tmp_path):
+    copy = shutil.copytree(exports('gaussian', 'state')[1], tmp_path / 'copy')
+    assert (copy / 'latent.onnx').exists()
+    export(make_policy(), copy, guided=False)
+    assert not (copy / 'latent.onnx').exists()
+    assert PolicySession.load(copy).verify_vectors() <= VECTOR_ATOL

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from kept_exports import keeping
 from policy.conftest import TINY, tiny_policy
 from release_data import evaluation
 from test_release_commands import call
@@ -26,10 +26,12 @@ from fpo_ros.runtime.swap import PolicySlot
 WAIT_S = 60
 
 
-@pytest.fixture(autouse=True)
-def synchronous(monkeypatch):
-    """Leave the guided step out, most of the time of an export, which has tests of its own."""
-    monkeypatch.setattr(export, 'write', partial(export.write, guided=False))
+@pytest.fixture(scope='module', autouse=True)
+def kept_exports(tmp_path_factory):
+    """Export every policy once, without the guided step: exports have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, 'write', keeping(tmp_path_factory.mktemp('exports')))
+        yield
 
 
 @pytest.fixture(scope='module')
