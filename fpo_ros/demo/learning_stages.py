@@ -73,7 +73,8 @@ def fine_tuning(config: DemoConfig, work: Path, display: Display) -> dict:
         _, history = finetune(FlowPolicy.load(work / 'sft'), work / 'fpo', config.fpo, config.iterations,
                               resume=True, force=config.force, on_iteration=table.add, on_restored=table.add,
                               on_phase=table.phase, on_warning=display.line)
-    best = best_of(history)
-    display.line(f"{history[-1]['control_steps']:,} control steps; best mean training success of three iterations "
+    count = config.fpo.smoothing
+    best = best_of(history, count)
+    display.line(f"{history[-1]['control_steps']:,} control steps; best mean training success of {count} iterations "
                  f"{best['smoothed_success']:.1%} at iteration {best['iteration']}")
     return {'history': history}

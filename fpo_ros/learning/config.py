@@ -28,10 +28,10 @@ CHAINS = ('reinflow', 'ppo')
 #: What nothing would come of, by algorithm and group of settings: a likelihood has neither scale nor weights, and
 #: without ratios nothing drifts.
 UNUSED = {
-    **dict.fromkeys(CHAINS, {'objective': ('ratio', 'kappa', 'kappa_unit', 'loss_clip', 'beta', 'step_decay',
-                                           'dimension_weights')}),
-    'awr': {'': ('drift_stop', 'bc_steps')}, 'filtered_bc': {'': ('drift_stop', 'bc_steps')},
-    'dsrl': {'': ('drift_stop', 'decay', 'bc_steps')},
+    **dict.fromkeys(CHAINS, {'': ('narrow_steps',), 'objective': (
+        'ratio', 'kappa', 'kappa_unit', 'loss_clip', 'beta', 'step_decay', 'dimension_weights')}),
+    'awr': {'': ('drift_stop', 'narrow_steps')}, 'filtered_bc': {'': ('drift_stop', 'narrow_steps')},
+    'dsrl': {'': ('drift_stop', 'decay', 'narrow_steps')},
 }
 
 
@@ -93,10 +93,17 @@ class FPOConfig:
     :param microbatch: decisions per forward pass; gradients accumulate over a minibatch.
     :param learning_rate: of what is trained.
     :param decay: of the learning rate within an iteration, one of :data:`DECAYS`: to zero, or not at all.
-    :param settling: share of failing episodes, averaged over three iterations, below which the learning rate falls in
+    :param smoothing: iterations over whose mean success a policy is judged: the best one, and the three rules below.
+        Where one iteration has episodes enough to tell, 1.
+    :param settling: share of failing episodes below which the learning rate falls in
         proportion to it; 0 for never.
-    :param patience: iterations after which the learning rate is halved unless fewer episodes, averaged over three
-        iterations, fail than ever; never if None.
+    :param patience: iterations after which the learning rate is halved unless fewer episodes fail than ever; never if
+        None.
+    :param narrow_steps: optimiser steps per iteration of the narrowing that begins where ``patience`` has run out for
+        the first time: from then on rollouts are of the best policy so far and what it becomes, and nothing but their
+        successes is trained on, which makes chunks as narrow as those; 0 for no such end.
+    :param narrow_learning_rate: of those, at the first of them; it falls to zero within an iteration, and is halved by
+        ``patience`` from the beginning of the narrowing on.
     :param gamma: discount per decision.
     :param advantage_floor: least deviation that advantages are divided by.
     :param lam: lambda of GAE.
@@ -109,17 +116,12 @@ class FPOConfig:
     :param bc_history: iterations whose successes are kept.
     :param bc_batch: successful decisions per minibatch, half of them recorded where there are both kinds.
     :param bc_pairs: fresh pairs per successful decision.
-    :param bc_steps: further optimiser steps per iteration, of flow matching on the same successes alone, with an
-        optimiser of their own. The steps beside the ratio are few and small; these make chunks as narrow as those that
-        succeeded, which precise tasks need.
-    :param bc_learning_rate: of those, at the first of them in the first iteration; it falls to zero within an
-        iteration, and from iteration to iteration as ``learning_rate`` does.
     :param max_grad_norm: gradient clipping.
     :param drift_stop: end the epochs of an iteration where the mean of rho - 1 - log rho over a minibatch exceeds
         this; never if None.
     :param average: weight of the past in the moving average of weights, per iteration; none is kept at 0.
-    :param restore_drop: go back to the best policy with half the learning rate where success, averaged over three
-        iterations, has fallen so far below the best, and farther than chance explains; never if None.
+    :param restore_drop: go back to the best policy with half the learning rate where success has fallen so far below
+        the best, and farther than chance explains; never if None.
     :param temperature: of advantage-weighted regression: decisions weigh exp(A / temperature).
     :param perturbation: deviation of the noise added to executed chunks, in normalised units.
     :param sampling: how chunks are drawn in training; by default with less start noise than the policy will have,
@@ -143,8 +145,11 @@ class FPOConfig:
     microbatch: int = 64
     learning_rate: float = 2e-4
     decay: str = 'linear'
+    smoothing: int = 3
     settling: float = 0.08
     patience: int | None = 12
+    narrow_steps: int = 0
+    narrow_learning_rate: float = 5e-4
     gamma: float = 0.99
     lam: float = 0.95
     advantage_floor: float = 0.1
@@ -155,8 +160,6 @@ class FPOConfig:
     bc_history: int = 5
     bc_batch: int = 128
     bc_pairs: int = 4
-    bc_steps: int = 0
-    bc_learning_rate: float = 3e-4
     max_grad_norm: float = 1.0
     drift_stop: float | None = 0.03
     average: float = 0.0
@@ -194,12 +197,13 @@ class FPOConfig:
 
     def _check_bounds(self) -> None:
         for names, fits, bounds in (
-                (('pairs', 'epochs', 'minibatch', 'microbatch', 'bc_history', 'bc_batch', 'bc_pairs'),
+                (('pairs', 'epochs', 'minibatch', 'microbatch', 'smoothing', 'bc_history', 'bc_batch',
+                  'bc_pairs'),
                  lambda value: value >= 1, 'be at least 1'),
-                (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'bc_steps',
+                (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'narrow_steps',
                   'perturbation', 'spread_floor'),
                  lambda value: value >= 0, 'not be negative'),
-                (('temperature', 'max_grad_norm', 'bc_learning_rate'), lambda value: value > 0, 'be positive'),
+                (('temperature', 'max_grad_norm', 'narrow_learning_rate'), lambda value: value > 0, 'be positive'),
                 (('gamma', 'lam'), lambda value: 0 <= value <= 1, 'lie in [0, 1]'),
                 (('replay',), lambda value: 0 <= value <= 0.5, 'lie in [0, 0.5]'),
                 (('drift_stop', 'restore_drop', 'patience'), lambda value: value is None or value > 0,
@@ -210,8 +214,9 @@ class FPOConfig:
                     raise ValueError(f'{name} must {bounds}, got {getattr(self, name)}')
         if self.algorithm == 'filtered_bc' and not self.bc_coefficient:
             raise ValueError('filtered_bc only imitates: bc_coefficient must be positive')
-        if self.bc_steps and not self.bc_coefficient:
-            raise ValueError('bc_steps imitate what bc_coefficient weighs, and it is 0: leave bc_steps out')
+        if self.narrow_steps and not (self.bc_coefficient and self.patience):
+            raise ValueError('narrow_steps begin where patience runs out, and imitate what bc_coefficient weighs: one '
+                             'of the two is off, so leave narrow_steps out')
 
     def _check_used(self) -> None:
         """Refuse settings that an algorithm has no use for, where they are not the defaults."""

@@ -27,8 +27,6 @@ from fpo_ros.sim.dynamics import check_fits
 from fpo_ros.sim.model import load_model
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 
-#: The best policy is judged by the mean training success of this many iterations in a row.
-SMOOTHING = 3
 #: Deviations of the difference of two rates by which success must fall for the best policy to be restored. The best is
 #: the most of all rates: where nothing changes in 200 iterations, the newest lies 2 below it in every run at some time,
 #: 3.5 in half of the runs, and 4 in one of six (simulated, smoothing included).
@@ -37,17 +35,27 @@ BY_CHANCE = 4.0
 LOW_SUCCESS, GATE_EPISODES = 0.1, 50
 
 
-def smoothed_success(history: list[dict]) -> float:
-    """Return the mean success of the newest iterations, by the rule that is rewarded."""
-    return float(np.mean([entry['rewarded_rate'] for entry in history[-SMOOTHING:]]))
+def smoothed_success(history: list[dict], count: int) -> float:
+    """Return the mean success of the ``count`` newest iterations, by the rule that is rewarded.
+
+    Those before the narrowing tell nothing of what it made.
+    """
+    alike = [entry for entry in history[-count:] if _narrowed(entry) == _narrowed(history[-1])]
+    return float(np.mean([entry['rewarded_rate'] for entry in alike]))
 
 
-def best_of(history: list[dict]) -> dict:
+def _narrowed(entry: dict) -> bool:
+    return entry.get('narrowed', False)  # entries of older runs lack it
+
+
+def best_of(history: list[dict], count: int) -> dict:
     """Return the entry of the best iteration, the later of equals.
 
-    Means over fewer iterations than SMOOTHING are not judged; until there is a full one, the newest is the best.
+    Means over fewer iterations than ``count`` are not judged; until there is a full one, the newest is the best. Once
+    there are narrowed policies the best is one of them: rollouts are from little noise, which hides what they gain.
     """
-    judged = history[SMOOTHING - 1:] or history[-1:]
+    history = [entry for entry in history if _narrowed(entry) == _narrowed(history[-1])]
+    judged = history[count - 1:] or history[-1:]
     return max(reversed(judged), key=lambda entry: entry['smoothed_success'])
 
 
@@ -124,16 +132,15 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                     raise
                 history.append(metrics)
                 new = _judge(history, config)
-                if best_of(history) is metrics:
+                if best_of(history, config.smoothing) is metrics:
                     directory.keep_best(learner.rolled_out)
-                elif _has_fallen(history, config):
-                    spread = best_of(history)['chunk_spread']
-                    followers.restore(directory.path / 'best', spread)
-                    learner.restore(directory.best(), spread)
+                plateau = learner.explored == learner.iteration
+                if plateau or _has_fallen(history, config):
+                    best = best_of(history, config.smoothing)
+                    followers.restore(directory.path / 'best', best['chunk_spread'])
+                    learner.restore(directory.best(), best['chunk_spread'])
                     metrics['restored'] = True
-                    warn(f'success fell to {metrics["smoothed_success"]:.1%} from '
-                         f'{best_of(history)["smoothed_success"]:.1%}: the best policy is restored, and the learning '
-                         'rate halved')
+                    warn(_restored(best['smoothed_success'], metrics['smoothed_success'], plateau))
                 if learner.average is not None:
                     directory.keep_average(learner.average)
                 checkpoints.save(learner, history)
@@ -147,14 +154,21 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         return directory.best(), history
 
 
+def _restored(best: float, now: float, plateau: bool) -> str:
+    """Return in words why the best policy was restored."""
+    if plateau:
+        return f'success no longer grows: the best policy, {best:.1%}, is restored, and narrowed from now on'
+    return f'success fell to {now:.1%} from {best:.1%}: the best policy is restored, and the learning rate halved'
+
+
 def _judge(history: list[dict], config: FPOConfig) -> list[Alarm]:
     """Add to the newest metrics what only earlier ones tell: smoothed success, the worst region, alarms.
 
     :returns: the alarms that begin.
     """
     metrics = history[-1]
-    metrics['smoothed_success'] = smoothed_success(history)
-    metrics['worst_region'] = worst_region([entry['regions'] for entry in history[-SMOOTHING:]])
+    metrics['smoothed_success'] = smoothed_success(history, config.smoothing)
+    metrics['worst_region'] = worst_region([entry['regions'] for entry in history[-config.smoothing:]])
     found, before = alarms(history, config), history[-2]['alarms'] if len(history) > 1 else []
     metrics['alarms'] = [alarm.name for alarm in found]
     return [alarm for alarm in found if alarm.name not in before]
@@ -167,10 +181,10 @@ def _has_fallen(history: list[dict], config: FPOConfig) -> bool:
     nothing has changed that could be undone.
     """
     since = max((index + 1 for index, entry in enumerate(history) if entry.get('restored')), default=0)
-    if config.restore_drop is None or len(history) - since < 2 * SMOOTHING or has_settled(history[-1], config):
+    if config.restore_drop is None or len(history) - since < 2 * config.smoothing or has_settled(history[-1], config):
         return False
-    best, now = best_of(history)['smoothed_success'], history[-1]['smoothed_success']
-    episodes, rate = SMOOTHING * (1 - config.replay) * config.episodes, (best + now) / 2
+    best, now = best_of(history, config.smoothing)['smoothed_success'], history[-1]['smoothed_success']
+    episodes, rate = config.smoothing * (1 - config.replay) * config.episodes, (best + now) / 2
     by_chance = BY_CHANCE * (2 * rate * (1 - rate) / episodes) ** 0.5
     return now < best - max(config.restore_drop, by_chance)
 

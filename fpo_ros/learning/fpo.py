@@ -30,8 +30,8 @@ from fpo_ros.policy.finite import check_finite
 from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 
-#: Iterations whose failures set the learning rate, and the least share of failures that counts.
-SETTLING_ITERATIONS, LEAST_FAILING = 3, 0.005
+#: Least share of failures that counts for the learning rate.
+LEAST_FAILING = 0.005
 
 
 class FPO:
@@ -62,11 +62,13 @@ class FPO:
         #: Factor of the learning rate; halved whenever the best policy is restored, or success no longer grows.
         self.rate_factor = 1.0
         #: Rewarded share of the newest iterations' new scenes.
-        self.recent: deque[float] = deque(maxlen=SETTLING_ITERATIONS)
+        self.recent: deque[float] = deque(maxlen=config.smoothing)
         #: Least share of failures among them so far.
         self.least_failing = 1.0
         #: Iterations since it last fell, or the rate was halved.
         self.waiting = 0
+        #: Iterations before the narrowing; None until it begins.
+        self.explored: int | None = None
         self.failed = FailedScenes()
         #: Spread of the chunks of the first policy, and of the newest one that made a rollout.
         self.spreads: list[float] = []
@@ -121,6 +123,7 @@ class FPO:
         metrics['noise_high'] = options.sampling.noise_range[1]
         self.spreads = [*self.spreads[:1], metrics['chunk_spread']]
         metrics['regions'] = region_counts(rollout, self.policy.contract.task, new)
+        narrowing = self.explored is not None
         good = rollout.valid & rollout.rewarded[:, None]
         self.imitation.keep(flatten(rollout, good), torch.as_tensor(surplus[good], dtype=torch.float32))
         self.recent.append(float(rollout.rewarded[new].mean()))
@@ -131,7 +134,8 @@ class FPO:
             phase('updating')
             metrics |= self.update.run(Batch(
                 decisions, advantage, rollout, reward, bool(np.ptp(returns) > 0),
-                f'iteration {self.iteration + 1}', self._advice(), rate, self._decisions))
+                f'iteration {self.iteration + 1}', self._advice(), rate,
+                config.narrow_learning_rate * self.rate_factor if narrowing else 0.0, self._decisions))
         for name, module in (('policy', self.policy.model), ('critic', self.values.module)):
             check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
         self._group.check_alike(self._trained(), f'after iteration {self.iteration + 1}')
@@ -146,6 +150,7 @@ class FPO:
             'replayed_rate': float(rollout.rewarded[count:].mean()) if count < len(scenes) else None,
             'touched_rate': float((rollout.max_stage[new] > 0).mean()), 'diverged': int(rollout.diverged.sum()),
             'mean_return': float(returns[new].mean()), 'learning_rate': rate,
+            'narrowed': narrowing and self.iteration - 1 > self.explored,
             **metrics, 'lost_workers': collected.lost_workers,
             'recollected_episodes': collected.recollected_episodes, 'rollout_s': rolled - started,
             'update_s': wall - (rolled - started), 'steps_per_s': rollout.control_steps / wall,
@@ -155,12 +160,12 @@ class FPO:
         """Return how chunks are drawn now: in the first iteration, which measures the start, as it will be evaluated.
 
         Later, the narrower chunks have become, the more noise they start from: twice as much where their spread is
-        half of its floor.
+        half of its floor. When they are to become narrow they start from no more.
         """
         if not self.iteration:
             return start_sampling(self.config)
         sampling = self.flow.sampling()
-        floor = self.config.spread_floor * self.spreads[0] if self.spreads else 0.0
+        floor = self.config.spread_floor * self.spreads[0] if self.spreads and self.explored is None else 0.0
         scale = float(np.clip(3 - 2 * self.spreads[-1] / floor, 1, 2)) if floor else 1.0
         return replace(sampling, noise_range=tuple(scale * factor for factor in sampling.noise_range))
 
@@ -172,17 +177,21 @@ class FPO:
         plateau it is halved again and again, so that the policy moves by a bounded way in however long a run.
         """
         config = self.config
-        if len(self.recent) == SETTLING_ITERATIONS:
+        if len(self.recent) == config.smoothing:
             failing = 1 - float(np.mean(self.recent))
             self.waiting = 0 if failing < self.least_failing else self.waiting + 1
             self.least_failing = min(self.least_failing, failing)
             if config.patience and self.waiting >= config.patience:
                 self.rate_factor, self.waiting = self.rate_factor / 2, 0
+                if config.narrow_steps and self.explored is None:
+                    self.explored = self.iteration + 1
         settled = min(1.0, max(self.least_failing, LEAST_FAILING) / config.settling) if config.settling else 1.0
         return config.learning_rate * self.rate_factor * settled
 
     def restore(self, policy: FlowPolicy, spread: float | None = None) -> None:
         """Go on from another policy of the same kind, with half the learning rate and a new optimiser state.
+
+        Where the narrowing is to begin, its rate is whole, and success is judged anew.
 
         An average of the weights begins anew there, and so does injected noise.
 
@@ -196,6 +205,10 @@ class FPO:
             self.average.model.load_state_dict(policy.model.state_dict())
         self.actor_optimizer.state.clear()
         self.rate_factor, self.waiting = self.rate_factor / 2, 0
+        if self.explored == self.iteration:
+            self.rate_factor, self.least_failing = 1.0, 1.0
+            self.recent.clear()
+            self.imitation.own.clear()
 
     def _trained(self) -> list[Tensor]:
         """Return all that must be equal in processes that train together."""

@@ -70,15 +70,18 @@ class Imitation:
         self.own.append(Weighted(replace(successes, paths=paths),
                                  torch.ones(len(successes)) if equal else surplus.clamp(min=0)))
 
-    def sources(self) -> list[Weighted]:
-        """Return what is imitated now; nothing without a coefficient."""
+    def sources(self, recorded: bool = True) -> list[Weighted]:
+        """Return what is imitated now; nothing without a coefficient.
+
+        :param recorded: with what was recorded; otherwise the policy's own successes alone.
+        """
         if not self._config.bc_coefficient:
             return []
         found = []
         own = joined([part.decisions for part in self.own], pictures=bool(self._flow.policy.contract.cameras))
         if own is not None:
             found.append(Weighted(own, torch.cat([part.weight for part in self.own])))
-        if self.recorded is not None and len(self.recorded):
+        if recorded and self.recorded is not None and len(self.recorded):
             found.append(Weighted(self.recorded, torch.ones(len(self.recorded))))
         return [source for source in found if source.weight.any()]
 

@@ -9,8 +9,8 @@ SCALARS = (
     'rewarded_rate', 'smoothed_success', 'success_rate', 'strict_rate', 'touched_rate', 'worst_region', 'diverged',
     'mean_return', 'replayed', 'replayed_rate',
     # The flow that is trained.
-    'flow_loss', 'loss_change_good', 'loss_change_bad', 'chunk_spread', 'noise_high', 'bc_loss', 'settled_loss',
-    'weighted_loss', 'grad_norm', 'learning_rate', 'steps_taken',
+    'flow_loss', 'loss_change_good', 'loss_change_bad', 'chunk_spread', 'noise_high', 'bc_loss', 'weighted_loss',
+    'grad_norm', 'learning_rate', 'steps_taken',
     # Ratios.
     'first_ratio_error', 'ratio', 'ratio_max', 'clip_fraction', 'log_ratio_std', 'drift',
     # The critic.
@@ -18,5 +18,6 @@ SCALARS = (
     # Time and machines.
     'rollout_s', 'update_s', 'steps_per_s', 'lost_workers', 'recollected_episodes',
 )
-#: What is no plain number: counts per start region, names of alarms, whether the best policy was restored.
-OTHERS = ('regions', 'alarms', 'restored')
+#: What is no plain number: counts per start region, names of alarms, whether the best policy was restored, whether
+#: the policy that rolled out has been narrowed.
+OTHERS = ('regions', 'alarms', 'restored', 'narrowed')

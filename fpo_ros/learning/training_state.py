@@ -54,7 +54,7 @@ def save_state(learner: FPO, directory: Path, history: list[dict], older: Path |
     document = {'iteration': learner.iteration, 'control_steps': learner.control_steps, 'history': history,
                 'values': len(learner.values.data), 'rate_factor': learner.rate_factor, 'recent': list(learner.recent),
                 'failed': list(learner.failed.kept), 'least_failing': learner.least_failing,
-                'waiting': learner.waiting, 'spreads': learner.spreads}
+                'waiting': learner.waiting, 'spreads': learner.spreads, 'explored': learner.explored}
     for prefix, parts in _kept(learner).items():
         for back, part in enumerate(reversed(parts)):
             name = _file(prefix, learner.iteration - back)
@@ -114,8 +114,9 @@ def load_state(learner: FPO, directory: Path) -> list[dict]:
         learner.recent.extend(document['recent'])
         learner.failed.kept.extend(document['failed'])
         learner.least_failing, learner.spreads = document['least_failing'], document['spreads']
-        learner.waiting = document['waiting']
-        for iteration in range(max(0, learner.iteration - learner.config.bc_history), learner.iteration):
+        learner.waiting, learner.explored = document['waiting'], document.get('explored')
+        first = max(learner.explored or 0, learner.iteration - learner.config.bc_history)
+        for iteration in range(first, learner.iteration):
             path = directory / _file('successes', iteration + 1)
             learner.imitation.own.append(Weighted(*_weighted(path)))
         if isinstance(learner.update, AdvantageWeightedRegression):

@@ -40,6 +40,7 @@ class Batch:
     :param where: the iteration, for messages.
     :param advice: what to do where numbers are not finite.
     :param rate: learning rate at the first step.
+    :param narrow: that of narrowing, where the iteration is of that; else 0.
     :param drawn: what the update drew for the decisions, for inspection where it fails.
     """
 
@@ -51,6 +52,7 @@ class Batch:
     where: str
     advice: str
     rate: float
+    narrow: float = 0.0
     drawn: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -138,6 +140,8 @@ class FlowPolicyOptimization(Update):
         :raises RatioError: where a ratio is not 1 before the first step.
         :raises NotFiniteError: for losses or gradients that are not finite.
         """
+        if batch.narrow:
+            return self._narrow(batch)
         config, flow, decisions = self._config, self._flow, batch.decisions
         count = len(decisions)
         time, noise = flow.times(count, config.pairs, stratified=True), flow.noise(count, config.pairs)
@@ -156,7 +160,7 @@ class FlowPolicyOptimization(Update):
         metrics |= self._all_epochs(batch, good, time, noise, old)
         if batch.prefer:
             metrics |= self._changes(batch, time, noise, old)
-        return metrics | self._settle(batch, good)
+        return metrics
 
     def _all_epochs(self, batch: Batch, good: list[Weighted], time: Tensor, noise: Tensor,
                     old: Tensor) -> dict[str, float]:
@@ -178,21 +182,18 @@ class FlowPolicyOptimization(Update):
                 self._epochs.step(shares=shares, **entries)
         return self._epochs.report()
 
-    def _settle(self, batch: Batch, good: list[Weighted]) -> dict[str, float]:
-        """Take the further steps on successes alone, and return the loss of the last tenth of them."""
-        config = self._config
-        if not (config.bc_steps and good):
+    def _narrow(self, batch: Batch) -> dict[str, float]:
+        """Train on the policy's own successes alone, by an optimiser that begins anew; return their loss."""
+        config, good = self._config, self._imitation.sources(recorded=False)
+        if not good:
             return {}
-        slowed = batch.rate / config.learning_rate if config.learning_rate else 1.0
-        optimizer = torch.optim.Adam(self._flow.parameters, lr=config.bc_learning_rate, betas=(0.9, 0.95))
+        optimizer = torch.optim.Adam(self._flow.parameters, lr=batch.narrow, betas=(0.9, 0.95))
         steps = Epochs(self._flow, replace(config, decay='linear'), optimizer, self._group)
-        steps.begin(config.bc_steps, replace(batch, rate=config.bc_learning_rate * slowed))
-        losses = []
-        for _ in range(config.bc_steps):
+        steps.begin(config.narrow_steps, replace(batch, rate=batch.narrow))
+        for _ in range(config.narrow_steps):
             steps.zero()
-            losses.append(self._imitation.add_gradient(good, 1 / config.bc_coefficient))
-            steps.step()
-        return {'settled_loss': float(np.mean(losses[-max(1, config.bc_steps // 10):]))}
+            steps.step(shares={'bc_loss': self._imitation.add_gradient(good, 1 / config.bc_coefficient)})
+        return steps.report()
 
     def _prefer(self, batch: Batch, rows: Tensor, time: Tensor, noise: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
         """Add the gradient of the FPO objective on some decisions; return their log ratios, and those that tell drift.

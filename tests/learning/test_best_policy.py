@@ -54,4 +54,4 @@ def test_a_best_policy_that_was_being_replaced_is_not_lost(copied, waist_task):
     ((0.9, 0.5, 0.2, 0.2), 3), ((0.9, 0.5, 0.2, 0.1), 2), ((0.1, 0.1, 0.4, 0.6, 0.5), 3)])
 def test_the_best_policy_is_judged_by_full_windows_alone(smoothed, best):
     history = [{'smoothed_success': value} for value in smoothed]
-    assert best_of(history) is history[best]
+    assert best_of(history, 3) is history[best]

@@ -87,32 +87,6 @@ def test_the_first_surplus_is_the_discounted_return_less_the_mean_success(waist_
     np.testing.assert_allclose(learner.imitation.own[0].weight, wanted, atol=1e-6)
 
 
-def test_further_steps_on_successes_bring_their_loss_down_by_themselves(waist_task):
-    learner = learner_of(bc_weighting='equal', learning_rate=0.0, bc_steps=60, bc_learning_rate=3e-3, bc_batch=32)
-    with open_pool(Local(unit=4)) as pool:
-        metrics = learner.run_iteration(pool)
-    assert metrics['rewarded_rate'] > 0 and metrics['settled_loss'] < 0.9 * metrics['bc_loss']
-
-
-def test_the_rate_of_further_steps_falls_to_zero_and_slows_down_with_that_of_the_others(waist_task, monkeypatch):
-    """After a restoration both rates are halved: 0.004 / 2, then three quarters of it, a half and a quarter."""
-    learner = learner_of(bc_weighting='equal', bc_steps=4, bc_learning_rate=0.004)
-    learner.restore(learner.policy)
-    rates, plain = [], torch.optim.Adam.step
-    monkeypatch.setattr(torch.optim.Adam, 'step', lambda optimizer, *a: (
-        rates.append(optimizer.param_groups[0]['lr']), plain(optimizer, *a)))
-    with open_pool(Local(unit=4)) as pool:
-        learner.run_iteration(pool)
-    assert rates[-4:] == pytest.approx([0.002, 0.0015, 0.001, 0.0005])
-    assert max(rates[-8:-4]) <= learner.config.learning_rate / 2
-
-
-def test_no_further_steps_are_taken_before_the_first_success(waist_task):
-    learner = learner_of(bc_weighting='equal', bc_steps=4)
-    with tiny_task.waist_reward(9.0), open_pool(Local(unit=4)) as pool:
-        assert 'settled_loss' not in learner.run_iteration(pool)
-
-
 def test_an_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match="unknown weighting of imitation 'best': use equal or surplus"):
         tiny_task.config(bc_weighting='best')

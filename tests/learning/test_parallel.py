@@ -33,6 +33,8 @@ RUNS = {
     'standardised': {'settings': {'objective': {'ratio': 'standardised'}}, 'iterations': 1},
     'awr': {'settings': {'algorithm': 'awr', 'drift_stop': FPOConfig().drift_stop}},
     'restored': {'settings': {'episodes': 6}, 'iterations': 3, 'restores': True},
+    'narrowed': {'settings': {'episodes': 6, 'smoothing': 1, 'patience': 1, 'narrow_steps': 6,
+                              'narrow_learning_rate': 3e-4}, 'iterations': 4},
     'lora': {'settings': {'placement': 'lora', 'lora_rank': 2, 'episodes': 6}, 'iterations': 3, 'restores': True},
 }
 
@@ -104,9 +106,10 @@ def test_two_processes_train_what_one_does(case, both, waist_task, tmp_path):
             exact = not isinstance(entry[name], float)
             assert other[name] == entry[name] if exact else other[name] == pytest.approx(
                 entry[name], rel=METRICS, abs=TOLERANCE), name
-    assert {'weighted_loss'} <= entry.keys() if case == 'awr' else {'bc_loss', 'drift'} <= entry.keys()
+    reported = {'awr': {'weighted_loss'}, 'narrowed': {'bc_loss'}}
+    assert reported.get(case, {'bc_loss', 'drift'}) <= entry.keys() and entry['narrowed'] == (case == 'narrowed')
     assert (entry['steps_taken'] < 1) == (case == 'stopped')
-    assert any('restored' in entry for entry in progress(one)) == ('restores' in RUNS[case])
+    assert any('restored' in entry for entry in progress(one)) == ('restores' in RUNS[case] or case == 'narrowed')
 
 
 def test_a_run_of_two_processes_goes_on_in_two_or_in_one(both, waist_task, tmp_path):

@@ -158,7 +158,7 @@ SETTINGS = {
     'reinflow': {'algorithm': 'reinflow', 'warmup': 1},
     'ppo': {'algorithm': 'ppo', 'warmup': 1},
     'dsrl': {'algorithm': 'dsrl'},
-    'settled': {'bc_steps': 5},
+    'narrowed': {'narrow_steps': 5, 'patience': 1},
     'constant': {'decay': 'none', 'objective': ObjectiveConfig(ratio='standardised')},
     'noise': {'perturbation': 0.1, 'sampling': Sampling(steps=2, noise_range=(0.5, 1.0))},
 }

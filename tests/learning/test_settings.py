@@ -117,10 +117,12 @@ def test_whole_numbers_lists_and_null_are_taken_where_they_fit(tmp_path):
     ('pairs: 0', 'pairs must be at least 1, got 0'),
     ('bc_batch: 0', 'bc_batch must be at least 1, got 0'),
     ('bc_pairs: 0', 'bc_pairs must be at least 1, got 0'),
-    ('bc_steps: -1', 'bc_steps must not be negative, got -1'),
-    ('bc_learning_rate: 0', 'bc_learning_rate must be positive, got 0'),
-    ('bc_steps: 9\nbc_coefficient: 0', 'bc_steps imitate what bc_coefficient weighs, and it is 0'),
-    ('bc_steps: 9\nalgorithm: filtered_bc', 'filtered_bc has no use for bc_steps: leave it out'),
+    ('narrow_steps: -1', 'narrow_steps must not be negative, got -1'),
+    ('narrow_learning_rate: 0', 'narrow_learning_rate must be positive, got 0'),
+    ('narrow_steps: 9\nbc_coefficient: 0', 'one of the two is off, so leave narrow_steps out'),
+    ('narrow_steps: 9\npatience: null', 'one of the two is off, so leave narrow_steps out'),
+    ('narrow_steps: 9\nalgorithm: filtered_bc', 'filtered_bc has no use for narrow_steps: leave it out'),
+    ('narrow_steps: 9\nalgorithm: ppo', 'ppo has no use for narrow_steps: leave it out'),
     ('bc_history: 0', 'bc_history must be at least 1, got 0'),
     ('warmup: -1', 'warmup must not be negative, got -1'),
     ('bc_coefficient: -0.3', 'bc_coefficient must not be negative, got -0.3'),
@@ -175,13 +177,13 @@ MADE = dict(
     reward=st.sampled_from(['gym', 'strict']), pairs=COUNTS, epochs=COUNTS, minibatch=COUNTS, microbatch=COUNTS,
     learning_rate=POSITIVE, decay=st.sampled_from(['linear', 'none']), gamma=SHARES, lam=SHARES, critic=CRITICS,
     warmup=st.integers(0, 9), bc_coefficient=POSITIVE,
-    bc_history=COUNTS, bc_batch=COUNTS, bc_pairs=COUNTS, max_grad_norm=POSITIVE,
+    smoothing=COUNTS, bc_history=COUNTS, bc_batch=COUNTS, bc_pairs=COUNTS, max_grad_norm=POSITIVE,
     average=SHARES, restore_drop=st.none() | POSITIVE, temperature=POSITIVE, perturbation=SHARES, sampling=SAMPLINGS,
     objective=OBJECTIVES, randomisation=st.sampled_from([
         None, Randomisation(), Randomisation(object_mass=(0.5, 2.0), camera_latency_s={'top': (0.0, 0.1)},
                                              appearance=AppearanceRanges(noise_std=(1.0, 4.0)))]))
 CONFIGS = st.builds(
-    FPOConfig, drift_stop=st.none() | POSITIVE, bc_steps=COUNTS, bc_learning_rate=POSITIVE, **MADE) | st.builds(
+    FPOConfig, drift_stop=st.none() | POSITIVE, narrow_learning_rate=POSITIVE, **MADE) | st.builds(
     FPOConfig, algorithm=st.sampled_from(['awr', 'filtered_bc']), **MADE)
 
 

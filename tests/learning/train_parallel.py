@@ -49,7 +49,7 @@ def behind_a_step(happens: Callable[[Epochs], None]) -> AbstractContextManager:
 
 def restoring() -> AbstractContextManager:
     """Go back to the policy of the first iteration after the second one."""
-    return mock.patch.multiple(finetuning, best_of=lambda history: history[0],
+    return mock.patch.multiple(finetuning, best_of=lambda history, _: history[0],
                                _has_fallen=lambda history, _: len(history) == 2)
 
 
