@@ -65,7 +65,7 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
               'decisions has risen by more than a quarter in three iterations running: pushing away dominates, raise '
               'bc_coefficient or lower the learning rate')
     spread, start = now.get('chunk_spread'), first.get('chunk_spread')
-    if spread is not None and start and not now['narrowed']:
+    if spread is not None and start and not now.get('narrowed'):
         check('chunks_collapse', spread < 0.3 * start, f'chunks of one observation differ by {spread / start:.0%} of '
               'what they did at the start: nothing new is tried any more; raise perturbation or lower bc_coefficient')
     explained = [entry['explained_variance'] for entry in history[-3:]]
