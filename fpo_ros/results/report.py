@@ -68,6 +68,13 @@ def _settled_from(one: dict) -> int | None:
     return one['curve'][moved]['control_steps'] if moved < len(one['curve']) else None
 
 
+def _narrowed_from(one: dict) -> int | None:
+    """Return after how many control steps the narrowing of a run began; None where it did not."""
+    # The first iteration of it rolls out the policy that is to be narrowed.
+    first = next((index for index, entry in enumerate(one['curve']) if entry.get('narrowed')), None)
+    return None if first is None else one['curve'][first - 2]['control_steps']
+
+
 def _by_seed(seeds: list[dict], value: Callable[[dict], str]) -> str:
     return ', '.join(f'{value(one)} (seed {one["seed"]})' for one in seeds)
 
@@ -101,6 +108,11 @@ def main_table(row: Row, seeds: list[dict]) -> list[str]:
         where = ', '.join(f'{steps / 1e6:.1f} M control steps (seed {one["seed"]})' for one, steps in settled)
         lines += ['', f'The learning rate was below {SETTLED:.0%} of its start from {where} on: what follows are '
                   'evaluations of a policy that stands nearly still, and say nothing of further learning.']
+    narrowed = [(one, steps) for one in seeds if (steps := _narrowed_from(one)) is not None]
+    if narrowed:
+        where = ', '.join(f'{steps / 1e6:.2f} M (seed {one["seed"]})' for one, steps in narrowed)
+        lines += ['', 'Success from little noise no longer grew, and [narrowing](algorithms.md#narrowing) began, at '
+                  f'{where} control steps.']
     alarms = sorted({name for one in seeds for name in one.get('alarms', [])})
     restored = _by_seed(seeds, lambda one: str(one.get('restored', 0)))
     lines += ['', f'Alarms: {", ".join(alarms) or "none"}. Times that the best policy was restored: {restored}.']

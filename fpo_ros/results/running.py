@@ -29,8 +29,8 @@ from fpo_ros.results.stale import check_result, check_start, keep_start
 
 #: Metrics whose curve stays.
 _CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replayed_rate', 'chunk_spread',
-          'worst_region', 'explained_variance',
-          'loss_change_good', 'loss_change_bad', 'learning_rate', 'noise_high', 'rollout_s', 'update_s')
+          'worst_region', 'explained_variance', 'loss_change_good', 'loss_change_bad', 'learning_rate', 'noise_high',
+          'narrowed', 'rollout_s', 'update_s')
 
 
 def start_policy(start: Start, work: Path, display: Display) -> FlowPolicy:

@@ -135,7 +135,7 @@ def test_minutes_are_of_all_iterations_whoever_ran_them(tiny):
     lines = (work / 'runs' / 'tiny-0' / 'progress.jsonl').read_text().splitlines()
     spent = [entry['rollout_s'] + entry['update_s'] for entry in map(json.loads, lines)]
     assert found['minutes'] == pytest.approx(sum(spent) / 60) and len(found['curve']) == len(spent)
-    assert all({'learning_rate', 'noise_high'} <= entry.keys() for entry in found['curve'])
+    assert all({'learning_rate', 'noise_high', 'narrowed'} <= entry.keys() for entry in found['curve'])
 
 
 def entry(mark: int, gym: str, strict: str) -> dict:
@@ -181,6 +181,14 @@ def test_the_page_says_from_where_on_the_rate_had_settled():
              result('transfer_state', 1, '1' * 10, curve=curve(1e-3, 1e-3))]
     text = '\n'.join(main_table(row_named('transfer_state'), seeds))
     assert 'The learning rate was below 1% of its start from 4.0 M control steps (seed 0) on: what follows' in text
+
+
+def test_the_page_says_where_narrowing_began():
+    """Of the policy that the third iteration rolled out the fourth shows what narrowing made."""
+    curve = [{'control_steps': 150_000 * (index + 1), 'rewarded_rate': 0.5, 'narrowed': index > 2}
+             for index in range(5)]
+    seeds = [result('insertion_state', 0, '1' * 10, curve=curve), result('insertion_state', 1, '1' * 10)]
+    assert 'began, at 0.30 M (seed 0) control steps.' in '\n'.join(main_table(row_named('insertion_state'), seeds))
 
 
 @pytest.mark.parametrize(('values', 'low', 'high'), [
