@@ -99,9 +99,10 @@ class FPOConfig:
         proportion to it; 0 for never.
     :param patience: iterations after which the learning rate is halved unless fewer episodes fail than ever; never if
         None.
-    :param narrow_steps: optimiser steps per iteration of the narrowing that begins where ``patience`` has run out for
-        the first time: from then on rollouts are of the best policy so far and what it becomes, and nothing but their
-        successes is trained on, which makes chunks as narrow as those; 0 for no such end.
+    :param narrow_steps: optimiser steps per iteration of the narrowing that begins where ``patience`` has run out, or
+        success has fallen by ``restore_drop``, for the first time: from then on rollouts are of the best policy so far
+        and what it becomes, and nothing but their successes is trained on, which makes chunks as narrow as those; 0
+        for no such end.
     :param narrow_learning_rate: of those, at the first of them; it falls to zero within an iteration, and is halved by
         ``patience`` from the beginning of the narrowing on.
     :param gamma: discount per decision.

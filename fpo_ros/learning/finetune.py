@@ -140,7 +140,11 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                     followers.restore(directory.path / 'best', best['chunk_spread'])
                     learner.restore(directory.best(), best['chunk_spread'])
                     metrics['restored'] = True
-                    warn(_restored(best['smoothed_success'], metrics['smoothed_success'], plateau))
+                    what = 'success no longer grows' if plateau else \
+                        f'success fell to {metrics["smoothed_success"]:.1%} from {best["smoothed_success"]:.1%}'
+                    then = 'narrowed from now on' if learner.explored == learner.iteration else \
+                        'the learning rate halved'
+                    warn(f'{what}: the best policy is restored, and {then}')
                 if learner.average is not None:
                     directory.keep_average(learner.average)
                 checkpoints.save(learner, history)
@@ -152,13 +156,6 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
                 if learner.iteration == 1:
                     _gate(metrics, config, run, force, warn)
         return directory.best(), history
-
-
-def _restored(best: float, now: float, plateau: bool) -> str:
-    """Return in words why the best policy was restored."""
-    if plateau:
-        return f'success no longer grows: the best policy, {best:.1%}, is restored, and narrowed from now on'
-    return f'success fell to {now:.1%} from {best:.1%}: the best policy is restored, and the learning rate halved'
 
 
 def _judge(history: list[dict], config: FPOConfig) -> list[Alarm]:

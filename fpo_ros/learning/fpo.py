@@ -191,7 +191,7 @@ class FPO:
     def restore(self, policy: FlowPolicy, spread: float | None = None) -> None:
         """Go on from another policy of the same kind, with half the learning rate and a new optimiser state.
 
-        Where the narrowing is to begin, its rate is whole, and success is judged anew.
+        With narrow steps the first time is where the narrowing begins: its rate is whole, and success is judged anew.
 
         An average of the weights begins anew there, and so does injected noise.
 
@@ -205,6 +205,8 @@ class FPO:
             self.average.model.load_state_dict(policy.model.state_dict())
         self.actor_optimizer.state.clear()
         self.rate_factor, self.waiting = self.rate_factor / 2, 0
+        if self.config.narrow_steps and self.explored is None:
+            self.explored = self.iteration
         if self.explored == self.iteration:
             self.rate_factor, self.least_failing = 1.0, 1.0
             self.recent.clear()

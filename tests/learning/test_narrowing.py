@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -64,8 +64,22 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_it_begins_from_the_best_policy_where_patience_runs_out(narrowed):
     assert [entry.get('restored') for entry in narrowed.history] == [None, True, None, None, None, None]
     assert [entry['narrowed'] for entry in narrowed.history] == [False, False, False, True, True, True]
-    assert 'success no longer grows: the best policy, 100.0%, is restored, and narrowed from now on' in narrowed.told
+    assert 'success no longer grows: the best policy is restored, and narrowed from now on' in narrowed.told
     assert [entry['narrowed'] for entry in progress(narrowed.run)] == [False] * 3 + [True] * 3
+
+
+def test_it_begins_where_success_falls_too(tmp_path, monkeypatch):
+    told, plain = [], FPO.run_iteration
+
+    def run_iteration(learner: FPO, *arguments: object) -> dict:
+        with tiny_task.short_episodes(), tiny_task.waist_reward(9.0 if learner.iteration == 2 else -9.0):
+            return plain(learner, *arguments)
+
+    monkeypatch.setattr(FPO, 'run_iteration', run_iteration)
+    _, history = train(tmp_path, 5, settings=replace(NARROW, episodes=16, patience=9), on_warning=told.append)
+    assert [entry['narrowed'] for entry in history] == [False] * 4 + [True]
+    said = 'success fell to 0.0% from 100.0%: the best policy is restored, and narrowed from now on'
+    assert said in told and history[2]['restored']
 
 
 def test_its_steps_take_the_place_of_those_with_a_ratio(narrowed):
