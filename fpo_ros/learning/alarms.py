@@ -33,7 +33,12 @@ SETTLED = 0.01
 
 def has_settled(entry: dict, config: FPOConfig) -> bool:
     """Return whether hardly anything was learned in an iteration, by its metrics: the rate has fallen so far."""
-    return entry['learning_rate'] < SETTLED * config.learning_rate
+    return entry['learning_rate'] < SETTLED * _whole(entry, config)
+
+
+def _whole(entry: dict, config: FPOConfig) -> float:
+    """Return the learning rate that an iteration would have had at the start of its kind."""
+    return config.narrow_learning_rate if entry.get('narrowed') else config.learning_rate
 
 
 def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
@@ -41,7 +46,7 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
 
     :param history: metrics of all iterations, the newest last.
     """
-    now, first, rate = history[-1], history[0], config.learning_rate
+    now, first, rate = history[-1], history[0], _whole(history[-1], config)
     found: list[Alarm] = []
 
     def check(name: str, where: bool, text: str) -> None:

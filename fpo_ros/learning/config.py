@@ -93,10 +93,9 @@ class FPOConfig:
     :param microbatch: decisions per forward pass; gradients accumulate over a minibatch.
     :param learning_rate: of what is trained.
     :param decay: of the learning rate within an iteration, one of :data:`DECAYS`: to zero, or not at all.
-    :param smoothing: iterations over whose mean success a policy is judged: the best one, and the three rules below.
-        Where one iteration has episodes enough to tell, 1.
-    :param settling: share of failing episodes below which the learning rate falls in
-        proportion to it; 0 for never.
+    :param smoothing: iterations over whose mean success a policy is judged: for the best one, ``settling``,
+        ``patience`` and ``restore_drop``. Where one iteration has episodes enough to tell, 1.
+    :param settling: share of failing episodes below which the learning rate falls in proportion to it; 0 for never.
     :param patience: iterations after which the learning rate is halved unless fewer episodes fail than ever; never if
         None.
     :param narrow_steps: optimiser steps per iteration of the narrowing that begins where ``patience`` has run out, or
@@ -198,8 +197,7 @@ class FPOConfig:
 
     def _check_bounds(self) -> None:
         for names, fits, bounds in (
-                (('pairs', 'epochs', 'minibatch', 'microbatch', 'smoothing', 'bc_history', 'bc_batch',
-                  'bc_pairs'),
+                (('pairs', 'epochs', 'minibatch', 'microbatch', 'smoothing', 'bc_history', 'bc_batch', 'bc_pairs'),
                  lambda value: value >= 1, 'be at least 1'),
                 (('warmup', 'learning_rate', 'settling', 'advantage_floor', 'bc_coefficient', 'narrow_steps',
                   'perturbation', 'spread_floor'),

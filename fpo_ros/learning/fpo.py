@@ -134,8 +134,7 @@ class FPO:
             phase('updating')
             metrics |= self.update.run(Batch(
                 decisions, advantage, rollout, reward, bool(np.ptp(returns) > 0),
-                f'iteration {self.iteration + 1}', self._advice(), rate,
-                config.narrow_learning_rate * self.rate_factor if narrowing else 0.0, self._decisions))
+                f'iteration {self.iteration + 1}', self._advice(), rate, narrowing, self._decisions))
         for name, module in (('policy', self.policy.model), ('critic', self.values.module)):
             check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
         self._group.check_alike(self._trained(), f'after iteration {self.iteration + 1}')
@@ -176,7 +175,7 @@ class FPO:
         What once was learned is not unlearned by larger steps: the rate does not rise again when success falls. On a
         plateau it is halved again and again, so that the policy moves by a bounded way in however long a run.
         """
-        config = self.config
+        config, narrowing = self.config, self.explored is not None
         if len(self.recent) == config.smoothing:
             failing = 1 - float(np.mean(self.recent))
             self.waiting = 0 if failing < self.least_failing else self.waiting + 1
@@ -185,6 +184,8 @@ class FPO:
                 self.rate_factor, self.waiting = self.rate_factor / 2, 0
                 if config.narrow_steps and self.explored is None:
                     self.explored = self.iteration + 1
+        if narrowing:
+            return config.narrow_learning_rate * self.rate_factor
         settled = min(1.0, max(self.least_failing, LEAST_FAILING) / config.settling) if config.settling else 1.0
         return config.learning_rate * self.rate_factor * settled
 

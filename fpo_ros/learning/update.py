@@ -40,7 +40,7 @@ class Batch:
     :param where: the iteration, for messages.
     :param advice: what to do where numbers are not finite.
     :param rate: learning rate at the first step.
-    :param narrow: that of narrowing, where the iteration is of that; else 0.
+    :param narrow: whether successes alone are trained on, to narrow the flow.
     :param drawn: what the update drew for the decisions, for inspection where it fails.
     """
 
@@ -52,7 +52,7 @@ class Batch:
     where: str
     advice: str
     rate: float
-    narrow: float = 0.0
+    narrow: bool = False
     drawn: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -187,9 +187,9 @@ class FlowPolicyOptimization(Update):
         config, good = self._config, self._imitation.sources(recorded=False)
         if not good:
             return {}
-        optimizer = torch.optim.Adam(self._flow.parameters, lr=batch.narrow, betas=(0.9, 0.95))
+        optimizer = torch.optim.Adam(self._flow.parameters, lr=batch.rate, betas=(0.9, 0.95))
         steps = Epochs(self._flow, replace(config, decay='linear'), optimizer, self._group)
-        steps.begin(config.narrow_steps, replace(batch, rate=batch.narrow))
+        steps.begin(config.narrow_steps, batch)
         for _ in range(config.narrow_steps):
             steps.zero()
             steps.step(shares={'bc_loss': self._imitation.add_gradient(good, 1 / config.bc_coefficient)})

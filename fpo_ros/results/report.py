@@ -59,11 +59,12 @@ def _settled_from(one: dict) -> int | None:
 
     Curves that are older hold no rate.
     """
-    start, moved = one['settings']['learning_rate'], 0
+    settings, moved = one['settings'], 0
     if 'learning_rate' not in one['curve'][-1]:
         return None
     for index, entry in enumerate(one['curve']):
-        if entry['learning_rate'] >= SETTLED * start:
+        whole = settings['narrow_learning_rate' if entry.get('narrowed') else 'learning_rate']
+        if entry['learning_rate'] >= SETTLED * whole:
             moved = index + 1
     return one['curve'][moved]['control_steps'] if moved < len(one['curve']) else None
 

@@ -92,6 +92,7 @@ def test_its_rate_is_whole_at_first_falls_to_zero_and_is_halved_by_patience(narr
     for iteration, first in ((3, 3e-3), (4, 1.5e-3), (5, 0.75e-3), (6, 0.375e-3)):
         rates = narrowed.rates[iteration]
         assert rates == pytest.approx([first * (1 - step / 40) for step in range(40)])
+        assert narrowed.history[iteration - 1]['learning_rate'] == pytest.approx(first)
 
 
 def test_only_successes_since_it_began_are_trained_on(narrowed):

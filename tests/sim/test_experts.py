@@ -23,15 +23,15 @@ def expert(request):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_experts_succeed_as_often_as_promised_within_300_steps(task):
-    result = success(task, 0.0, np.arange(60))
-    assert result.successes >= PROMISES[task] * 60
-    assert result.successes_strict >= PROMISES[task] * 60
+    result = success(task, 0.0, np.arange(100))
+    assert result.successes >= PROMISES[task] * 100
+    assert result.successes_strict >= PROMISES[task] * 100
 
 
 @pytest.mark.parametrize('task', TASKS)
 def test_errors_make_demonstrators_that_succeed_now_and_then(task):
-    result = success(task, EXPERTS[task].NOISE_M, np.arange(24))
-    assert 3 <= result.successes <= 18
+    result = success(task, EXPERTS[task].NOISE_M, np.arange(40))
+    assert 4 <= result.successes <= 30
 
 
 def test_plans_keep_position_and_speed_limits(expert):
