@@ -313,21 +313,15 @@ def test_second_graph_in_the_same_domain_is_refused(cell) -> None:
 def test_chunks_go_on_from_one_another_without_a_pause(cell) -> None:
     """The next chunk is there before the one before has ended; synchronously, a fifth of the periods had no row."""
     client, chunks, remaining = cell.client, [], []
-
     subscriptions = [
-        client.node.create_subscription(ActionChunk, 'action_chunk', chunks.append, qos.COMMAND),
+        client.node.create_subscription(ActionChunk, 'action_chunk', lambda m: chunks.append(m.joining), qos.COMMAND),
         client.node.create_subscription(ControllerStatus, 'controller_status', lambda m: remaining.append(m.remaining)
                                         if m.state == ControllerStatus.STATE_POLICY and m.chunk_sequence else None,
                                         qos.STATUS)]
     client.run_episode(5, max_steps=150, timeout_s=60.0)
     for subscription in subscriptions:
         client.node.destroy_subscription(subscription)
-    slow_s = float(np.median([chunk.inference_time for chunk in chunks]))
-    if slow_s > 0.04:  # whatever else makes chunks late is the graph's own doing
-        pytest.skip(f'half of the chunks were computed for more than {1e3 * slow_s:.0f} ms, two control periods or '
-                    'more: this machine is too slow to show that there is no pause')
-    joined = sum(chunk.joining == ActionChunk.JOIN_REALTIME for chunk in chunks)
-    assert joined > len(chunks) / 2 and len(chunks) > 15
+    assert chunks.count(ActionChunk.JOIN_REALTIME) > len(chunks) / 2 and len(chunks) > 15
     assert np.mean(np.array(remaining) > 0) > 0.9
 
 

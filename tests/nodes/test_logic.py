@@ -123,7 +123,8 @@ def test_an_old_part_of_an_observation_does_not_keep_short_chunks_from_going_on(
     assert gate.question(1150 * MS, 1010 * MS, REALTIME) is None, 'it is older than the chunk'
     gate.sent(1160 * MS, 1070 * MS, 2, numbered(10), REALTIME, age_ns=80 * MS)
     gate.on_status(1180 * MS, True, remaining=4, sequence=2, delay=6)  # row 5; 4 had passed when it was asked for
-    assert gate.question(1239 * MS, 1170 * MS, REALTIME) is None, 'four periods after the one before was'
+    assert gate.question(1219 * MS, 1150 * MS, REALTIME) is None, 'row 6: two periods after the one before was'
+    assert gate.question(1239 * MS, 1170 * MS, REALTIME), 'two periods of the delay are to come, and row 9 is the last'
     assert gate.question(1280 * MS, 1190 * MS, REALTIME).leftover.rows[0, 0] == 5
 
 

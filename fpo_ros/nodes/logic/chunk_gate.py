@@ -48,7 +48,8 @@ class ChunkGate:
     leaves out what it takes for done.
 
     Joined in real time, the next chunk is asked for while rows are left: once max(d, execute / 2) of them are over,
-    d being the delay to plan for (arXiv 2506.07339, section IV), when the observation is put together. Ensembles ask
+    d being the delay to plan for (arXiv 2506.07339, section IV), when the observation is put together, or sooner where
+    the next chunk would come behind the last row: of short chunks, and of observations with an old part. Ensembles ask
     whenever the policy is free. What a chunk goes on from counts from when the observation's oldest part was measured,
     for its joints are of that instant: rows counted from a later one begin behind where the arms are.
     """
@@ -108,7 +109,10 @@ class ChunkGate:
         if rows is None:  # of a policy that ran before this one: its chunk is played to its end
             return None
         over, first = (self._row(len(rows), instant) for instant in (stamp_ns, measured_ns))
-        if over - passed < max(self.delay.periods, self._contract.execute // 2, 1) or not 0 <= first < len(rows):
+        # What of the delay is not the observation's age is still to come; the next chunk is due before the last row.
+        due = max(len(rows) - 1 - max(self.delay.periods - passed, 1), self.delay.periods)
+        soonest = passed + max(self.delay.periods, self._contract.execute // 2, 1)
+        if over < min(soonest, due) or not 0 <= first < len(rows):
             return None
         return Question(joining, Leftover(rows[first:], self.delay.periods))
 
