@@ -325,5 +325,5 @@ if __name__ == '__main__':
         packages=packages(),
         package_dir=INSIDE,
         package_data={'': ['py.typed', '*.j2', '*.html', '*.css', '*.js', '*.xml', '*.yaml', '*.json', '*.txt'],
-                      'fpo_ros.policies': ['*/policy.json', '*/policy.safetensors']},
+                      'fpo_ros.policies': ['*/policy.json', '*/policy.safetensors', '*/start.json']},
     )

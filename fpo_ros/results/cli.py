@@ -67,6 +67,22 @@ def _numbers(seeds: str) -> list[int]:
     return found
 
 
+@app.command('starts')
+def starts(rows: Annotated[list[str], typer.Argument(help='Names of rows whose starts are made.')],
+           work: Work = _WORK) -> None:
+    """Make start policies from demonstrations, also where the package has the one that results began with.
+
+    What is there in --dir already stays; results that began with another policy are not gone on with from these.
+    """
+    from fpo_ros.results.rows import row_named
+    from fpo_ros.results.running import start_policy
+
+    display = display_of(False)
+    for row in [row_named(name) for name in rows]:
+        policy = start_policy(row.start, work, display, packaged=False)
+        display.line(f'{work / "starts" / row.start.name / "policy"}: {policy.digest()[:12]}')
+
+
 @app.command('page')
 def page(results: Results = _RESULTS,
          out: Annotated[Path, typer.Option(help='The page.')] = Path('docs/results.md'),

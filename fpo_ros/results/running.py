@@ -25,7 +25,7 @@ from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.saving import saving
 from fpo_ros.results.rows import Row, Start
-from fpo_ros.results.stale import check_result, check_start, keep_start
+from fpo_ros.results.stale import check_result, check_start, keep_start, take_packaged
 
 #: Metrics whose curve stays.
 _CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replayed_rate', 'chunk_spread',
@@ -33,13 +33,16 @@ _CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replaye
           'narrowed', 'rollout_s', 'update_s')
 
 
-def start_policy(start: Start, work: Path, display: Display) -> FlowPolicy:
-    """Return a start policy below ``work``, trained there unless it is there already.
+def start_policy(start: Start, work: Path, display: Display, packaged: bool = True) -> FlowPolicy:
+    """Return a start policy below ``work``: the one there, that of the package, or one that is trained now.
 
+    What is trained on another machine differs in its last bits, and what is learned from it, in more.
+
+    :param packaged: whether that of the package will do.
     :raises StaleError: for one that was made otherwise.
     """
     where = work / 'starts' / start.name
-    if not (where / 'policy' / 'policy.json').exists():
+    if not (where / 'policy' / 'policy.json').exists() and not (packaged and take_packaged(start, where)):
         where.mkdir(parents=True, exist_ok=True)
         keep_start(start, where)
         store = EpisodeStore.create_or_open(where / 'demonstrations')

@@ -7,10 +7,15 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from fpo_ros import policies
 from fpo_ros.files import replace_file
+from fpo_ros.policies import names
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.saving import saving
 from fpo_ros.results.rows import Row, Start
+
+#: How a start policy is made, beside it.
+START = 'start.json'
 
 
 class StaleError(ValueError):
@@ -47,9 +52,29 @@ def keep_start(start: Start, where: Path) -> None:
 
     :raises SaveError: when the disk refuses.
     """
-    path = where / 'start.json'
+    path = where / START
     with saving(path):
         replace_file(path, (json.dumps(asdict(start)) + '\n').encode())
+
+
+def take_packaged(start: Start, where: Path) -> bool:
+    """Copy the policy of the package that was made as a start is, and how it was, where there is one.
+
+    :raises SaveError: when the disk refuses.
+    :returns: whether there is one.
+    """
+    for name in names():
+        kept = Path(policies.__file__).parent / name
+        if not (kept / START).exists() or differences(json.loads((kept / START).read_text(encoding='utf-8')), start):
+            continue
+        where.mkdir(parents=True, exist_ok=True)
+        with saving(where):
+            for path in sorted(kept.iterdir(), reverse=True):  # policy.json, which says that it is whole, at last
+                target = where / START if path.name == START else where / 'policy' / path.name
+                target.parent.mkdir(exist_ok=True)
+                replace_file(target, path.read_bytes())
+        return True
+    return False
 
 
 def check_start(start: Start, policy: FlowPolicy, where: Path) -> None:
@@ -59,7 +84,7 @@ def check_start(start: Start, policy: FlowPolicy, where: Path) -> None:
 
     :raises StaleError: saying what to remove.
     """
-    path = where / 'start.json'
+    path = where / START
     stored = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {
         **asdict(start), 'contract': asdict(policy.contract), 'model': asdict(policy.model.config)}
     found = differences(_plain(stored), start)

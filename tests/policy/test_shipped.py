@@ -10,6 +10,8 @@ from fpo_ros.policies import directory_of, names
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
 
+KINDS = ('state', 'pixels', 'insertion_state')
+
 
 @pytest.mark.parametrize('name', names())
 def test_a_policy_of_the_package_is_accepted_by_name_and_is_small(name):
@@ -19,8 +21,8 @@ def test_a_policy_of_the_package_is_accepted_by_name_and_is_small(name):
 
 
 def test_the_package_has_a_start_and_what_fine_tuning_made_of_it():
-    assert {'sft_state', 'fpo_state', 'sft_pixels', 'fpo_pixels', 'fpo_insertion_state'} <= set(names())
-    for kind in ('state', 'pixels'):
+    assert {f'{made}_{kind}' for made in ('sft', 'fpo') for kind in KINDS} <= set(names())
+    for kind in KINDS:
         start, tuned = (FlowPolicy.load(Path(f'{made}_{kind}')) for made in ('sft', 'fpo'))
         assert start.contract == tuned.contract and start.digest() != tuned.digest()
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import tiny_task
+from typer.testing import CliRunner
 
+from fpo_ros.demo.display import Display
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.results import cli, running, stale
 from fpo_ros.results.rows import REFERENCE, row_named
-from fpo_ros.results.stale import StaleError, check_result, check_start, differences, keep_start
+from fpo_ros.results.stale import StaleError, check_result, check_start, differences, keep_start, take_packaged
 
 
 def kept(**changes: object) -> dict:
@@ -57,3 +60,31 @@ def test_a_start_that_was_made_otherwise_is_refused(tmp_path):
         check_start(replace(start, noise_m=0.5), policy, tmp_path)
     with pytest.raises(StaleError, match='contract.horizon was 4, now 20'):
         check_start(start, policy, tmp_path / 'older')
+
+
+@pytest.mark.parametrize('name', ['transfer_state', 'transfer_pixels', 'insertion_state'])
+def test_main_rows_begin_with_a_policy_of_the_package(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(running, 'record_demonstrations', None)
+    row = row_named(name)
+    policy = running.start_policy(row.start, tmp_path, Display())
+    assert policy.digest() == FlowPolicy.load(Path(f'sft_{name.removeprefix("transfer_")}')).digest()
+    for path in Path('docs/results').glob(f'{name}-*.json'):
+        check_result(json.loads(path.read_text()), row, policy, path, tmp_path)
+
+
+def test_the_policy_of_the_package_is_not_that_of_a_start_which_is_made_otherwise(tmp_path):
+    start = row_named(REFERENCE).start
+    assert not take_packaged(replace(start, noise_m=0.5), tmp_path) and not list(tmp_path.iterdir())
+    assert take_packaged(start, tmp_path / 'start')
+    check_start(start, FlowPolicy.load(tmp_path / 'start' / 'policy'), tmp_path / 'start')
+
+
+def test_a_start_can_be_made_though_the_package_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(stale, 'names', None)
+    monkeypatch.setattr(running, 'record_demonstrations', lambda *_, **__: None)
+    monkeypatch.setattr(running, 'load_demonstrations', lambda *_: None)
+    monkeypatch.setattr(running.sft, 'train', lambda *_: tiny_task.policy())
+    monkeypatch.setattr(running, 'check_start', lambda *_: None)
+    shown = CliRunner().invoke(cli.app, ['starts', 'transfer_state', '--dir', str(tmp_path)])
+    assert shown.exit_code == 0 and tiny_task.policy().digest()[:12] in shown.output, shown.output
+    assert (tmp_path / 'starts' / 'transfer_state' / 'start.json').exists()
