@@ -150,7 +150,7 @@ class FaultRig:
         if self.ended:
             self.end_episode()
         if self.handle is None:
-            self.handle = self.client.start_episode(3, max_steps=100_000, timeout_s=20.0)
+            self.handle = self.client.start_episode(3, max_steps=100_000, timeout_s=40.0)
             self.end = self.handle.get_result_async()
         begun = time.time()
 

@@ -55,6 +55,7 @@ def test_a_button_that_the_device_lacks_is_named_and_none_is_allowed() -> None:
 
 
 @pytest.mark.ros
+@pytest.mark.serial
 def test_the_node_repeats_the_stop_and_hold_to_run_and_asks_for_what_is_wished(ros) -> None:
     from rclpy.parameter import Parameter
     from sensor_msgs.msg import Joy

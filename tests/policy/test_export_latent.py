@@ -21,12 +21,15 @@ from fpo_ros.runtime.session import PolicySession
 
 
 def steered(make_policy, actor: str, seen: str, sizes=TINY, **contract):
-    """Return a policy whose actor has learned something: each starts with a last layer of zeros."""
+    """Return a policy whose actor has learned something: each starts with a last layer of zeros.
+
+    Weights of the size of trained ones: larger ones, layer behind layer, make of rounding errors more than is allowed.
+    """
     policy = make_policy(seen, sizes=replace(sizes, latent_actor=actor), **contract)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in policy.model.latent_actor.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return policy
 
 
