@@ -219,7 +219,7 @@ def test_make_writes_below_a_clone_whose_path_has_spaces(machine):
 
 @pytest.fixture
 def tests_script(tmp_path) -> Path:
-    """``.ci/test`` in a clone whose pytest ends with the codes in ``$CODES``: of the run beside, and of the serial one."""
+    """``.ci/test`` in a clone whose pytest ends with the codes in ``$CODES``: of the run beside, of the serial one."""
     (tmp_path / '.ci').mkdir()
     shutil.copy2(ROOT / '.ci' / 'test', tmp_path / '.ci')
     (tmp_path / '.venv' / 'bin').mkdir(parents=True)
