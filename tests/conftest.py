@@ -48,7 +48,7 @@ for name in ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER', 'ROS_LOCALHOST_ONLY'):
 if os.environ.get('ROS_DISTRO') == 'humble':  # knows no ROS_AUTOMATIC_DISCOVERY_RANGE
     os.environ['ROS_LOCALHOST_ONLY'] = '1'
 os.environ.setdefault('OMP_NUM_THREADS', '1')
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # as the command line sets it: threads that wait, sleep
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # threads that wait, sleep
 environment.write_below_checkout()
 gl.select_backend()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -278,3 +279,15 @@ def test_an_interrupted_command_says_so_and_that_it_can_go_on(fpo_ros, tmp_path,
     monkeypatch.setattr('fpo_ros.demo.run.run_demo', interrupted)
     code, _, err = fpo_ros('demo', '--dir', tmp_path / 'demo')
     assert code == 130 and '--resume' in err and 'Traceback' not in err
+
+
+@pytest.mark.parametrize('chosen, spin', [({}, cli.SPIN), ({'GOMP_SPINCOUNT': '7'}, '7'),
+                                          ({'OMP_WAIT_POLICY': 'PASSIVE'}, None)])
+def test_threads_look_for_work_for_a_moment_before_they_sleep_unless_told_otherwise(fpo_ros, monkeypatch, chosen, spin):
+    for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'):
+        monkeypatch.setenv(name, '')  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert fpo_ros('--help')[0] == 0
+    assert os.environ.get('GOMP_SPINCOUNT') == spin
