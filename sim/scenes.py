@@ -12,6 +12,8 @@ BAND = 2_000_000
 SEEDS = 1_000
 #: Scenes from here to the end of a band are held out: no policy is trained on them.
 HELD_OUT_SEED = 1_000_000
+#: First scene of demonstrations that an operator drives, behind those that experts are recorded in.
+TELEOP_SEED = 950_000
 #: First scene of the demo's episodes in the running graph, held out like those of the evaluation.
 GRAPH_SEED = 1_900_000
 

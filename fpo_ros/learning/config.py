@@ -229,7 +229,7 @@ class FPOConfig:
     @property
     def imitates_recorded(self) -> bool:
         """Whether recorded decisions are imitated: where anything is, and not over latents, which they do not have."""
-        return self.algorithm not in ('awr', 'dsrl') and self.placement == 'expert' and self.bc_coefficient > 0
+        return self.algorithm not in ('awr', 'dsrl') and self.placement != 'latent' and self.bc_coefficient > 0
 
     def training_sampling(self, flow_steps: int) -> Sampling:
         """Return how chunks are drawn in training, the perturbation in it.

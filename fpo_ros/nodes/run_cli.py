@@ -24,7 +24,7 @@ _ABSENT_S = 10.0
 def run(episodes: Annotated[int, typer.Option(min=1, help='How many.')] = 1,
         seed: Annotated[int | None, typer.Option(
             min=0, help='Start position of the first; later ones count up.',
-            show_default='of scenes that no training run sees')] = None,
+            show_default='of scenes that no training run sees; of an operator, of those that it may see')] = None,
         driver: Annotated[str, typer.Option(help='Who drives: policy, or operator, by the leaders.')] = 'policy',
         record: Annotated[bool, typer.Option(help='Whether the episodes are stored (record_dir of the cell).')] = False,
         max_steps: Annotated[int, typer.Option(min=0, help='Time-out [control periods].',
@@ -44,10 +44,10 @@ def run(episodes: Annotated[int, typer.Option(min=1, help='How many.')] = 1,
         from fpo_ros.nodes.client import EpisodeClient
     except ImportError as error:
         raise RuntimeError(f'ROS 2 is not importable ({error}): run "fpo-ros doctor"') from error
-    from fpo_ros.sim.scenes import GRAPH_SEED
+    from fpo_ros.sim.scenes import GRAPH_SEED, TELEOP_SEED
 
     display, operated, found = display_of(as_json), driver == 'operator', []
-    first = GRAPH_SEED if seed is None else seed
+    first = seed if seed is not None else TELEOP_SEED if operated else GRAPH_SEED
     with EpisodeClient(namespace, name=f'episode_runner_{os.getpid()}') as client:
         reward = client.wait_for(client.latest(TaskReward, 'task_reward', qos.STATUS),
                                  'task_reward: is the cell running, in this ROS_DOMAIN_ID and namespace?', _ABSENT_S)

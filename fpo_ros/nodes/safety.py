@@ -57,7 +57,8 @@ class SafetyParameters:
                              "comma-separated; empty: three quarters of the way to the driver's sleep pose")
     look_ahead: int = param(5, 'rows of a chunk that are looked at before they are due [control periods]',
                             low=0, high=20)
-    blocked_limit: float = param(1.0, 'time that workspace or clearances may keep the arms before they hold [s]',
+    blocked_limit: float = param(1.0, 'time that workspace or clearances may keep the arms before they hold, '
+                                 'but in TELEOP [s]',
                                  low=0.1, high=60.0)
     on_violation: str = param('project', 'what becomes of a target outside position limits, workspace or clearances',
                               choices=ON_VIOLATION)

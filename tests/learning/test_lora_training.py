@@ -16,6 +16,7 @@ from fpo_ros.learning import sft
 from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.demonstrations import load_demonstrations
 from fpo_ros.learning.fpo import FPO
+from fpo_ros.learning.imitation import check_imitated
 from fpo_ros.learning.prefixes import prefix_of
 from fpo_ros.policy.adapted import TRAINABLES, merged, with_adapters
 from fpo_ros.policy.checkpoint import FlowPolicy
@@ -126,3 +127,12 @@ def test_a_prefix_with_adapters_serves_merged():
     network = prefix_of(merged(policy), PIXELS)
     wanted = merged(policy).model.language_layers[0].q_proj.weight
     assert torch.equal(network.language_layers[0].q_proj.weight, wanted)
+
+
+def test_adapters_learn_from_recorded_successes_too():
+    config = tiny_task.config(placement='lora', lora_rank=2)
+    check_imitated(config)
+    learner = FPO(prepared(tiny_task.policy(), config), config, demonstrations=tiny_task.pairs())
+    assert len(learner.imitation.recorded) == len(tiny_task.pairs().states)
+    with pytest.raises(ValueError, match='nobody knows the latents of recorded chunks'):
+        check_imitated(tiny_task.config(placement='latent'))
