@@ -283,7 +283,7 @@ class ArmController(CellNode):
         with self.lock:
             now = self.now_ns()
             self._watch_others()
-            self.core.joints_refused = next(filter(None, self.refused.values()), '')
+            self.core.joints.refused = next(filter(None, self.refused.values()), '')
             command = self.core.tick(now, measured, stamp, MotorReadings(currents, temperatures, errors))
             if command is not None:
                 self.send(command)
@@ -317,7 +317,7 @@ class ArmController(CellNode):
         status.remaining, status.chunk_delay = core.remaining, core.chunks.delay
         zeros = np.zeros(ACTION_DIM, np.float32)
         status.command = zeros if core.filter.command is None else core.filter.command.astype(np.float32)
-        status.measured = zeros if core.measured is None else core.measured.astype(np.float32)
+        status.measured = zeros if core.joints.value is None else core.joints.value.astype(np.float32)
         status.ticks, status.missed_ticks = timing.ticks, timing.missed
         status.command_rate, status.jitter_p99 = timing.rate_hz, timing.jitter_p99_s
         status.refused_inputs = core.chunks.refused + core.teleoperation.refused

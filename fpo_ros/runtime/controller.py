@@ -11,12 +11,11 @@ import numpy as np
 from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, PolicyContract
 from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.apart import farthest_joint
-from fpo_ros.runtime.chunks import FUTURE_TOLERANCE_S, ChunkExecutor
+from fpo_ros.runtime.believed_joints import BelievedJoints
+from fpo_ros.runtime.chunks import ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
-from fpo_ros.runtime.frozen import FrozenJoints
 from fpo_ros.runtime.geometry import Geometry
 from fpo_ros.runtime.homing import Approach
-from fpo_ros.runtime.leaps import Leaps
 from fpo_ros.runtime.motor_watch import MotorReadings, MotorWatch
 from fpo_ros.runtime.safety import SafetyFilter
 from fpo_ros.runtime.teleoperation import Teleoperation
@@ -50,21 +49,15 @@ class ArmControllerCore:
         self.state = ArmState.IDLE
         #: Why the state was entered.
         self.reason = 'activated'
-        #: Newest plausible measured joints, (14,) float64; None before the first.
-        self.measured: np.ndarray | None = None
+        self.joints = BelievedJoints(self.config, self.filter.implausible)
         #: Times the arms were taken over, where they stand or at their target [count].
         self.takeovers = 0
-        #: Why the newest joint states did not get here; empty where they do.
-        self.joints_refused = ''
-        self._frozen = FrozenJoints(self.config.frozen_limit_s, self.config.frozen_distance)
-        self._leaps = Leaps(self.config.fastest_joint)
-        self._joints_problem = 'no joint states received yet'
         self._takeover_due = False
         self._blind = False
         self._starved_ticks = 0
         self._driving_version: str | None = None
         self._pressed: frozenset[str] = frozenset()
-        self._now_ns = self._measured_ns = 0
+        self._now_ns = 0
         self._approach = Approach(self.config, self.filter.limits, self.period_s)
 
     # ---- what the operator and other nodes ask for
@@ -89,8 +82,8 @@ class ArmControllerCore:
             self.filter.let_go()
             self._enter(wanted, reason or 'requested')
             return True, ''
-        if self._joints_problem and not (wanted is ArmState.HOLD and self.filter.command is not None):
-            return False, f'cannot enter {wanted.name}: {self._joints_problem}'
+        if self.joints.problem and not (wanted is ArmState.HOLD and self.filter.command is not None):
+            return False, f'cannot enter {wanted.name}: {self.joints.problem}'
         if wanted is ArmState.TELEOP:
             objection = self.teleoperation.objection(self._now_ns, self._stands_at())
             if objection:
@@ -172,7 +165,7 @@ class ArmControllerCore:
     @property
     def at_home(self) -> bool:
         """Fresh measured joints stand at the start pose."""
-        return not self._joints_problem and self._approach.at_home(self._arms)
+        return not self.joints.problem and self._approach.at_home(self._arms)
 
     @property
     def remaining(self) -> int:
@@ -198,31 +191,9 @@ class ArmControllerCore:
         self.state, self.reason = state, reason
 
     def _look(self, now_ns: int, measured: np.ndarray | None, stamp_ns: int | None, elapsed_ns: int | None) -> None:
-        refused = f'; newest refused: {self.joints_refused}' if self.joints_refused else ''
-        if measured is None or stamp_ns is None:
-            self._joints_problem = f'no joint states received yet{refused}'
-            return
         jump = '' if not self._stalled(elapsed_ns) else (
             f'; the control loop paused or the clock jumped ({elapsed_ns * 1e-9:.2f} s between two ticks)')
-        measured = np.asarray(measured)
-        problem, leapt = self.filter.implausible(measured), ''
-        if not problem and stamp_ns <= now_ns:
-            leapt = self._leaps.problem(measured, stamp_ns)
-        if leapt and self.measured is not None:  # goes on from what was believed last, until that is too old
-            measured, stamp_ns, refused = self.measured, self._measured_ns, f'; newest refused: {leapt}'
-        age_s = (now_ns - stamp_ns) * 1e-9
-        if problem or (leapt and self.measured is None):
-            self._joints_problem = f'joint states are implausible: {problem or leapt}'
-        elif age_s > self.config.joint_age_limit_s:
-            self._joints_problem = (f'joint states are {age_s:.2f} s old, '
-                                    f'the limit is {self.config.joint_age_limit_s} s{jump}{refused}')
-        elif age_s < -FUTURE_TOLERANCE_S:
-            self._joints_problem = f'joint states lie {-age_s:.2f} s in the future: synchronise the clocks{jump}'
-        else:
-            # In a dry run arms stand while their targets move.
-            self._joints_problem = '' if self.config.log_only else (
-                self._frozen.problem(measured, stamp_ns, self.filter.command))
-            self.measured, self._measured_ns = measured.astype(np.float64), stamp_ns
+        self.joints.look(now_ns, measured, stamp_ns, self.filter.command, jump)
 
     def _stalled(self, elapsed_ns: int | None) -> bool:
         """Return whether this tick came much later than the one before, or before it, by the clock."""
@@ -232,12 +203,7 @@ class ArmControllerCore:
     def _arms(self) -> np.ndarray | None:
         """Where the arms stand, (14,): as measured, but at their command in a dry run, which they cannot follow."""
         command = self.filter.command if self.config.log_only else None
-        return self.measured if command is None else command
-
-    @property
-    def joints_problem(self) -> str:
-        """Why the measured joints cannot be used; empty when they can."""
-        return self._joints_problem
+        return self.joints.value if command is None else command
 
     def _watch(self, elapsed_ns: int | None) -> None:
         """Hold where joint states are lost, the clock stands, or the arms are far from their target.
@@ -246,9 +212,9 @@ class ArmControllerCore:
         arms may have fallen in between, must not find an old goal waiting. Once they are back the arms are
         taken over anew.
         """
-        if self._joints_problem and not self._takeover_due:
+        if self.joints.problem and not self._takeover_due:
             if self.state is not ArmState.HOLD:
-                self._enter(ArmState.HOLD, self._joints_problem)
+                self._enter(ArmState.HOLD, self.joints.problem)
             self._blind = True
             return
         if self._blind:
@@ -291,8 +257,8 @@ class ArmControllerCore:
 
     def _take_over(self, now_ns: int) -> None:
         """First tick of a state: command what is measured, or the current target where the arms follow it."""
-        if self._joints_problem:
-            lost, self._takeover_due = f'takeover failed: {self._joints_problem}', False
+        if self.joints.problem:
+            lost, self._takeover_due = f'takeover failed: {self.joints.problem}', False
             self._enter(ArmState.IDLE if self.filter.command is None else ArmState.HOLD, lost)
             self._blind = self.state is ArmState.HOLD
             return
@@ -302,7 +268,7 @@ class ArmControllerCore:
             if self._near(self.filter.command) and not self.motors.powerless:
                 start = self.filter.command
         self.filter.start(start, self.config.ramp_periods)
-        self._frozen.forget()
+        self.joints.taken_over()
         if not self.motors.powerless:
             self.motors.forget()
         self.filter.keep_grippers(self.motors.lower, self.motors.upper)

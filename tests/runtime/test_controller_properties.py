@@ -59,7 +59,7 @@ class Watch:
         if self.latched:
             assert command is None and self.core.state is ArmState.STOPPED
         if command is None:
-            blind = self.core.state is ArmState.HOLD and self.core.joints_problem
+            blind = self.core.state is ArmState.HOLD and self.core.joints.problem
             assert blind or self.core.state in (ArmState.IDLE, ArmState.STOPPED)
             self.last = self.last if blind else None
             return
@@ -67,7 +67,7 @@ class Watch:
         assert command.shape == (14,) and np.isfinite(command).all()
         assert (command >= LIMITS.lower).all() and (command <= LIMITS.upper).all()
         if self.core.takeovers != takeovers:
-            pose = np.clip(self.core.measured, LIMITS.lower, LIMITS.upper)
+            pose = np.clip(self.core.joints.value, LIMITS.lower, LIMITS.upper)
             current = self.last is not None and (command == self.last).all()
             arms = [column for column in range(14) if column not in (6, 13)]
             assert current or (command[arms] == pose[arms]).all(), 'starts neither as measured nor as sent'

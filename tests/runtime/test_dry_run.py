@@ -24,7 +24,7 @@ def test_homing_and_policy_run_though_the_arms_stand_still(rig):
     rig.tick(200)
     assert rig.core.state is ArmState.HOLD and 'home' in rig.core.reason and rig.core.at_home
     np.testing.assert_allclose(rig.core.filter.command, START_JOINTS, atol=1e-6)
-    np.testing.assert_array_equal(rig.core.measured, AWAY, 'what is measured is said as it is')
+    np.testing.assert_array_equal(rig.core.joints.value, AWAY, 'what is measured is said as it is')
     target = np.array(START_JOINTS)
     target[0] += 0.02
     rig.enter(ArmState.POLICY)

@@ -32,7 +32,7 @@ def test_frozen_joint_states_make_the_arms_hold_and_nothing_is_sent_until_they_c
     assert not rig.core.request(ArmState.HOMING)[0], 'where the arm is is not known'
     rig.joints = near(moved[-1] - 0.05)  # the driver goes on
     first = rig.tick()
-    assert first[0] == moved[-1] and rig.core.joints_problem == ''
+    assert first[0] == moved[-1] and rig.core.joints.problem == ''
     assert rig.core.request(ArmState.HOMING)[0]
 
 
@@ -44,16 +44,16 @@ def test_arms_that_are_given_up_may_be_asked_to_move_again_and_hold_again(rig):
     assert rig.core.state is ArmState.HOLD
     assert rig.core.request(ArmState.IDLE)[0]
     rig.tick()
-    assert rig.core.joints_problem == ''
+    assert rig.core.joints.problem == ''
 
 
 def test_resting_and_following_arms_are_not_called_frozen(rig):
     rig.tick(200)
-    assert rig.core.joints_problem == ''
+    assert rig.core.joints.problem == ''
     for _ in range(40):
         rig.chunk(near(0.6))
         rig.tick()
-        assert rig.core.joints_problem == ''
+        assert rig.core.joints.problem == ''
 
 
 def test_late_joint_states_are_not_called_frozen():
@@ -82,7 +82,7 @@ def test_reason_names_what_was_refused_and_a_paused_loop():
     rig.enter(ArmState.HOLD)
     rig.core.request(ArmState.HOMING)
     rig.tick()
-    rig.joints_stamp, rig.core.joints_refused = rig.now, 'follower left: waist is nan'
+    rig.joints_stamp, rig.core.joints.refused = rig.now, 'follower left: waist is nan'
     rig.tick(14)
     assert rig.core.state is ArmState.HOLD
     assert rig.core.reason.endswith('the limit is 0.25 s; newest refused: follower left: waist is nan')

@@ -30,7 +30,7 @@ def test_one_wrong_reading_is_no_command_and_ends_nothing(rig, state):
     assert abs(command[0] - START_JOINTS[0]) < 0.1 and rig.core.state is state
     rig.joints = true
     rig.tick()
-    assert rig.core.state is state and not rig.core.joints_problem
+    assert rig.core.state is state and not rig.core.joints.problem
 
 
 def test_arms_hold_and_are_sent_nothing_while_the_readings_stay_wrong(rig):
@@ -46,9 +46,9 @@ def test_arms_hold_and_are_sent_nothing_while_the_readings_stay_wrong(rig):
 def test_arms_that_are_somewhere_else_are_believed_once_they_had_the_time_to_get_there(rig):
     rig.follow, rig.joints = False, near(1.0)
     rig.tick(10)
-    assert rig.core.measured[0] == 0.0
+    assert rig.core.joints.value[0] == 0.0
     rig.tick(5)
-    assert rig.core.measured[0] == 1.0 and not rig.core.joints_problem
+    assert rig.core.joints.value[0] == 1.0 and not rig.core.joints.problem
 
 
 @settings(max_examples=50, deadline=None)
