@@ -20,7 +20,8 @@ from fpo_ros.hardware.currents import error_words, side_currents, side_registers
 from fpo_ros.hardware.modes import FOLLOWER_SETTINGS  # noqa: E402
 from fpo_ros.hardware.names import FOLLOWERS, JOINT_STATE_NAMES, SIDES  # noqa: E402
 from fpo_ros.hardware.xs import MOTORS  # noqa: E402
-from fpo_ros.nodes.arm_controller import ArmController, ArmControllerParameters  # noqa: E402
+from fpo_ros.nodes.arm_controller import ArmController  # noqa: E402
+from fpo_ros.nodes.arm_parameters import ArmControllerParameters  # noqa: E402
 from fpo_ros.nodes.logic.health import OK, WARN  # noqa: E402
 from fpo_ros.nodes.safety import geometry_of, motor_limits, park_pose, safety_config, safety_health  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract  # noqa: E402
