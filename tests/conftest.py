@@ -63,13 +63,8 @@ if importlib.util.find_spec('hypothesis'):
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 
 
-#: Files that take minutes: whichever is begun last, is waited for alone.
-LONG = ('test_builds.py', 'test_parallel.py', 'test_experts.py')
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, and skip tests marked ``ros`` where rclpy is not installed."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    """Skip tests marked ``ros`` where rclpy is not installed."""
     if HAS_ROS:
         return
     for item in items:
