@@ -68,7 +68,7 @@ def test_main_rows_begin_with_a_policy_of_the_package(tmp_path, monkeypatch, nam
     row = row_named(name)
     policy = running.start_policy(row.start, tmp_path, Display())
     assert policy.digest() == FlowPolicy.load(Path(f'sft_{name.removeprefix("transfer_")}')).digest()
-    for path in Path('docs/results').glob(f'{name}-*.json'):
+    for path in (Path(__file__).parents[2] / 'docs' / 'results').glob(f'{name}-*.json'):
         check_result(json.loads(path.read_text()), row, policy, path, tmp_path)
 
 
