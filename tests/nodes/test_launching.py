@@ -117,7 +117,7 @@ def test_document_names_every_launch_argument(launching) -> None:
     if not document.is_file():
         pytest.skip('the documents lie in the checkout')
     declared, _ = parts(launching, 'real')
-    paragraph = document.read_text(encoding='utf-8').split('Arguments of both launch files:')[1].split('.')[0]
+    paragraph = document.read_text(encoding='utf-8').split('Arguments of all three launch files:')[1].split('.')[0]
     assert set(re.findall('`([a-z_]+)`', paragraph)) == set(declared)
 
 
