@@ -25,7 +25,7 @@ class Local:
     """
 
     threads: int | None = None
-    unit: int = 6 * BLOCK
+    unit: int = 3 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Cluster:
     address: str
     workers: int | None = None
     cpus: int = 1
-    unit: int = BLOCK
+    unit: int = 16
     unit_timeout_s: float = 600.0
     start_timeout_s: float = 120.0
     retries: int = 3

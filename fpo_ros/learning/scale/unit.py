@@ -19,7 +19,7 @@ from fpo_ros.sim.randomisation import Randomisation
 
 #: Rows that the network computes at a time, a multiple of the floats in a vector register: then a row's numbers do not
 #: depend on its place in the block or on the other rows.
-BLOCK = 16
+BLOCK = 32
 #: Field of a rollout whose episodes lie along the third axis; all others have them along the first.
 _PREFIX = 'prefix_kv'
 
