@@ -17,10 +17,11 @@ import yaml
 from fpo_ros import files
 from fpo_ros.hardware.cameras import TRANSPORTS, joined, stream
 from fpo_ros.hardware.documents import read_yaml
-from fpo_ros.hardware.gripper import GripperCalibration, linkage_of_file
+from fpo_ros.hardware.gripper import GripperCalibration
+from fpo_ros.hardware.motor_file import linkage_of_file, position_counts_of_file, text_of_position_counts
 from fpo_ros.hardware.names import FOLLOWERS, IMAGE_NAMES, LEADERS, SIDES
 from fpo_ros.hardware.words import near
-from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel, Linkage
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, MOTORS, ArmModel, Linkage
 from fpo_ros.policy.contract import ARM_JOINTS
 
 MODELS = {model.name: model for model in (FOLLOWER, LEADER)}
@@ -295,7 +296,7 @@ def graph_values(cell: Cell) -> dict[str, dict[str, Any]]:
         'camera_ingest': pictures | {'expected_rate': float(rate)},
         'proprio_ingest': scales | {'camera_rate': float(rate)},
         'arm_controller': scales | dict(cell.limits) | (
-            {'park_joints': ', '.join(map(repr, cell.park))} if cell.park else {}),
+            {'park_joints': ', '.join(map(repr, cell.park))} if cell.park else {}) | _servo_limits(cell),
         'teleop': _ends(cell, LEADERS, 'leader')}
 
 
@@ -303,3 +304,17 @@ def _ends(cell: Cell, names: Mapping[str, str], kind: str) -> dict[str, float]:
     """Return the parameters that say where the grippers of some arms are open and closed [rad]."""
     return {f'{side}_{kind}_{key.removesuffix("_rad")}': getattr(cell.grippers[names[side]], key)
             for side in SIDES if names[side] in cell.grippers for key in _GRIPPER}
+
+
+def _servo_limits(cell: Cell) -> dict[str, str]:
+    """Return the position limits that the drivers of the followers write to their servos [counts]."""
+    found = {}
+    for side in SIDES:
+        arm = cell.arms[FOLLOWERS[side]]
+        if arm.motor_configs:
+            try:
+                counts = position_counts_of_file(arm.motor_configs, dict(zip(MOTORS, arm.model.counts, strict=True)))
+            except ValueError as error:
+                raise CellError(f'{cell.path}: {error}') from error
+            found[f'{side}_servo_limits'] = text_of_position_counts(counts)
+    return found

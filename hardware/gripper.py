@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fpo_ros.hardware.documents import read_yaml
 from fpo_ros.hardware.names import SIDES
 from fpo_ros.hardware.xs import FOLLOWER, Linkage
 
@@ -95,19 +92,3 @@ def calibrations_of(parameters: Any) -> dict[str, GripperCalibration]:
     linkage = Linkage(horn, arm) if horn or arm else None
     return {side: GripperCalibration(getattr(parameters, f'{side}_gripper_joint_open'),
                                      getattr(parameters, f'{side}_gripper_joint_closed'), linkage) for side in SIDES}
-
-
-def linkage_of_file(path: str | Path) -> Linkage:
-    """Return the gripper's linkage that a motor file of interbotix_xs_sdk gives its driver.
-
-    :raises ValueError: naming the file and what it lacks.
-    """
-    document = read_yaml(path, ValueError, 'the motor file')
-    try:
-        values = document['grippers']['gripper']
-        if not isinstance(values, Mapping):
-            raise TypeError('grippers.gripper holds no keys')
-        return Linkage(float(values['horn_radius']), float(values['arm_length']))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'the motor file {path} has no horn_radius and arm_length of grippers.gripper [m]: '
-                         f'{error!r}') from error

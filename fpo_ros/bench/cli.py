@@ -210,6 +210,8 @@ def graph(seconds: Annotated[float, typer.Option(min=1.0, help='How long the gra
           plot: Annotated[Path | None, typer.Option(
               help='Draw the latency from observation to command by stages here: .png or .svg.',
               show_default=False)] = None,
+          check: Annotated[bool, typer.Option('--check', help='Fail when a figure misses a bound of '
+                                              'docs/benchmarks.md.')] = False,
           as_json: AsJson = False) -> None:
     """The running graph beside bare nodes of the same run.
 
@@ -232,14 +234,16 @@ def graph(seconds: Annotated[float, typer.Option(min=1.0, help='How long the gra
         run = bench.measure(seconds, release.path, Path(place) / 'keys', display)
     for line in bench.in_words(run):
         display.line(line)
-    for one in verdicts(run.figures):
+    judged = verdicts(run.figures)
+    for one in judged:
         display.line(f'{"kept" if one.kept else "MISSED":<6} {one.what}: {one.measured} (bound: {one.bound})')
     if plot is not None:
         from fpo_ros.bench.plot import plot_stages
 
         plot_stages(run.stages, plot)
         display.line(f'plot in {plot}')
-    _end(run.figures, as_json, [])
+    missed = [f'{one.what}: {one.measured}, the bound is {one.bound}' for one in judged if not one.kept]
+    _end(run.figures, as_json, missed if check else [])
 
 
 @app.command()

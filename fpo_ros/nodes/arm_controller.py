@@ -39,6 +39,8 @@ from fpo_ros.srv import SetControllerState
 MOTIONS = (ArmState.HOMING, ArmState.POLICY, ArmState.TELEOP, ArmState.PARKING)
 #: Time in which nodes mostly find each other, and a controller that was just activated only listens [ns].
 LISTEN_NS = 500_000_000
+#: Least time between two words on a state that lasts [ns].
+LOG_PERIOD_NS = 1_000_000_000
 #: A motion that was asked for longer ago is refused [s].
 REQUEST_LIMIT_S = 1.0
 
@@ -96,7 +98,8 @@ class ArmController(CellNode):
         """Start the control loop in IDLE: nothing is sent until a state is asked for."""
         with self.lock:
             self.core = self._new_core()
-        self.logged_state = self.core.state
+        self.logged = self.core.state, self.core.reason
+        self.logged_ns = self.steady_ns()
         self.supervisor, self.stop_device = Silence(self.steady_ns()), Silence(self.steady_ns())
         self.speaks_ns = self.steady_ns() + LISTEN_NS
         gc.collect()
@@ -230,10 +233,18 @@ class ArmController(CellNode):
             if command is not None:
                 self.send(command)
             self._publish_status(now)
-            state, reason = self.core.state, self.core.reason
-        if state is not self.logged_state:
-            self.get_logger().info(f'{self.logged_state.name} -> {state.name}: {reason}')
-            self.logged_state = state
+            new, fault = (self.core.state, self.core.reason), self.core.fault
+        if new != self.logged:
+            self._log(*new, fault)
+
+    def _log(self, state: ArmState, reason: str, fault: str) -> None:
+        """Say what the arms do now and why, once; what goes wrong while they hold, at most every second."""
+        before, now = self.logged[0], self.steady_ns()
+        if state is before and now - self.logged_ns < LOG_PERIOD_NS:
+            return
+        log = self.get_logger()
+        (log.warning if fault else log.info)(f'{before.name} -> {state.name}: {reason}')
+        self.logged, self.logged_ns = (state, reason), now
 
     def _watch_others(self) -> None:
         """Hold when who asked for a motion has gone; stop when the emergency stop's device has."""
@@ -241,7 +252,8 @@ class ArmController(CellNode):
         silence_s = self.supervisor.lasts_s(steady)
         watched = core.state is ArmState.POLICY or (core.state in PATHS and self.supervised)
         if watched and silence_s > p.supervisor_limit:
-            core.request(ArmState.HOLD, f'no sign of the episode manager for {silence_s:.2f} s')
+            who = 'the episode manager' if core.state is ArmState.POLICY else 'who asked for the motion'
+            core.request(ArmState.HOLD, f'no sign of {who} for {silence_s:.2f} s', fault=True)
         if p.hold_to_run_limit and core.state in MOTIONS and (
                 self.held_ns is None or (steady - self.held_ns) * 1e-9 > p.hold_to_run_limit):
             core.request(ArmState.HOLD, 'hold-to-run is let go')
@@ -276,7 +288,7 @@ class ArmController(CellNode):
             core, timing = self.core, self.core.summary()
             state = Health(
                 'state',
-                ERROR if core.state is ArmState.STOPPED else OK,
+                ERROR if core.state is ArmState.STOPPED else WARN if core.fault else OK,
                 f'{core.state.name}: {self.send.reason(core.reason)}',
                 {'refused_chunks': core.chunks.refused, 'projected_targets': core.filter.projected},
             )

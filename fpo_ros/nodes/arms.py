@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.action import CancelResponse, GoalResponse
+from std_msgs.msg import Empty
 
 from fpo_ros.action import ArmSequence
 from fpo_ros.hardware.modes import load_modes
@@ -71,6 +72,7 @@ class Arms(CellNode):
         self.newest = ('', '')
         self.add_subscription(ControllerStatus, 'controller_status', self._on_status, qos.STATUS)
         self.controller = self.add_client(SetControllerState, 'set_controller_state')
+        self.heartbeat = self.add_publisher(Empty, 'episode_heartbeat', qos.SENSOR)
         self.keep_action_server(ArmSequence, 'arm_sequence', goal_callback=self._on_goal,
                                 handle_accepted_callback=self._on_accepted, cancel_callback=self._on_cancel)
 
@@ -134,7 +136,7 @@ class Arms(CellNode):
         until = time.monotonic() + ANSWER_S
         self._poll(self.controller.service_is_ready, 'set_controller_state to be served', until)
         future = self.controller.call_async(SetControllerState.Request(
-            state=int(state), reason=reason, stamp=self.get_clock().now().to_msg()))
+            state=int(state), reason=reason, supervised=True, stamp=self.get_clock().now().to_msg()))
         self._poll(future.done, 'the answer of arm_controller', until)
         if not future.result().success:
             raise SequenceError(f'arm_controller refused {state.name}: {future.result().message}')
@@ -151,7 +153,9 @@ class Arms(CellNode):
         return self.status.reason
 
     def _poll(self, condition: Any, what: str, until: float, *, cancelable: bool = False) -> None:
+        """Wait for something, and be heard meanwhile: arms that this node lets move hold where it is not any more."""
         while not condition():
+            self.heartbeat.publish(Empty())
             if cancelable and self.canceled.is_set():
                 raise _Canceled
             if time.monotonic() > until:

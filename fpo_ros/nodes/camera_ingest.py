@@ -60,15 +60,16 @@ class CameraIngest(CellNode):
     def _on_frame(self, camera: str, reader: Callable[[bytes], RawImage], data: bytes) -> None:
         if not self.active:
             return
-        monitor = self.monitors[camera]
-        monitor.arrived(self.steady_ns())
+        monitor, now = self.monitors[camera], self.steady_ns()
         try:
             frame = reader(data)
             small = resize_with_pad(frame.pixels, self.params.image_height, self.params.image_width)
         except ImageError as error:
+            monitor.arrived(now)
             monitor.reject(str(error))
             self.error_once(f'{camera}, topic {self.streams[camera].topic}: {error}')
             return
+        monitor.arrived(now, frame.stamp_ns)
         self.outputs[camera].publish(write_image(replace(frame, pixels=small)))
 
     def health(self) -> list[Health]:

@@ -8,12 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fpo_ros.hardware.gripper import calibrations_of, linkage_of_file
+from fpo_ros.hardware.gripper import calibrations_of
 from fpo_ros.hardware.modes import ModeFileError, load_modes
+from fpo_ros.hardware.motor_file import (
+    linkage_of_file,
+    position_counts_of_file,
+    position_counts_of_text,
+    text_of_position_counts,
+)
 from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
-from fpo_ros.hardware.xs import FOLLOWER, LEADER, VELOCITY_UNIT_RAD_S
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, MOTORS, VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
 from fpo_ros.nodes.locate import share_path
+from fpo_ros.policy.contract import ARM_JOINTS
 
 #: How much faster than its targets a servo must be allowed to run, so as not to lag behind them.
 PROFILE_MARGIN = 1.2
@@ -91,24 +98,34 @@ def gamepad_driver(namespace: str) -> DriverSpec:
     return DriverSpec('joy', namespace.strip('/'), executable='joy_node', name='joy')
 
 
-def check_linkages(cell: dict[str, Any], controller: dict[str, Any]) -> None:
-    """Refuse followers' motor files with another gripper than the one that grippers are scaled by.
+def check_motor_files(cell: dict[str, Any], controller: dict[str, Any]) -> None:
+    """Refuse followers' motor files with another gripper than the one that grippers are scaled by, and with servos that
+    ignore targets that the controller would send.
 
     :param cell: the block ``cell`` of the configuration.
     :param controller: parameters of ``arm_controller``.
     :raises GraphError: naming the file.
     """
     horn, arm = controller['gripper_horn'], controller['gripper_arm']
+    stock = dict(zip(MOTORS, FOLLOWER.counts, strict=True))
     for side in SIDES:
         if not (file := cell[f'{side}_motor_configs']):
             continue
         try:
-            linkage = linkage_of_file(file)
+            linkage, counts = linkage_of_file(file), position_counts_of_file(file, stock)
+            text = controller[f'{side}_servo_limits'] or text_of_position_counts(FOLLOWER.counts[:len(ARM_JOINTS)])
+            sent = position_counts_of_text(text, f'{side}_servo_limits of arm_controller')
         except ValueError as error:
             raise GraphError(str(error)) from error
         if (linkage.horn_m, linkage.arm_m) != (horn, arm):
             raise GraphError(f"{file}: the gripper has horn_radius {linkage.horn_m} and arm_length {linkage.arm_m} m, "
                              f"but gripper_horn is {horn} and gripper_arm {arm}: set them alike under '/**'")
+        for joint, (low, high), (lowest, highest) in zip(ARM_JOINTS, counts, sent, strict=True):
+            if lowest < low or highest > high:
+                raise GraphError(
+                    f'{file}: the servo of {joint} takes goals from {low} to {high} counts and ignores others, but '
+                    f'targets reach from {lowest} to {highest}: set {side}_servo_limits of arm_controller to '
+                    f'"{text_of_position_counts(counts)}"')
 
 
 def check_profiles(drivers: tuple[DriverSpec, ...], controller: dict[str, Any], teleop: dict[str, Any]) -> None:

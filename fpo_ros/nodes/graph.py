@@ -27,7 +27,7 @@ from fpo_ros.nodes.configuration import (
 from fpo_ros.nodes.drivers import (
     DriverSpec,
     check_drivers,
-    check_linkages,
+    check_motor_files,
     check_profiles,
     drivers_of,
     gamepad_driver,
@@ -160,7 +160,7 @@ def describe(options: GraphOptions) -> GraphDescription:
     lay(config, _chosen(options))
     if options.mode == 'real':
         _fit_modes((config['driver_twin'], config['arms']), cell)
-        check_linkages(cell, config['arm_controller'])
+        check_motor_files(cell, config['arm_controller'])
     _fit_cameras(config, options)
     lay(config, options.parameters)
     cameras = check_cameras(config, options.twin)

@@ -7,7 +7,7 @@ and may be absent, and resizing stays in another process.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -106,7 +106,7 @@ class ProprioIngest(CellNode):
         self.quiet_until = self.steady_ns() + STARTUP_NS
 
     def _on_joints(self, side: str, message: JointState) -> None:
-        self.monitors[side].arrived(self.steady_ns())
+        self.monitors[side].arrived(self.steady_ns(), convert.nanoseconds(message.header.stamp))
         try:
             joints = side_joints(message.name, message.position, self.grippers[side])
         except JointStateError as error:
@@ -116,15 +116,15 @@ class ProprioIngest(CellNode):
         self._take(side, message.header.stamp, joints)
 
     def _on_frame(self, camera: str, message: Image) -> None:
-        self.monitors[camera].arrived(self.steady_ns())
-        self._take(camera, message.header.stamp, message)
         stamp_ns = convert.nanoseconds(message.header.stamp)
+        self.monitors[camera].arrived(self.steady_ns(), stamp_ns)
+        self._take(camera, message.header.stamp, message)
         then = [self.aligner.streams[side].at(stamp_ns) for side in SIDES]
         self.frozen.look(camera, message.data, stamp_ns,
                          None if None in then else both_sides(*(sample.value for sample in then)))
 
     def _on_pose(self, pose: str, message: PoseStamped) -> None:
-        self.monitors[pose].arrived(self.steady_ns())
+        self.monitors[pose].arrived(self.steady_ns(), convert.nanoseconds(message.header.stamp))
         self._take(pose, message.header.stamp, message.pose)
 
     def _on_status(self, message: ControllerStatus) -> None:
@@ -175,11 +175,14 @@ class ProprioIngest(CellNode):
     def health(self) -> list[Health]:
         """Return one line per stream and one for the observation."""
         now = self.steady_ns()
-        streams = self.aligner.streams.values()
-        values = {'observations': self.sequence, **{
-            name: sum(getattr(stream, name) for stream in streams) for name in ('out_of_order', 'ahead', 'restarts')}}
-        line = Health('observation', ERROR if self.reason else OK, self.reason or 'published', values)
-        return [line, *(monitor.health(now) for monitor in self.monitors.values())]
+        line = Health('observation', ERROR if self.reason else OK, self.reason or 'published',
+                      {'observations': self.sequence})
+        return [line, *(self._stream_health(name, now) for name in self.monitors)]
+
+    def _stream_health(self, name: str, now: int) -> Health:
+        found, stream = self.monitors[name].health(now), self.aligner.streams[name]
+        return replace(found, values=found.values | {
+            counted: getattr(stream, counted) for counted in ('out_of_order', 'ahead', 'restarts')})
 
 
 def main() -> int:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fpo_ros.hardware.motor_file import position_counts_of_text
+from fpo_ros.hardware.names import SIDES
 from fpo_ros.nodes.logic.health import OK, WARN, Health
 from fpo_ros.nodes.parameters import param
+from fpo_ros.policy.contract import JOINT_NAMES, START_JOINTS
+from fpo_ros.policy.limits import JointLimits
 from fpo_ros.runtime.controller import ArmControllerCore
 from fpo_ros.runtime.controller_config import PARK_JOINTS
 from fpo_ros.runtime.geometry import Geometry
 from fpo_ros.runtime.motor_watch import MotorLimits
-from fpo_ros.runtime.safety_config import ON_VIOLATION, SafetyConfig
+from fpo_ros.runtime.safety_config import ON_VIOLATION, SafetyConfig, inside_registers, servo_counts
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class SafetyParameters:
     table_height: float = param(0.0, "height of the table's top over the bases' plane [m]", low=-0.5, high=0.5)
     park_joints: str = param('', "pose of each arm's six joints in which motors may be switched off [rad], "
                              "comma-separated; empty: three quarters of the way to the driver's sleep pose")
+    left_servo_limits: str = param('', "Min and Max_Position_Limit of the left follower's six servos, twelve counts, "
+                                   "comma-separated; empty: those of Interbotix's motor file")
+    right_servo_limits: str = param('', 'the same of the right one')
     look_ahead: int = param(5, 'rows of a chunk that are looked at before they are due [control periods]',
                             low=0, high=20)
     blocked_limit: float = param(1.0, 'time that workspace or clearances may keep the arms before they hold, '
@@ -95,17 +102,36 @@ def park_pose(p: SafetyParameters) -> np.ndarray:
     return np.array([*joints, 1.0] * 2)
 
 
+def servo_counts_of(p: SafetyParameters) -> np.ndarray:
+    """Return (2, 6, 2) position limits of the servos of each arm [counts].
+
+    :raises ValueError: for parameters that are not twelve counts.
+    """
+    found = servo_counts()
+    for arm, side in enumerate(SIDES):
+        if text := getattr(p, f'{side}_servo_limits').strip():
+            found[arm] = position_counts_of_text(text, f'parameter {side}_servo_limits')
+    return found
+
+
 def safety_config(p: SafetyParameters) -> SafetyConfig:
     """Return the filter's limits.
 
-    :raises ValueError: for a workspace that is none.
+    :raises ValueError: for a workspace that is none, or limits of servos that leave the start pose out.
     """
+    counts = servo_counts_of(p)
+    reachable = inside_registers(JointLimits(), p.position_margin, counts)
+    outside = (START_JOINTS < reachable.lower) | (START_JOINTS > reachable.upper)
+    if outside.any():
+        raise ValueError(f"the start pose lies outside the position limits of {JOINT_NAMES[int(np.argmax(outside))]}'s "
+                         'servo: see the motor file of the cell, or left_servo_limits and right_servo_limits')
     workspace = np.array([[p.workspace_x_low, p.workspace_y_low, p.workspace_z_low],
                           [p.workspace_x_high, p.workspace_y_high, p.workspace_z_high]])
     return SafetyConfig(
         position_margin=p.position_margin, max_step=p.max_step, acceleration=p.joint_acceleration,
         gripper_acceleration=p.gripper_acceleration, jerk=p.joint_jerk, tcp_speed=p.tcp_speed,
-        reduced=p.reduced_speed, workspace=workspace, look_ahead=p.look_ahead, on_violation=p.on_violation)
+        reduced=p.reduced_speed, workspace=workspace, look_ahead=p.look_ahead, on_violation=p.on_violation,
+        servo_counts=counts)
 
 
 def motor_limits(p: SafetyParameters) -> MotorLimits:

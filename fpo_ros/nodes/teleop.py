@@ -16,12 +16,14 @@ from std_srvs.srv import SetBool, Trigger
 
 from fpo_ros.hardware.gripper import INTERBOTIX_LEADER, GripperCalibration
 from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
+from fpo_ros.hardware.modes import load_modes
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME, LEADERS, SIDES
-from fpo_ros.hardware.xs import LEADER
+from fpo_ros.hardware.xs import LEADER, MODES
 from fpo_ros.hardware.xs_client import XsClient
 from fpo_ros.msg import ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.locate import share_path
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.leaders import Leaders, LeaderSettings, LeaderState, Order
 from fpo_ros.nodes.logic.rivals import Followed
@@ -35,6 +37,8 @@ from fpo_ros.srv import SetControllerState
 JOIN_LIMIT_S = 5.0
 #: Joint states and controller statuses that are older than this are not acted on [s].
 FRESH_S = 0.25
+#: Values of Operating_Mode in which goals are angles.
+_ANGLES = {MODES[mode] for mode in ('position', 'ext_position', 'current_based_position')}
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ class Teleop(CellNode):
     def _look(self) -> None:
         """See that leaders stand where they do by a hand: one that lost its torque has fallen, and was not grabbed.
 
-        :raises RuntimeError: naming a motor that has shut down, or has no torque.
+        :raises RuntimeError: naming a motor that has shut down, has no torque, or takes no angles.
         """
         for side, driver in self.drivers.items():
             errors = {motor: ', '.join(why) for motor, why in driver.errors().items()}
@@ -230,6 +234,15 @@ class Teleop(CellNode):
             for motor, why in errors.items():
                 raise RuntimeError(f'{LEADERS[side]} is not let go, and does not take over: {motor} has shut down '
                                    f'({why}); reboot it')
+            for motor in self._without_angles(driver):
+                raise RuntimeError(f'{LEADERS[side]} is not let go, and does not take over: {motor} takes no angles, '
+                                   'as gravity compensation leaves it that has ended')
+
+    @staticmethod
+    def _without_angles(driver: XsClient) -> list[str]:
+        """Return the motors that take goals for something else, as gravity compensation leaves them if it dies."""
+        modes = driver.register(ARM_GROUP, 'Operating_Mode')
+        return [motor for motor, mode in modes.items() if mode not in _ANGLES]
 
     def _carry_out(self, order: Order, side: str) -> None:
         """Switch one leader; what its driver answers with an empty reply is read back."""
@@ -240,6 +253,11 @@ class Teleop(CellNode):
             if not future.result().success:
                 raise RuntimeError(f'gravity compensation of {LEADERS[side]} refused: {future.result().message}')
         if order is Order.ENGAGE:
+            if motors := self._without_angles(driver):
+                own = load_modes(share_path(f'config/leader_{side}_modes.yaml'))[0]
+                self.get_logger().warning(
+                    f'{LEADERS[side]}: {", ".join(motors)} took no angles: set to mode {own.mode}')
+                driver.set_mode(ARM_GROUP, own.mode, own.profile_type, own.profile_velocity, own.profile_acceleration)
             driver.set_torque(ARM_GROUP, True)
         elif not compensated:
             driver.set_torque(ARM_GROUP, False)

@@ -15,7 +15,7 @@ from fpo_ros.runtime.believed_joints import BelievedJoints
 from fpo_ros.runtime.chunks import ChunkExecutor
 from fpo_ros.runtime.controller_config import ArmState, ControllerConfig
 from fpo_ros.runtime.geometry import Geometry
-from fpo_ros.runtime.homing import Approach
+from fpo_ros.runtime.homing import ARRIVED, Approach
 from fpo_ros.runtime.motor_watch import MotorReadings, MotorWatch
 from fpo_ros.runtime.safety import SafetyFilter
 from fpo_ros.runtime.teleoperation import Teleoperation
@@ -47,8 +47,10 @@ class ArmControllerCore:
         self.teleoperation = Teleoperation(self.config, self.period_s)
         self.timing = PeriodStatistics(self.period_s)
         self.state = ArmState.IDLE
-        #: Why the state was entered.
+        #: Why the state was entered, or what has gone wrong in it since.
         self.reason = 'activated'
+        #: What made the arms hold; empty where they were asked to, or have arrived.
+        self.fault = ''
         self.joints = BelievedJoints(self.config, self.filter.implausible)
         #: Times the arms were taken over, where they stand or at their target [count].
         self.takeovers = 0
@@ -62,9 +64,10 @@ class ArmControllerCore:
 
     # ---- what the operator and other nodes ask for
 
-    def request(self, state: ArmState | int, reason: str = '') -> tuple[bool, str]:
+    def request(self, state: ArmState | int, reason: str = '', fault: bool = False) -> tuple[bool, str]:
         """Ask for a state; it takes effect at the next tick.
 
+        :param fault: whether the reason is that something has gone wrong.
         :returns: whether it was granted, and why not.
         """
         try:
@@ -88,7 +91,7 @@ class ArmControllerCore:
             objection = self.teleoperation.objection(self._now_ns, self._stands_at())
             if objection:
                 return False, f'cannot enter {wanted.name}: {objection}'
-        self._enter(wanted, reason or 'requested')
+        self._enter(wanted, reason or 'requested', fault)
         return True, ''
 
     def emergency_stop(self, pressed: bool, device: str = 'emergency stop') -> None:
@@ -159,7 +162,8 @@ class ArmControllerCore:
         command = self.filter.finish()
         if self.state in (*PATHS, ArmState.POLICY) and (
                 self.filter.blocked * self.period_s > self.config.blocked_limit_s):
-            self._enter(ArmState.HOLD, f'{self.filter.block}; it kept the arms for {self.config.blocked_limit_s:g} s')
+            self._enter(ArmState.HOLD, f'{self.filter.block}; it kept the arms for {self.config.blocked_limit_s:g} s',
+                        fault=True)
         return command
 
     @property
@@ -183,12 +187,12 @@ class ArmControllerCore:
             self.filter.let_go()
             self._enter(ArmState.STOPPED, reason)
 
-    def _enter(self, state: ArmState, reason: str) -> None:
+    def _enter(self, state: ArmState, reason: str, fault: bool = False) -> None:
         self.chunks.drop()
         holds_on = state is ArmState.HOLD and self.filter.command is not None and not self._takeover_due
         self._takeover_due = state not in (ArmState.IDLE, ArmState.STOPPED) and not holds_on
         self._blind = self._blind and holds_on
-        self.state, self.reason = state, reason
+        self.state, self.reason, self.fault = state, reason, reason if fault else ''
 
     def _look(self, now_ns: int, measured: np.ndarray | None, stamp_ns: int | None, elapsed_ns: int | None) -> None:
         jump = '' if not self._stalled(elapsed_ns) else (
@@ -214,15 +218,17 @@ class ArmControllerCore:
         """
         if self.joints.problem and not self._takeover_due:
             if self.state is not ArmState.HOLD:
-                self._enter(ArmState.HOLD, self.joints.problem)
+                self._enter(ArmState.HOLD, self.joints.problem, True)
+            elif not self._blind:
+                self.reason = self.fault = self.joints.problem
             self._blind = True
             return
         if self._blind:
             self._blind, self._takeover_due = False, True
         elif self.state in PATHS and elapsed_ns is not None and elapsed_ns <= 0:
-            self._enter(ArmState.HOLD, 'the clock stands still or jumped back')
+            self._enter(ArmState.HOLD, 'the clock stands still or jumped back', True)
         elif not self._takeover_due and (lead := self._lead()):
-            self._enter(ArmState.HOLD, lead)
+            self._enter(ArmState.HOLD, lead, True)
             self._takeover_due = True
 
     def _watch_motors(self, readings: MotorReadings) -> None:
@@ -234,10 +240,10 @@ class ArmControllerCore:
             self._latch_stop(watch.hot)
         elif watch.powerless and self.state in (*_WORK, ArmState.PARKING, ArmState.HOLD):
             # In HOLD, too, again and again: rebooted, it would leap to a target that it fell away from.
-            self._enter(ArmState.HOLD, watch.powerless)
+            self._enter(ArmState.HOLD, watch.powerless, True)
             self._takeover_due = True
         elif watch.warm and self.state in _WORK:
-            self._enter(ArmState.HOLD, watch.warm)
+            self._enter(ArmState.HOLD, watch.warm, True)
             self._takeover_due = True
         self.filter.keep_grippers(watch.lower, watch.upper)
 
@@ -259,7 +265,7 @@ class ArmControllerCore:
         """First tick of a state: command what is measured, or the current target where the arms follow it."""
         if self.joints.problem:
             lost, self._takeover_due = f'takeover failed: {self.joints.problem}', False
-            self._enter(ArmState.IDLE if self.filter.command is None else ArmState.HOLD, lost)
+            self._enter(ArmState.IDLE if self.filter.command is None else ArmState.HOLD, lost, True)
             self._blind = self.state is ArmState.HOLD
             return
         start, grippers = np.array(self._arms), list(GRIPPER_COLUMNS)
@@ -287,7 +293,7 @@ class ArmControllerCore:
         command = self._send_to(self._approach.next())
         outcome = self._approach.outcome(command, self._arms)
         if outcome:
-            self._enter(ArmState.HOLD, outcome)
+            self._enter(ArmState.HOLD, outcome, outcome not in ARRIVED)
 
     def _stands_at(self) -> np.ndarray:
         """Return the (14,) pose that a takeover would start from, but for the grippers."""
@@ -302,7 +308,7 @@ class ArmControllerCore:
     def _teleop_step(self) -> None:
         silent = self.teleoperation.silence(self._now_ns)
         if silent:
-            self._enter(ArmState.HOLD, silent)
+            self._enter(ArmState.HOLD, silent, True)
         else:
             self._send_to(self.teleoperation.next())
 
@@ -328,4 +334,4 @@ class ArmControllerCore:
             sequence = self.chunks.sequence
             newest = 'none since the takeover' if sequence is None else f'newest {sequence}'
             why = f'; newest refusal: {self.chunks.refusal}' if self.chunks.refusal else ''
-            self._enter(ArmState.HOLD, f'no chunk for {self.config.starve_limit_s:.1f} s ({newest}){why}')
+            self._enter(ArmState.HOLD, f'no chunk for {self.config.starve_limit_s:.1f} s ({newest}){why}', True)

@@ -14,8 +14,10 @@ from fpo_ros.runtime.safety import per_column
 #: Peak over mean speed of a minimum-jerk motion (Flash and Hogan 1985,
 #: doi 10.1523/JNEUROSCI.05-07-01688.1985).
 MIN_JERK_PEAK = 15 / 8
-#: Outcome of parking: motors may be switched off.
-PARKED = 'parked'
+#: Outcome of homing, and of parking: motors may be switched off.
+AT_HOME, PARKED = 'home reached', 'parked'
+#: What a motion ends with that has reached its goal.
+ARRIVED = (AT_HOME, PARKED)
 #: Joints stand still when they have moved by at most so much [rad, grippers 0..1] over so many control periods.
 STILL, STILL_PERIODS = 0.005, 5
 
@@ -111,7 +113,7 @@ class Approach:
             return ''
         off, late = self._off(measured, goal), self._path.overrun * self._period_s > self._config.settle_limit_s
         if not off and (still or late):
-            return PARKED if self._parking else 'home reached'
+            return PARKED if self._parking else AT_HOME
         if not late:
             return ''
         return f'parking ended off the park pose: {off}' if self._parking else f'homing ended off the start pose: {off}'

@@ -48,7 +48,8 @@ class SafetyFilter:
                  geometry: Geometry | None = None) -> None:
         if not period_s > 0:
             raise ValueError(f'control period must be positive, got {period_s} s')
-        self.limits = limits if config is None else inside_registers(limits, config.position_margin)
+        self.limits = limits if config is None else inside_registers(
+            limits, config.position_margin, config.servo_counts)
         self.config = config
         self.period_s = float(period_s)
         self._limiter = JointLimiter(self.limits, period_s, *(

@@ -30,11 +30,20 @@ def per_column(joint: float, gripper: float) -> np.ndarray:
     return values
 
 
-def inside_registers(limits: JointLimits, margin_rad: float) -> JointLimits:
-    """Return limits that keep ``margin_rad`` from the servos' position limits, too [rad]; grippers as they are."""
-    registers = np.array([_REGISTERS[joint] for joint in ARM_JOINTS])
-    edges = (registers - _ZERO) * _COUNT_RAD + np.array([margin_rad, -margin_rad])
-    lower, upper = (np.tile([*edges[:, side], outside], 2) for side, outside in ((0, -np.inf), (1, np.inf)))
+def servo_counts() -> np.ndarray:
+    """Return (2, 6, 2) smallest and largest goal of each arm's servos, as Interbotix's motor file has them [counts]."""
+    return np.tile([_REGISTERS[joint] for joint in ARM_JOINTS], (2, 1, 1))
+
+
+def inside_registers(limits: JointLimits, margin_rad: float, counts: np.ndarray | None = None) -> JointLimits:
+    """Return limits that keep ``margin_rad`` from the servos' position limits, too [rad]; grippers as they are.
+
+    :param counts: as :func:`servo_counts` returns them, which is the default.
+    """
+    counts = servo_counts() if counts is None else counts
+    edges = (counts - _ZERO) * _COUNT_RAD + np.array([margin_rad, -margin_rad])
+    lower, upper = (np.concatenate([[*edges[arm, :, side], outside] for arm in (0, 1)])
+                    for side, outside in ((0, -np.inf), (1, np.inf)))
     return JointLimits(np.maximum(limits.lower, lower), np.minimum(limits.upper, upper), limits.speed)
 
 
@@ -48,6 +57,7 @@ class SafetyConfig:
 
     :param position_margin: distance kept from the servos' EEPROM position limits [rad]: more than their backlash
         (0.25 degrees, ROBOTIS e-manual) and a count together.
+    :param servo_counts: (2, 6, 2) Min_Position_Limit and Max_Position_Limit of the joints of each arm [counts].
     :param max_step: largest change of a joint per period [rad], whatever speed limit and rate are set to: the
         servos' Velocity_Limit, pi rad/s, for 20 ms (aloha_vx300s.yaml).
     :param acceleration: of a joint [rad/s^2]; 0: not limited. 200 is what 2 rad/s at 50 Hz allow at most, a reversal in
@@ -73,11 +83,12 @@ class SafetyConfig:
     workspace: np.ndarray = field(default_factory=_box)
     look_ahead: int = 5
     on_violation: str = 'project'
+    servo_counts: np.ndarray = field(default_factory=servo_counts)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if item.name in ('workspace', 'on_violation', 'reduced'):
+            if item.name in ('workspace', 'on_violation', 'reduced', 'servo_counts'):
                 continue
             zero = item.name in ('position_margin', 'acceleration', 'gripper_acceleration', 'jerk', 'tcp_speed',
                                  'look_ahead')
@@ -89,6 +100,9 @@ class SafetyConfig:
         if box.shape != (2, 3) or not np.isfinite(box).all() or (box[0] >= box[1]).any():
             raise ValueError('workspace must be (2, 3) finite numbers, the smallest position and then the largest')
         object.__setattr__(self, 'workspace', box)
+        counts = np.asarray(self.servo_counts)
+        if counts.shape != (2, 6, 2) or (counts[..., 0] >= counts[..., 1]).any():
+            raise ValueError('servo_counts must be (2, 6, 2), of each joint the smallest count and then the largest')
 
     @property
     def tcp_speed_limit(self) -> float:

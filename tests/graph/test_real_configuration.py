@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -141,3 +143,17 @@ def test_a_controlled_stop_parks_the_arms_before_their_torque_goes(cell) -> None
     for arm in FOLLOWERS.values():
         assert not any(XsClient(transport, arm).torques().values())
     transport.close()
+
+
+def test_arms_hold_where_they_are_when_the_node_that_moves_them_dies(cell) -> None:
+    client = cell.client
+    client.finish_sequence(client.start_sequence('prepare'), 'prepare', 60.0)
+    client.set_state(ArmState.HOLD)
+    client.wait_for_state(ArmState.HOLD)
+    client.start_sequence('home')
+    client.wait_for(lambda: client.controller_status().state == ArmState.HOMING, 'the arms to go home', 20.0)
+    cell.graph.signal('arms', signal.SIGKILL)
+    client.wait_for(lambda: client.controller_status().state == ArmState.HOLD, 'the arms to hold', 5.0)
+    status = client.controller_status()
+    assert re.search('no sign of who asked for the motion|joint states are', status.reason), status.reason
+    assert not status.at_home

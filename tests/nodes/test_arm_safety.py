@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,9 +26,11 @@ from fpo_ros.nodes.arm_parameters import ArmControllerParameters  # noqa: E402
 from fpo_ros.nodes.logic.health import OK, WARN  # noqa: E402
 from fpo_ros.nodes.safety import geometry_of, motor_limits, park_pose, safety_config, safety_health  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract  # noqa: E402
+from fpo_ros.policy.limits import JointLimits  # noqa: E402
 from fpo_ros.runtime.controller import ArmControllerCore  # noqa: E402
 from fpo_ros.runtime.controller_config import PARK_JOINTS, ArmState  # noqa: E402
 from fpo_ros.runtime.motor_watch import MotorLimits, MotorReadings  # noqa: E402
+from fpo_ros.runtime.safety import SafetyFilter  # noqa: E402
 from fpo_ros.runtime.safety_config import SafetyConfig  # noqa: E402
 from fpo_ros.sim.clearances import CellGeometry, Clearances  # noqa: E402
 from fpo_ros.sim.twin.driver import XsDriver  # noqa: E402
@@ -56,6 +59,47 @@ def test_the_park_pose_is_the_cells_and_six_numbers() -> None:
     for text in ('0, 1', 'sleep', '0, 0, 0, 0, 0, nan'):
         with pytest.raises(ValueError, match=f"park_joints is '{text}': give six numbers"):
             park_pose(ArmControllerParameters(park_joints=text))
+
+
+def test_targets_stay_inside_the_position_limits_that_each_arms_servos_have() -> None:
+    tight = '1365, 2731, ' + ', '.join(['841, 2867', '898, 3094', '0, 4095', '830, 3504', '0, 4095'])
+    filters = SafetyFilter(JointLimits(), 0.02, safety_config(ArmControllerParameters(right_servo_limits=tight)))
+    turn = 2 * np.pi / 4096
+    assert filters.limits.upper[7] == pytest.approx((2731 - 2048) * turn - 0.01)
+    assert filters.limits.lower[7] == pytest.approx((1365 - 2048) * turn + 0.01)
+    assert filters.limits.upper[0] > 3, 'the left arm has those of its own'
+    with pytest.raises(ValueError, match='right_servo_limits is .*: give twelve counts'):
+        safety_config(ArmControllerParameters(right_servo_limits='1, 2'))
+    outside = tight.replace('841, 2867', '2048, 2867')
+    with pytest.raises(ValueError, match="the start pose lies outside the position limits of right_shoulder's servo"):
+        safety_config(ArmControllerParameters(right_servo_limits=outside))
+
+
+def test_arms_that_hold_for_a_fault_are_a_warning_and_are_logged_again_when_the_fault_is_another(ros, monkeypatch):
+    node = ArmController(parameter_overrides=[Parameter('geometry', value=False)])
+    try:
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        words, now = [], [10**10]
+        logger = SimpleNamespace(info=words.append, warning=lambda text: words.append(f'warning: {text}'))
+        monkeypatch.setattr(node, 'get_logger', lambda: logger)
+        monkeypatch.setattr(node, 'steady_ns', lambda: now[0])
+        node.logged, node.logged_ns = (ArmState.POLICY, 'requested'), 0
+        core = node.core
+        core.filter.start(START_JOINTS)
+
+        def tell(reason: str, fault: bool) -> int:
+            core._enter(ArmState.HOLD, reason, fault)
+            node._log(core.state, core.reason, core.fault)
+            return node.health()[0].level
+
+        assert tell('episode ended: success', False) == OK
+        assert tell('joint states are lost', True) == WARN
+        assert words == ['POLICY -> HOLD: episode ended: success'], 'not more than one word a second'
+        now[0] += 2 * 10**9
+        tell('joint states are lost', True)
+        assert words[1:] == ['warning: HOLD -> HOLD: joint states are lost']
+    finally:
+        node.destroy_node()
 
 
 def test_a_cell_without_a_model_says_what_to_do(monkeypatch) -> None:

@@ -138,15 +138,22 @@ def test_each_arms_motor_and_mode_files_reach_its_driver_and_the_twin(file, tmp_
     motors.write_text('grippers: {gripper: {horn_radius: 0.022, arm_length: 0.036}}')
     with pytest.raises(CellError, match='both followers need the same gripper'):
         load_cell(file)
-    motors.write_text('grippers: {gripper: {horn_radius: 0.0275, arm_length: 0.035}}')
+    motors.write_text('grippers: {gripper: {horn_radius: 0.0275, arm_length: 0.035}}\n'
+                      'motors: {waist: {Min_Position_Limit: 1365, Max_Position_Limit: 2731}}')
     options = GraphOptions(mode='real', teleop=True, cell=str(file))
     drivers = {driver.namespace: driver.arguments for driver in describe(options).drivers}
     assert drivers['leader_left']['mode_configs'] == str(modes), 'which names the port'
     assert drivers['leader_right']['mode_configs'] == str(share_path('config/leader_right_modes.yaml'))
     assert [drivers[arm]['motor_configs'] for arm in (*FOLLOWERS.values(), *LEADERS.values())] == [
         '', f'{tmp_path}/follower_right.yaml', f'{tmp_path}/leader_left.yaml', '']
+    controller = next(spec for spec in describe(options).nodes if spec.name == 'arm_controller').parameters
+    assert controller['right_servo_limits'].startswith('1365, 2731, 841, 2867') and not controller['left_servo_limits']
     twin = describe(replace(options, use_twin=True)).nodes[0].parameters
     assert twin['leader_left_mode_configs'] == str(modes)
+    motors.write_text(motors.read_text().replace('2731', '1000'))
+    with pytest.raises(GraphError, match="waist's Min_Position_Limit and Max_Position_Limit are 1365 and 1000"):
+        describe(options)
+    motors.write_text(motors.read_text().replace('1000', '2731'))
     slow = modes.read_text().replace('profile_velocity: 63', 'profile_velocity: 40')
     modes.write_text(slow)
     with pytest.raises(GraphError, match=r'my_modes.yaml: profile_velocity of arm is 0\.96 rad/s.*lower track_speed'):

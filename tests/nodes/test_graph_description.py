@@ -131,6 +131,19 @@ def test_a_motor_file_with_another_gripper_than_the_configured_one_is_refused(mi
     assert describe(GraphOptions(mode='real', config=both)).drivers[0].arguments['motor_configs'] == str(motors)
 
 
+def test_a_motor_file_whose_servos_ignore_what_the_controller_sends_is_refused(mine, tmp_path) -> None:
+    motors = tmp_path / 'vx300s.yaml'
+    motors.write_text('grippers: {gripper: {horn_radius: 0.0275, arm_length: 0.035}}\n'
+                      'motors: {shoulder: {Max_Position_Limit: 2700}}')
+    cell = f'/**/cell: {{ros__parameters: {{left_motor_configs: {motors}}}}}'
+    with pytest.raises(GraphError, match='the servo of shoulder takes goals from 841 to 2700 counts and ignores '
+                       'others, but targets reach from 841 to 2867: set left_servo_limits') as refusal:
+        describe(GraphOptions(mode='real', config=mine(cell)))
+    limits = str(refusal.value).split('"')[1]
+    told = mine(f'{cell}\n/**/arm_controller: {{ros__parameters: {{left_servo_limits: "{limits}"}}}}')
+    assert describe(GraphOptions(mode='real', config=told)).drivers
+
+
 def test_configuration_of_the_user_lies_over_that_of_the_mode(mine) -> None:
     config = mine('/**/policy: {ros__parameters: {noise: zeros}}')
     nodes = parameters(GraphOptions(mode='real', use_twin=True, config=config))

@@ -16,7 +16,6 @@ from fpo_ros.hardware.gripper import (
     INTERBOTIX,
     GripperCalibration,
     calibrations_of,
-    linkage_of_file,
 )
 from fpo_ros.hardware.images import ImageError, rgb_image
 from fpo_ros.hardware.joints import (
@@ -26,8 +25,14 @@ from fpo_ros.hardware.joints import (
     side_joints,
     split_command,
 )
+from fpo_ros.hardware.motor_file import (
+    linkage_of_file,
+    position_counts_of_file,
+    position_counts_of_text,
+    text_of_position_counts,
+)
 from fpo_ros.hardware.names import JOINT_STATE_NAMES, SIDES, camera_list, camera_topic
-from fpo_ros.hardware.xs import FOLLOWER, VX300S_LINKAGE
+from fpo_ros.hardware.xs import FOLLOWER, MOTORS, VX300S_LINKAGE
 from fpo_ros.policy.aloha import PI_ANGLES, state_to_pi
 from fpo_ros.policy.contract import JOINT_NAMES, START_JOINTS
 
@@ -201,3 +206,19 @@ def test_camera_lists() -> None:
     assert camera_topic('cam_high', 'image_raw') == 'cam_high/camera/color/image_raw'
     with pytest.raises(ValueError, match='empty or repeated'):
         camera_list('a,,b')
+
+
+def test_position_limits_of_a_motor_file_are_those_the_servos_keep(tmp_path) -> None:
+    file, stock = tmp_path / 'motors.yaml', dict(zip(MOTORS, FOLLOWER.counts, strict=True))
+    file.write_text('motors: {waist: {ID: 1, Min_Position_Limit: 1365, Max_Position_Limit: 2731}, elbow: {ID: 4}}')
+    found = position_counts_of_file(file, stock)
+    assert found == [(1365, 2731), *FOLLOWER.counts[1:6]], 'stock where the file is silent'
+    assert position_counts_of_text(text_of_position_counts(found), 'a parameter') == found
+    for limits in ('Min_Position_Limit: 4096', 'Max_Position_Limit: 0', 'Min_Position_Limit: 3.5',
+                   'Max_Position_Limit: far'):
+        file.write_text(f'motors: {{waist: {{{limits}}}}}')
+        with pytest.raises(ValueError, match=r"motors\.yaml: waist's Min_Position_Limit and Max_Position_Limit are"):
+            position_counts_of_file(file, stock)
+    for text in ('1, 2', '0,' * 12, ', '.join(['2, 1'] * 6), ', '.join(['0, 4096'] * 6), ', '.join(['-1, 5'] * 6)):
+        with pytest.raises(ValueError, match='a parameter is .*: give twelve counts from 0 to 4095'):
+            position_counts_of_text(text, 'a parameter')

@@ -159,6 +159,18 @@ def test_stream_health_tells_silence_slowness_and_rejects() -> None:
 
 
 @pytest.mark.serial
+def test_messages_that_did_not_come_are_counted_by_the_stamps_of_those_that_did() -> None:
+    monitor = StreamMonitor('cam', expected_hz=50.0, max_age_s=0.3)
+    monitor.arrived(0)
+    assert 'missing' not in monitor.health(0).values, 'nobody knows without stamps'
+    for stamp_ms in (0, 20, 54, 60, 120, 100, 140):  # one is late; two are missing; one is out of order
+        monitor.arrived(stamp_ms * MS, stamp_ms * MS)
+    assert monitor.health(140 * MS).values['missing'] == 2
+    monitor.arrived(140 * MS, -5000 * MS)
+    monitor.arrived(140 * MS, -4940 * MS)
+    assert monitor.health(140 * MS).values['missing'] == 4, 'it goes on counting after the clock was set back'
+
+
 def test_loop_keeps_its_grid_and_skips_what_it_missed() -> None:
     starts = []
 

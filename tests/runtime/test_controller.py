@@ -311,6 +311,36 @@ def test_hold_is_granted_without_joint_states_once_a_target_stands(rig):
     np.testing.assert_array_equal(rig.tick(), command)
 
 
+def test_what_goes_wrong_while_the_arms_hold_is_said(rig):
+    rig.enter(ArmState.HOLD)
+    assert (rig.core.reason, rig.core.fault) == ('requested', '')
+    rig.follow, rig.joints = False, np.full(14, -np.pi)
+    assert rig.tick(2) is None
+    assert rig.core.reason == rig.core.fault and 'left_shoulder reads -3.142' in rig.core.fault
+    rig.joints = np.array(START_JOINTS)
+    rig.tick(2)
+    assert 'left_shoulder' in rig.core.fault, 'it stays said until a state is asked for'
+    rig.enter(ArmState.POLICY)
+    assert (rig.core.reason, rig.core.fault) == ('requested', '')
+
+
+@pytest.mark.parametrize('way, fault', [('asked', False), ('asked for a fault', True), ('home', False),
+                                        ('blocked', True), ('starved', True)])
+def test_arms_that_hold_for_a_fault_are_told_from_those_that_were_asked_to(way, fault):
+    rig = Rig(START_JOINTS, lead_limit=0.3)
+    rig.tick()
+    rig.enter(ArmState.HOMING if way == 'home' else ArmState.POLICY)
+    if way.startswith('asked'):
+        assert rig.core.request(ArmState.HOLD, 'because', fault=fault)[0]
+    rig.follow = way != 'blocked'
+    for _ in range(300):
+        if way == 'blocked' and rig.core.state is ArmState.POLICY:
+            rig.chunk(near(0.8))
+        rig.tick()
+    assert rig.core.state is ArmState.HOLD
+    assert bool(rig.core.fault) is fault and rig.core.fault in ('', rig.core.reason)
+
+
 def test_ten_cycles_through_all_states_end_where_they_began():
     rig = Rig(AWAY)
     rig.tick()

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 #: Levels of diagnostic_msgs/DiagnosticStatus (REP-107).
 OK, WARN, ERROR = 0, 1, 2
+#: A stamp so much older than the newest one tells that the clock was set back [s].
+BACKWARDS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,23 @@ class StreamMonitor:
         self.received = 0
         self.rejected = 0
         self.last_rejection = ''
+        #: Messages that did not come between two that did, by their stamps [count].
+        self.missing = 0
+        self._newest_ns: int | None = None
 
-    def arrived(self, now_ns: int) -> None:
-        """Count a message received now [ns]."""
+    def arrived(self, now_ns: int, stamp_ns: int | None = None) -> None:
+        """Count a message received now [ns].
+
+        :param stamp_ns: its own instant, by which those are counted that did not come before it [ns].
+        """
         self.received += 1
         self._arrivals.append(now_ns)
+        if stamp_ns is None:
+            return
+        since_s = 0.0 if self._newest_ns is None else (stamp_ns - self._newest_ns) * 1e-9
+        self.missing += max(int(since_s * self.expected_hz + 0.25) - 1, 0)  # stamps are not on the dot
+        if since_s > 0 or since_s < -BACKWARDS_S or self._newest_ns is None:
+            self._newest_ns = stamp_ns
 
     def reject(self, reason: str) -> None:
         """Count a message that could not be used."""
@@ -65,6 +79,8 @@ class StreamMonitor:
         age = (now_ns - self._arrivals[-1]) * 1e-9 if self._arrivals else float('inf')
         rate = self.rate_hz(now_ns)
         values = {'rate_hz': round(rate, 2), 'received': self.received, 'rejected': self.rejected}
+        if self._newest_ns is not None:
+            values['missing'] = self.missing
         if self._arrivals:
             values['age_ms'] = round(age * 1e3, 1)
         if not self._arrivals:

@@ -10,7 +10,7 @@ from fpo_ros.hardware.modes import MotorSettings
 from fpo_ros.hardware.names import ARM_GROUP, GRIPPER_NAME
 from fpo_ros.hardware.xs_client import XsClient
 from fpo_ros.runtime.controller_config import ArmState
-from fpo_ros.runtime.homing import PARKED
+from fpo_ros.runtime.homing import AT_HOME, PARKED
 
 #: Name → what it does.
 SEQUENCES = {
@@ -20,8 +20,6 @@ SEQUENCES = {
     'park': 'go to the pose in which motors may be switched off',
     'rest': 'park, then switch the torque off: the arms sink a little',
 }
-#: Outcome of homing.
-HOME_REACHED = 'home reached'
 #: States in which the controller sends nothing.
 _SILENT = (ArmState.IDLE, ArmState.STOPPED)
 
@@ -101,7 +99,7 @@ class Sequences:
                 self._set_modes(arm, client)
 
     def _home(self) -> Iterator[str]:
-        yield from self._go(ArmState.HOMING, 'going to the start pose', HOME_REACHED)
+        yield from self._go(ArmState.HOMING, 'going to the start pose', AT_HOME)
 
     def _park(self) -> Iterator[str]:
         yield from self._go(ArmState.PARKING, 'going to the park pose', PARKED)
