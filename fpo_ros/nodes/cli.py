@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,8 @@ import typer
 app = typer.Typer(no_args_is_help=True, help='Start the ROS 2 graph as separate processes; Ctrl-C ends it.')
 
 PolicyDir = Annotated[str, typer.Option('--policy', help='Directory of the release served first; empty: wait for one.')]
+AnyPolicy = Annotated[str, typer.Option('--policy', help='Directory of the release served first, or a torch policy '
+                                        'such as fpo_state, of which one is made for this run; empty: wait for one.')]
 Keys = Annotated[str, typer.Option(help='File or directory of the public keys releases must be signed with.')]
 Releases = Annotated[str, typer.Option(help='Release store of the cell, which the learner announces from.')]
 Task = Annotated[str, typer.Option(help='Task of the cell; empty: as configured.')]
@@ -30,14 +33,25 @@ Timeout = Annotated[float, typer.Option(min=1.0, help='Time in which all nodes m
 
 
 @app.command()
-def sim(policy: PolicyDir = '', trusted_keys: Keys = '', releases: Releases = '', task: Task = '',
+def sim(policy: AnyPolicy = '', trusted_keys: Keys = '', releases: Releases = '', task: Task = '',
         cameras: Cameras = '', record_dir: RecordDir = '', run_dir: RunDir = '', start_policy: StartPolicy = '',
         learner: Learner = True, teleop: Teleop = False, gamepad: Gamepad = False, commands: Commands = '',
         namespace: Namespace = '/', config: Config = '', timeout: Timeout = 60.0) -> None:
     """Simulated arms: the driver twin in place of the hardware."""
-    _up('sim', timeout, cameras, policy=policy, trusted_keys=trusted_keys, releases=releases, task=task,
-        record_dir=record_dir, run_dir=run_dir, start_policy=start_policy, learner=learner, teleop=teleop,
-        gamepad=gamepad, commands=commands, namespace=namespace, config=config)
+    from fpo_ros.releases.trial import is_policy, trial_release
+
+    with contextlib.ExitStack() as stack:
+        parameters: dict[str, dict[str, Any]] = {}
+        if is_policy(policy):
+            if trusted_keys:
+                raise ValueError(f'{policy} is no release: its release is signed with a key of this run, so leave '
+                                 '--trusted-keys out, or name a release')
+            typer.echo(f'making a release of {policy} for this run', err=True)
+            policy, trusted_keys = map(str, stack.enter_context(trial_release(policy)))
+            parameters = {'policy': {'require_promotion': False}}
+        _up('sim', timeout, cameras, policy=policy, trusted_keys=trusted_keys, releases=releases, task=task,
+            record_dir=record_dir, run_dir=run_dir, start_policy=start_policy, learner=learner, teleop=teleop,
+            gamepad=gamepad, commands=commands, namespace=namespace, config=config, parameters=parameters)
 
 
 @app.command()

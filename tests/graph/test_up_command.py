@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -77,6 +79,29 @@ def keys(tmp_path):
 
     generate_keypair(tmp_path / 'keys')
     return str(tmp_path / 'keys')
+
+
+def test_a_policy_of_the_package_drives_simulated_arms_by_its_name(start) -> None:
+    def places() -> set[Path]:
+        return set(Path(tempfile.gettempdir()).glob('fpo_ros-trial-*'))
+
+    before = places()
+    up = start('--policy', 'sft_state', '--no-learner')
+    up.wait_for('making a release of sft_state for this run', 30.0)
+    up.wait_for('nodes are active', 90.0)
+    assert any('serving v000001' in line for line in list(up.lines)), ''.join(up.lines)
+    made = places() - before
+    assert made
+    up.popen.send_signal(signal.SIGINT)
+    assert up.popen.wait(30.0) == 0, ''.join(up.lines)
+    assert not any(place.exists() for place in made), 'its release and its key are gone'
+
+
+def test_a_policy_of_the_package_is_no_release_of_a_real_cell_and_needs_no_key(start, keys) -> None:
+    up = start('--policy', 'sft_state', '--trusted-keys', keys)
+    assert up.popen.wait(60.0) == 1
+    up._reader.join(5.0)
+    assert any('leave --trusted-keys out' in line for line in up.lines), ''.join(up.lines)
 
 
 def test_interrupt_ends_every_node_and_exits_zero(start, keys) -> None:

@@ -333,3 +333,10 @@ def test_dry_run_is_a_parameter_of_the_controller_and_refuses_what_would_move_or
     for changes, why in (({'teleop': True}, 'teleop moves the leaders'), ({'record_dir': 'x'}, 'no recordings')):
         with pytest.raises(GraphError, match=why):
             describe(replace(dry, **changes))
+
+
+def test_a_torch_policy_is_told_from_a_release_that_is_not_there() -> None:
+    with pytest.raises(GraphError, match='fpo_state: a torch policy, which only "fpo-ros up sim" takes'):
+        of_release(GraphOptions(mode='real', policy='fpo_state'))
+    with pytest.raises(GraphError, match='nowhere: no such release directory, or no release'):
+        of_release(GraphOptions(mode='real', policy='nowhere'))
