@@ -129,7 +129,11 @@ class Arms(CellNode):
         status = self.status
         if status is None or (self.now_ns() - convert.nanoseconds(status.header.stamp)) * 1e-9 > FRESH_S:
             raise SequenceError('nothing is heard of arm_controller: is it running?')
-        return ArmState(status.state)
+        state = convert.arm_state(status.state)
+        if state is None:
+            raise SequenceError(f'arm_controller is in state {status.state}, which is unknown here: see that both are '
+                                'of the same version')
+        return state
 
     def ask(self, state: ArmState, reason: str) -> None:
         """Ask the controller for a state and wait until it is in it."""

@@ -15,11 +15,20 @@ from fpo_ros.hardware.images import rgb_image
 from fpo_ros.msg import ActionChunk, LeaderPose
 from fpo_ros.msg import Observation as ObservationMessage
 from fpo_ros.policy.contract import OBJECT_POSE_DIM, ContractError, Observation
+from fpo_ros.runtime.controller_config import ArmState
 
 
 def nanoseconds(stamp: Time) -> int:
     """Return a stamp as nanoseconds."""
     return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def arm_state(number: int) -> ArmState | None:
+    """Return a state of the controller; None for a number that is none, as a controller of another version may send."""
+    try:
+        return ArmState(number)
+    except ValueError:
+        return None
 
 
 def stamp_of(nanosec: int) -> Time:

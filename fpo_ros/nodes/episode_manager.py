@@ -175,8 +175,11 @@ class EpisodeManager(CellNode):
         sequence = self.sequence
         if sequence is None:
             return
-        if sequence.on_status(self.steady_ns(), ArmState(message.state), message.reason, message.at_home,
-                              message.policy_version):
+        state = convert.arm_state(message.state)
+        if state is None:
+            self.error_once(f'controller_status has state {message.state}, which is unknown here: it is passed over')
+            return
+        if sequence.on_status(self.steady_ns(), state, message.reason, message.at_home, message.policy_version):
             self._take_step(message)
         self._advance()
 
@@ -199,8 +202,11 @@ class EpisodeManager(CellNode):
                 self.sequence.stop(RECORDING, self.recorder.problem)
             seen, images = self.observation, {}
             begins, self.chunk = message.chunk_sequence != self.chunk, message.chunk_sequence
-            if seen is not None and (begins or step % self.params.image_period == 0):
-                images = convert.observation_images(seen)
+            try:
+                if seen is not None and (begins or step % self.params.image_period == 0):
+                    images = convert.observation_images(seen)
+            except ValueError as error:  # ContractError, ImageError
+                self.error_once(f'recording goes on without the pictures of an observation: {error}')
             pose = None if seen is None else convert.poses_array(seen.object_poses)
             self.recorder.append(self.steps.assemble(
                 convert.nanoseconds(message.header.stamp), message.measured, message.command, pose,

@@ -22,7 +22,7 @@ from fpo_ros.nodes.logic.chunk_gate import ChunkGate, Question
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
 from fpo_ros.nodes.logic.pictures import check_pictures
 from fpo_ros.nodes.logic.rivals import Followed
-from fpo_ros.nodes.logic.waiting import Waiting
+from fpo_ros.nodes.logic.waiting import Waiting, age_problem
 from fpo_ros.nodes.policy_parameters import CHUNKING, PolicyParameters, contract_of
 from fpo_ros.releases import load_trusted_keys
 from fpo_ros.runtime.admission import PromotedOnly
@@ -61,9 +61,10 @@ class Policy(CellNode):
         self.worker: threading.Thread | None = None
         self.sequence = 0
         self.chunks = self.refused = 0
+        self.unread_count = 0
         self.counted = (self.steady_ns(), 0)
         self.inference_s: deque[float] = deque(maxlen=200)
-        self.problem = self.apart = ''
+        self.problem = self.apart = self.unread = ''
         self.reported: tuple = ()
         self.output = self.add_publisher(ActionChunk, 'action_chunk', qos.COMMAND)
         self.status_output = self.add_publisher(PolicyStatus, 'policy_status', qos.LATCHED)
@@ -111,6 +112,11 @@ class Policy(CellNode):
         self._decide()
 
     def _on_observation(self, message: Observation) -> None:
+        self.unread = age_problem(message)
+        if self.unread:
+            self.unread_count += 1
+            self.error_once(f'no chunk: {self.unread}')
+            return
         self.seen = tuple(message.camera_names)
         self.waiting.add(message, convert.oldest_part_ns(message), self._overdue)
         self._decide()
@@ -265,14 +271,14 @@ class Policy(CellNode):
             'chunk_rate_hz': self._rate_hz(),
             'planned_delay_periods': self.gate.delay.periods,
             'observations_dropped': self.waiting.dropped,
-            'observations_refused': self.refused,
+            'observations_refused': self.refused + self.unread_count,
             'swaps': self.slot.swaps,
             'refusals': self.slot.refusals,
             'inference_p50_ms': round(float(np.percentile(times, 50)), 2),
             'inference_p99_ms': round(float(np.percentile(times, 99)), 2),
         }
-        if self.problem:
-            return [Health('policy', ERROR, self.problem, values)]
+        if self.unread or self.problem:
+            return [Health('policy', ERROR, self.unread or self.problem, values)]
         if self.slot.state is SlotState.IDLE:
             return [Health('policy', WARN, 'no policy: announce a release', values)]
         if self._fallen_back():

@@ -162,7 +162,7 @@ class Teleop(CellNode):
         if pose is not None:
             self.pose_output.publish(convert.leader_message(pose, stamp))
         fresh = self.status is not None and now - convert.nanoseconds(self.status.header.stamp) < FRESH_S * 1e9
-        state = ArmState(self.status.state) if fresh else None
+        state = convert.arm_state(self.status.state) if fresh else None
         has_command = state not in (None, ArmState.IDLE, ArmState.STOPPED)
         step = self.leaders.step(now, pose, np.array(self.status.command, np.float64) if has_command else None, state,
                                  all(self._compensated(side) for side in SIDES))

@@ -20,8 +20,9 @@ def read(checkpoint: Annotated[Path, typer.Argument(help='Directory with config.
          task: TaskName = 'transfer_cube',
          prompt: Annotated[str, typer.Option(help='What the policy is told.', show_default="the task's")] = '',
          cameras: Annotated[str | None, typer.Option(
-             help='Cameras in the order base, left wrist, right wrist, comma-separated; LeRobot says them '
-             'itself.', show_default="the checkpoint's")] = None,
+             help='Cameras in the order base, left wrist, right wrist, comma-separated. LeRobot says them itself: '
+             'where its names are not yours, bind each to one of them, as cam_high=base_0_rgb.',
+             show_default="the checkpoint's")] = None,
          optional_cameras: Annotated[str, typer.Option(
              help='Those of the cameras that observations may lack, comma-separated: they are left out then.',
              show_default='none')] = '',
@@ -38,15 +39,17 @@ def read(checkpoint: Annotated[Path, typer.Argument(help='Directory with config.
          least_std: Annotated[float | None, typer.Option(
              min=0.0, help='Floor of the deviations that states and actions are divided by.',
              show_default='deviations below 0.0001 are refused')] = None,
-         dtype: Annotated[str | None, typer.Option(help='float32 or bfloat16; norms and projections stay float32.',
-                                                   show_default='as in the file')] = None) -> None:
+         dtype: Annotated[str | None, typer.Option(
+             help='float32 or bfloat16, of all layers; norms and projections stay float32.',
+             show_default='as in the file, the vision tower and the rest in a type each')] = None) -> None:
     """Read a checkpoint into the directory of a policy, which every verb with --policy takes."""
+    from fpo_ros.policy.family_config import camera_choice
     from fpo_ros.policy.family_policy import read_policy
     from fpo_ros.policy.pretrained import DTYPES
 
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"unknown type '{dtype}': use {' or '.join(DTYPES)}")
-    seen = None if cameras is None else tuple(name.strip() for name in cameras.split(','))
+    seen = None if cameras is None else camera_choice(cameras)
     optional = tuple(name.strip() for name in optional_cameras.split(',') if name.strip())
     chosen = {'units': units, 'relative': relative, 'execute': execute, 'cameras': seen,
               'optional_cameras': optional or None}

@@ -35,6 +35,9 @@ CAMERAS = ('cam_high', 'cam_low', 'cam_left_wrist', 'cam_right_wrist')
 OBSERVATION_KINDS = ('state', 'pixels')
 #: Rows and columns of the pictures that small policies are made for: a cube of 4 cm is 7 pixels wide then.
 PICTURE = (192, 256)
+#: Longest prompt [tokens; bytes where the network reads those, with a begin and an end]: ten times pi0's. A chunk takes
+#: the longer, and the more memory, the longer its prompt.
+LONGEST_PROMPT = 512
 #: Units of joints and actions inside the network: the cell's, or those of pi0's base weights (aloha.py).
 UNITS = ('cell', 'pi')
 #: Known tasks and the language instruction of each.
@@ -101,6 +104,9 @@ class PolicyContract:
         if self.task not in TASKS:
             raise ContractError(f"unknown task '{self.task}': known tasks are {', '.join(TASKS)}")
         object.__setattr__(self, 'prompt', self.prompt or TASKS[self.task])
+        length = len(self.prompt_tokens) or len(self.prompt.encode(errors='replace')) + 2
+        if length > LONGEST_PROMPT:
+            raise ContractError(f'the prompt has {length} tokens, the limit is {LONGEST_PROMPT}: shorten it')
         if self.observation not in OBSERVATION_KINDS:
             raise ContractError(
                 f"unknown observation '{self.observation}': use {' or '.join(OBSERVATION_KINDS)}")

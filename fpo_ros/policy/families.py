@@ -27,6 +27,9 @@ _EMBEDDING = f'{_LANGUAGE}embed_tokens.weight'
 _GEMMA = ('input_layernorm', 'self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj', 'self_attn.o_proj',
           'post_attention_layernorm', 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj')
 _HEADS = ('state_proj', 'action_in_proj', 'action_time_mlp_in', 'action_time_mlp_out', 'action_out_proj')
+#: What is said of a checkpoint of another port by the same name.
+OLD_PORT = ('was written by LeRobot before September 2025, whose "pi0" is another port with other names: use '
+            'lerobot/pi0_base, or convert the original with openpi')
 #: How many names an error lists.
 _LISTED = 4
 
@@ -84,8 +87,7 @@ def family_of(names: Iterable[str], where: str) -> str:
     known = set(names)
     if any(name.startswith(('normalize_inputs.', 'unnormalize_outputs.', 'normalize_targets.'))
            or '.paligemma.language_model.model.' in name for name in known):
-        raise FamilyError(f'{where} was written by LeRobot before September 2025, whose "pi0" is another port with '
-                          'other names: use lerobot/pi0_base, or convert the original with openpi')
+        raise FamilyError(f'{where} {OLD_PORT}')
     for family, front in FAMILIES.items():
         if f'{front}action_in_proj.weight' in known:
             if any('time_mlp_in' in name and 'action_time' not in name for name in known):

@@ -7,13 +7,15 @@ setting. What we cannot follow is refused by its name rather than ignored.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fpo_ros.policy.config import Pi0Config, preset
 from fpo_ros.policy.contract import GRIPPER_COLUMNS, JOINT_NAMES, ContractError, PolicyContract
-from fpo_ros.policy.families import FamilyError
+from fpo_ros.policy.families import OLD_PORT, FamilyError
+from fpo_ros.policy.paligemma import MAX_TOKENS
 
 #: Sizes by the names of both parts in openpi and LeRobot (openpi models/gemma.py).
 VARIANTS = {('gemma_2b', 'gemma_300m'): 'pi0'}
@@ -34,12 +36,14 @@ class FamilyConfig:
     :param model: sizes of the network.
     :param contract: entries of :class:`fpo_ros.policy.contract.PolicyContract` that it decides.
     :param cameras: names, in the order the network sees them; empty where the checkpoint does not say.
+    :param longest: prompt that it was trained with [tokens].
     """
 
     family: str
     model: Pi0Config
     contract: dict[str, Any] = field(default_factory=dict)
     cameras: tuple[str, ...] = ()
+    longest: int = MAX_TOKENS
 
 
 def read_config(directory: Path, model: Pi0Config | None = None) -> FamilyConfig:
@@ -73,6 +77,8 @@ def _openpi(data: dict[str, Any], model: Pi0Config | None, path: Path) -> Family
 def _lerobot(data: dict[str, Any], model: Pi0Config | None, path: Path) -> FamilyConfig:
     if data['type'] != 'pi0':
         raise FamilyError(f"{path} is of a '{data['type']}', not of a pi0: only pi0 is read")
+    if 'image_resolution' not in data and 'paligemma_variant' not in data:
+        raise FamilyError(f'{path} {OLD_PORT}')
     for name, known in _FIXED.items():
         if data.get(name, known) != known:
             raise FamilyError(f'{path}: {name} is {data[name]!r}, and this pi0 knows {known!r} alone'
@@ -83,6 +89,9 @@ def _lerobot(data: dict[str, Any], model: Pi0Config | None, path: Path) -> Famil
     relative = bool(data.get('use_relative_actions', False))
     if relative:
         _check_relative(data, path)
+    longest = data.get('tokenizer_max_length', MAX_TOKENS)
+    if type(longest) is not int or longest < 1:
+        raise FamilyError(f'{path}: tokenizer_max_length is {longest!r}, and a prompt has 1 token at least')
     height, width = data['image_resolution']
     # Pictures that LeRobot appends empty are masked: leaving them out is exact.
     cameras = tuple(name.removeprefix(_IMAGES) for name, feature in (data.get('input_features') or {}).items()
@@ -90,7 +99,7 @@ def _lerobot(data: dict[str, Any], model: Pi0Config | None, path: Path) -> Famil
     return FamilyConfig('lerobot', replace(_sizes(data, model, path), state_width=data['max_state_dim']), {
         'horizon': data['chunk_size'], 'execute': data['n_action_steps'], 'action_width': data['max_action_dim'],
         'image_height': height, 'image_width': width, 'flow_steps': data['num_inference_steps'],
-        'relative': relative}, cameras)
+        'relative': relative}, cameras, longest)
 
 
 def _check_relative(data: dict[str, Any], path: Path) -> None:
@@ -126,6 +135,9 @@ def config_of(model: Pi0Config, contract: PolicyContract, family: str) -> dict[s
         if contract.units != 'pi':
             raise FamilyError("openpi's programs give a policy of ALOHA joints in pi's units: write one with units "
                               "'pi', or in the files of lerobot")
+        if len(contract.prompt_tokens) > MAX_TOKENS:
+            raise FamilyError(f"the prompt has {len(contract.prompt_tokens)} tokens, and openpi's programs cut it "
+                              f'after {MAX_TOKENS}: shorten it')
         return {'action_dim': contract.action_dim, 'action_horizon': contract.horizon, **names, 'precision': 'float32'}
     if contract.units != 'cell':
         raise FamilyError("LeRobot's programs give a policy joints as they are: write one with units 'cell', or in the "
@@ -134,6 +146,7 @@ def config_of(model: Pi0Config, contract: PolicyContract, family: str) -> dict[s
         'type': 'pi0', **names, 'dtype': 'float32', 'n_obs_steps': 1, 'chunk_size': contract.horizon,
         'n_action_steps': contract.execute, 'max_state_dim': model.state_width or contract.state_dim,
         'max_action_dim': contract.action_dim, 'num_inference_steps': contract.flow_steps,
+        'tokenizer_max_length': longest_prompt(contract),
         'use_relative_actions': contract.relative, 'relative_exclude_joints': ['gripper'],
         'action_feature_names': list(JOINT_NAMES),
         'image_resolution': [contract.image_height, contract.image_width], 'empty_cameras': 0,
@@ -142,6 +155,11 @@ def config_of(model: Pi0Config, contract: PolicyContract, family: str) -> dict[s
                                                                          'shape': [contract.state_dim]}},
         'output_features': {'action': {'type': 'ACTION', 'shape': [14]}},
     }
+
+
+def longest_prompt(contract: PolicyContract) -> int:
+    """Return how many tokens of a policy's prompt LeRobot's programs shall pass on."""
+    return max(MAX_TOKENS, len(contract.prompt_tokens))
 
 
 def _variants(model: Pi0Config) -> tuple[str, str]:
@@ -165,17 +183,68 @@ def features_of(contract: PolicyContract) -> dict[str, Any]:
             for name in contract.cameras}
 
 
+def camera_choice(text: str) -> tuple[str, ...] | dict[str, str]:
+    """Read ``cam_high,cam_left_wrist`` as names, and ``cam_high=base_0_rgb,...`` as camera → picture of a checkpoint.
+
+    Beside one with a picture, a name alone is bound to the picture of that name.
+
+    :raises ContractError: for a name that is empty or given twice.
+    """
+    parts = [[word.strip() for word in part.split('=')] for part in text.split(',')]
+    names = [words[0] for words in parts]
+    for words in parts:
+        if len(words) > 2 or not all(words):
+            raise ContractError(f"'{'='.join(words)}' is no camera: write each as cam_high, or as cam_high=base_0_rgb, "
+                                'and a comma between two')
+        if names.count(words[0]) > 1:
+            raise ContractError(f"camera '{words[0]}' is given twice")
+    return {words[0]: words[-1] for words in parts} if any(len(words) == 2 for words in parts) else tuple(names)
+
+
+def _bound(seen: tuple[str, ...], cameras: Mapping[str, str]) -> tuple[str, ...]:
+    """Return cameras in the order of the pictures that they are bound to.
+
+    :param seen: pictures of the checkpoint.
+    :raises ContractError: where they are not bound one to one.
+    """
+    if not seen:
+        raise ContractError('the checkpoint does not say which cameras it sees, and none can be bound to its pictures: '
+                            'name yours alone, in the order base, left wrist, right wrist')
+    found: dict[str, str] = {}
+    for camera, picture in cameras.items():
+        if picture not in seen:
+            raise ContractError(f"camera '{camera}' is bound to '{picture}', and the checkpoint sees "
+                                f'{", ".join(seen)}')
+        if picture in found:
+            raise ContractError(f"cameras '{found[picture]}' and '{camera}' are both bound to '{picture}': the "
+                                f'checkpoint sees {", ".join(seen)}')
+        found[picture] = camera
+    missing = [picture for picture in seen if picture not in found]
+    if missing:
+        raise ContractError(f'no camera is bound to {", ".join(missing)}: bind one to each that the checkpoint sees')
+    return tuple(found[picture] for picture in seen)
+
+
 def contract_of(config: FamilyConfig, **given: Any) -> PolicyContract:
     """Return the contract of a checkpoint.
 
-    :param given: entries that the user decides: cameras where the checkpoint does not say, task, prompt.
-    :raises ContractError: where cameras are missing, or others than the checkpoint's are given.
+    :param given: entries that the user decides: cameras where the checkpoint does not say, or a mapping of cameras to
+        those that it says; task, prompt.
+    :raises ContractError: where cameras are missing, not those of the checkpoint, or not bound to them one to one.
     """
-    cameras = tuple(given.pop('cameras', None) or ())
+    cameras = given.pop('cameras', None) or ()
+    if isinstance(cameras, Mapping):
+        return _contract(config, _bound(config.cameras, cameras), given)
+    cameras = tuple(cameras)
     if config.cameras and cameras and cameras != config.cameras:
         raise ContractError(f'the checkpoint sees {", ".join(config.cameras)} in this order, and '
-                            f'{", ".join(cameras)} are given: leave cameras out')
+                            f'{", ".join(cameras)} are given: leave cameras out, or bind yours to those, such as '
+                            f'{cameras[0]}={config.cameras[0]}')
     if not config.cameras and not cameras:
         raise ContractError('the checkpoint does not say which cameras it sees: name them in the order base, left '
                             'wrist, right wrist, such as cam_high, cam_left_wrist, cam_right_wrist')
-    return PolicyContract(**{**config.contract, 'observation': 'pixels', 'cameras': config.cameras or cameras, **given})
+    return _contract(config, config.cameras or cameras, given)
+
+
+def _contract(config: FamilyConfig, cameras: tuple[str, ...], given: dict[str, Any]) -> PolicyContract:
+    return PolicyContract(**{**config.contract, 'observation': 'pixels', 'cameras': cameras, **given})

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config
 from fpo_ros.policy.contract import JOINT_NAMES
-from fpo_ros.policy.family_config import config_of, contract_of, features_of, read_config
-from fpo_ros.policy.paligemma import MAX_TOKENS, paligemma_tokens
+from fpo_ros.policy.family_config import config_of, contract_of, features_of, longest_prompt, read_config
+from fpo_ros.policy.paligemma import BEGIN, paligemma_tokens
 from fpo_ros.policy.pretrained import read_pretrained, write_pretrained
 from fpo_ros.policy.saving import saving
 from fpo_ros.policy.statistics import read_lerobot, read_openpi, write_openpi
@@ -29,11 +29,12 @@ def read_policy(directory: Path, tokenizer: Path, *, model: Pi0Config | None = N
     :param least_std: floor of deviations; those near zero are refused if None.
     :param dtype: see :func:`fpo_ros.policy.pretrained.read_pretrained`.
     :param given: entries of the contract: ``task``, ``prompt``, ``cameras``, ``units``, ``relative``, ``execute``.
+        ``cameras`` may map each camera to the one of the checkpoint's that it stands for.
     :raises ContractError: naming what is missing, damaged or does not fit.
     """
     config = read_config(directory, model)
-    plain = contract_of(config, **given)
-    tokens = paligemma_tokens(plain.prompt, tokenizer, config.model.vocabulary_size)
+    plain = contract_of(config, **{**given, 'prompt_tokens': (BEGIN,)})  # its prompt is not split yet
+    tokens = paligemma_tokens(plain.prompt, tokenizer, config.model.vocabulary_size, config.longest)
     contract = contract_of(config, **{**given, 'prompt_tokens': tokens})
     read = read_openpi if config.family == 'openpi' else read_lerobot
     stats = read(statistics or directory, contract, least_std)
@@ -77,8 +78,8 @@ def _preprocessor(policy: FlowPolicy) -> list[dict[str, Any]]:
         {'registry_name': 'to_batch_processor', 'config': {}},
         {'registry_name': 'pi0_new_line_processor', 'config': {}},
         {'registry_name': 'tokenizer_processor', 'config': {
-            'max_length': MAX_TOKENS, 'task_key': 'task', 'padding_side': 'right', 'padding': 'max_length',
-            'truncation': True, 'tokenizer_name': 'google/paligemma-3b-pt-224'}},
+            'max_length': longest_prompt(policy.contract), 'task_key': 'task', 'padding_side': 'right',
+            'padding': 'max_length', 'truncation': True, 'tokenizer_name': 'google/paligemma-3b-pt-224'}},
         {'registry_name': 'device_processor', 'config': {'device': 'cpu', 'float_dtype': None}},
         {'registry_name': 'relative_actions_processor', 'config': {
             'enabled': policy.contract.relative, 'exclude_joints': ['gripper'],

@@ -57,6 +57,8 @@ class Pi0(Expert):
         if self.contract.cameras:
             batch, cameras = images.shape[:2]
             seen = self.vision_tower(images.flatten(0, 1))
+            if seen.dtype != x.dtype:  # the vision tower computes in a type of its own
+                seen = seen.to(x.dtype)
             x = torch.cat([seen.view(batch, cameras * seen.shape[1], -1), x.expand(batch, -1, -1)], 1)
         table = self._rotary(torch.arange(x.shape[1], device=x.device))
         cache = []

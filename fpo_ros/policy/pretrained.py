@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 #: What stays in single precision whatever the rest is in (openpi models_pytorch/gemma_pytorch.py, and its heads).
 PRECISE = ('vision_tower.patch_embedding', 'vision_tower.position_embedding', 'input_layernorm',
             'post_attention_layernorm', 'expert_norm', 'language_norm', 'state_proj', 'action_')
+#: What computes in a type of its own; attention joins all that is left.
+_VISION = 'vision_tower.'
 _INDEX = 'model.safetensors.index.json'
 
 
@@ -50,7 +53,8 @@ def read_pretrained(path: Path, config: Pi0Config, contract: PolicyContract, dty
 
     :param path: see :func:`files_of`.
     :param dtype: key of :data:`DTYPES`: what layers compute in, while norms, embeddings of patches and the projections
-        in and out are in single precision; as in the file if None.
+        in and out are in single precision. None: the widest type in the file, of the vision tower and of the rest
+        apart: LeRobot's files in half precision have a vision tower in single.
     :raises FamilyError: for a file that is cut short or missing, of another model, or that does not fit the sizes.
     :raises NotFiniteError: for weights that are not finite.
     """
@@ -69,12 +73,21 @@ def read_pretrained(path: Path, config: Pi0Config, contract: PolicyContract, dty
                                   'again') from error
     family = check({name: tuple(value.shape) for name, value in tensors.items()}, shapes, config, str(path))
     ours = ours_of(tensors, config, family)
-    wide = ours['expert_layers.0.q_proj.weight'].dtype if dtype is None else DTYPES[dtype]
-    ours = {name: value.to(torch.float32 if any(part in name for part in PRECISE) else wide)
-            for name, value in ours.items()}
+    ours = _typed(ours, None if dtype is None else DTYPES[dtype])
     check_finite(ours, str(path), 'copy the file again, or use another checkpoint')
     model.load_state_dict(ours, assign=True)
     return model.eval()
+
+
+def _typed(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Return a network's tensors in the types that it computes in; see :func:`read_pretrained`."""
+    found = {name: value.float() for name, value in tensors.items() if any(part in name for part in PRECISE)}
+    for vision in (True, False):
+        part = {name: value for name, value in tensors.items()
+                if name not in found and name.startswith(_VISION) == vision}
+        wide = dtype or reduce(torch.promote_types, {value.dtype for value in part.values()})
+        found |= {name: value.to(wide) for name, value in part.items()}
+    return found
 
 
 def write_pretrained(model: Pi0, path: Path, family: str) -> None:

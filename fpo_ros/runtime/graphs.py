@@ -15,6 +15,7 @@ from fpo_ros.runtime.providers import (
     ProviderOptions,
     open_graph,
     providers_for,
+    slower,
 )
 from fpo_ros.runtime.refit import RefitGraph, engine_layer, open_refit_graph
 from fpo_ros.runtime.release_files import ReleaseFiles
@@ -48,8 +49,10 @@ class Graphs:
     :param options: of the provider.
     :param lengths: see :func:`fpo_ros.runtime.providers.open_graph`.
     :param serving: open graphs of another verified release: those that are the same to the byte, weights included, are
-        not opened again where the provider is the same, but used by both.
-    :raises PolicyError: for an absent provider or a missing or unfit file, naming it.
+        not opened again where the provider is the same, but used by both. Until :meth:`proven` no provider is taken
+        that is slower than theirs.
+    :raises PolicyError: for an absent provider or a missing or unfit file, naming it, or where only a provider is left
+        that is slower than that of the serving ones.
     """
 
     def __init__(self, files: ReleaseFiles, names: Sequence[str], provider: str = 'cpu', threads: int = 1,
@@ -57,13 +60,15 @@ class Graphs:
                  serving: Graphs | None = None) -> None:
         self._files, self._names, self._threads, self._options = files, tuple(names), threads, options
         self._lengths = dict(lengths)
+        self._slowest = '' if serving is None else serving.provider
         #: Why the graphs do not run on what was asked for, or on the fastest that is there; empty if they do.
         self.problem = ''
         *tried, last = providers_for(provider)
-        for one in tried:
+        for one, following in zip(tried, (*tried, last)[1:], strict=True):
             try:
                 self._open(one, serving)
             except PolicyError as error:
+                self._refuse_slower(following, error)
                 why = ' '.join(str(error).split())
                 _LOG.warning('provider %s passed over: %s', one, why)
                 self.problem = f'{self.problem}provider {one} passed over: {why}; '
@@ -133,14 +138,31 @@ class Graphs:
         except Exception as error:  # onnxruntime raises many unrelated types
             raise GraphError(f'policy {self._files.version}: {name} failed on {self.provider}: {error}') from error
 
+    def _refuse_slower(self, provider: str, error: PolicyError) -> None:
+        """Refuse to take a provider after an error, where those graphs that serve meanwhile run on a faster one.
+
+        :raises PolicyError: naming the error and both.
+        """
+        if self._slowest and slower(provider, self._slowest):
+            why = ' '.join(str(error).split())
+            raise PolicyError(f'{why}. It was not tried on {provider}: the policy that serves runs on {self._slowest}, '
+                              'which is faster. Repair what is named, or free memory of the GPU, which holds both '
+                              'policies during a swap, and announce the release again') from error
+
+    def proven(self) -> None:
+        """From now on the graphs fall back as the options say, whatever others ran on when they were opened."""
+        self._slowest = ''
+
     def fall_back(self, error: GraphError) -> None:
         """Move all graphs to the CPU after one failed, if the options allow that; values bound before are void then.
 
         :raises GraphError: the error, where they do not or the graphs run on the CPU already.
-        :raises PolicyError: when the release cannot be opened again.
+        :raises PolicyError: when the release cannot be opened again, or graphs that serve meanwhile run on what is
+            faster.
         """
         if self.provider == 'cpu' or not self._options.cpu_fallback:
             raise error
+        self._refuse_slower('cpu', error)
         failed, why = self.provider, ' '.join(str(error).split())
         _LOG.error('%s: it goes on on the CPU, which is slower. Repair %s and load the policy again', why, failed)
         self._open('cpu')

@@ -137,6 +137,13 @@ def providers_for(provider: str) -> list[str]:
     return [provider]
 
 
+def slower(provider: str, other: str) -> bool:
+    """Return whether a provider that is there is slower than another; both of TensorRT are as fast."""
+    order = (*PROVIDERS,)
+    one, two = (order.index('tensorrt' if name == REFIT else name) for name in (provider, other))
+    return one > two
+
+
 def open_graph(file: Path, path: Path, provider: str, threads: int = 1, given: ProviderOptions = DEFAULT_OPTIONS, *,
                mapped: bool = False, lengths: Mapping[str, int] = SINGLE,
                digest: str = '') -> onnxruntime.InferenceSession:

@@ -71,8 +71,10 @@ class PolicySession:
         :param threads: threads of one inference on the CPU.
         :param options: of the provider.
         :param serving: a session that runs already: graphs that verified releases share, such as the prefix of a
-            policy whose expert alone was trained, are in memory once.
-        :raises PolicyError: for an absent provider, options that do not fit it, or a missing or unfit file, naming it.
+            policy whose expert alone was trained, are in memory once. The new one takes no slower provider than that
+            one's before :meth:`verify_vectors` has passed; later it falls back as the options say.
+        :raises PolicyError: for an absent provider, options that do not fit it, or a missing or unfit file, naming it;
+            and where only a provider is left that is slower than that of ``serving``.
         """
         options.check(provider)
         files = ReleaseFiles(release)
@@ -134,9 +136,12 @@ class PolicySession:
         :param atol: largest difference that passes [rad, grippers 0..1]; None: as the vectors say.
         :param cosine: least cosine that passes, between chunks as the network knows them.
         :returns: largest absolute difference from the stored chunks [rad, grippers 0..1].
-        :raises PolicyError: when the vectors are missing or unfit, or a chunk differs too much.
+        :raises PolicyError: when the vectors are missing or unfit, or a chunk differs too much; or where it had to
+            fall back behind the session that served as it was loaded.
         """
-        return self._run(lambda: self._verify_vectors(atol, cosine))
+        worst = self._run(lambda: self._verify_vectors(atol, cosine))
+        self._graphs.proven()
+        return worst
 
     def _verify_vectors(self, atol: float | None, cosine: float) -> float:
         vectors = read_vectors(self._files, self.contract, self._tokens, self.goes_on)

@@ -59,7 +59,8 @@ class PolicySlot:
     """Serves one policy; checks offered releases beside it in a worker thread and swaps at a chunk edge.
 
     A release serves only after its signature and digests verified, ``admit`` let it pass, its contract
-    fits the cell and its test vectors reproduced here. On any failure the old policy keeps serving, and
+    fits the cell and its test vectors reproduced here, on a provider no slower than that of the policy that serves
+    (the first may have passed faster ones over, or fallen back). On any failure the old policy keeps serving, and
     :attr:`last_refusal` says why. :meth:`infer` and :meth:`at_chunk_edge` belong to one thread; :meth:`offer`
     and :meth:`rollback` may come from any.
 
@@ -266,6 +267,8 @@ class PolicySlot:
             raise PolicyError(f'{name} does not fit the cell: {problem}. Announce a policy made for this cell, or '
                               f'start the graph anew with {verified.path} as its first policy, for which it is laid '
                               'out then')
-        session = PolicySession.load(verified, self._provider, self._threads, self._options, self.session)
+        with self._lock:
+            beside = self._ready or self.session
+        session = PolicySession.load(verified, self._provider, self._threads, self._options, beside)
         session.verify_vectors()
         return session

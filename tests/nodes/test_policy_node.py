@@ -218,3 +218,65 @@ def test_where_chunks_take_longer_than_the_policy_can_bridge_they_are_played_to_
         line, = node.health()
         assert ('it learned to go on over 2 control periods' in line.message) != asked
         assert line.values['chunking'] == ('realtime' if asked else 'after')
+
+
+@pytest.mark.parametrize('age', [float('nan'), float('inf'), -float('inf'), -0.001, 1e300])
+@pytest.mark.parametrize('field', ['joint_age', 'image_ages[1]', 'object_pose_ages[0]'])
+def test_an_observation_whose_age_is_none_is_refused_by_its_name_and_the_next_one_is_answered(node, monkeypatch, field,
+                                                                                            age) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(node, 'error_once', said.append)
+    node.trigger_activate()
+    start = node.now_ns()
+    status = ControllerStatus(state=ControllerStatus.STATE_POLICY, remaining=0)
+    status.header.stamp = convert.stamp_of(start)
+    node._on_status(status)
+    bad, good = observation(), observation()
+    bad.joint_age, bad.image_ages, bad.object_pose_ages = 0.01, [0.01, 0.01], [0.01]
+    name, _, index = field.rstrip(']').partition('[')
+    if index:
+        getattr(bad, name)[int(index)] = age
+    else:
+        bad.joint_age = age
+    for message in (bad, good):
+        message.header.stamp = convert.stamp_of(start + 20_000_000)
+    node._on_observation(bad)
+    assert not node.work.unfinished_tasks and node.active and not node.failure
+    line, = node.health()
+    assert line.level == ERROR and line.values['observations_refused'] == 1 and node.waiting.dropped == 0
+    assert f'has {field} {age:g} s, and ages are finite and 0 or more' in line.message
+    assert said == [f'no chunk: {line.message}']
+    node._on_observation(good)
+    node.work.join()
+    assert len(node.sent) == 1 and node.health()[0].level == OK
+
+
+def test_diagnostics_tell_what_serves_how_fast_it_answers_and_what_was_dropped(node, monkeypatch) -> None:
+    del node._send
+    monkeypatch.setattr(node, 'output', SimpleNamespace(publish=lambda message: None))
+    told = []
+    monkeypatch.setattr(node, '_diagnostics', SimpleNamespace(publish=told.append))
+    node.trigger_activate()
+    stale = node.now_ns() - 600_000_000
+    status = ControllerStatus(state=ControllerStatus.STATE_POLICY, remaining=0)
+    status.header.stamp = convert.stamp_of(stale - 1)
+    node._on_status(status)
+    message = observation()
+    message.header.stamp = convert.stamp_of(stale)
+    node._on_observation(message)
+    for _ in range(3):
+        node._answer_one(observation(), Question(Joining.AFTER))
+    assert len(node.inference_s) == 3 and min(node.inference_s) > 0
+    node.inference_s.extend(milliseconds * 1e-3 for milliseconds in range(1, 201))  # the newest 200 count
+    node.counted = (0, 0)
+    monkeypatch.setattr(node, 'steady_ns', lambda: 2_000_000_000)
+    node._publish_diagnostics()
+    line = next(status for status in told[0].status if status.name == 'policy: policy')
+    assert line.level == bytes([OK]) and line.message == 'serving v000001'
+    values = {entry.key: entry.value for entry in line.values}
+    assert values == {
+        'version': 'v000001', 'provider': 'cpu', 'chunking': 'realtime', 'chunks': '3', 'chunk_rate_hz': '1.5',
+        'planned_delay_periods': '1', 'observations_dropped': '1', 'observations_refused': '0', 'swaps': '1',
+        'refusals': '0', 'inference_p50_ms': '100.5', 'inference_p99_ms': '198.01'}
+    monkeypatch.setattr(node, 'steady_ns', lambda: 3_000_000_000)
+    assert node.health()[0].values['chunk_rate_hz'] == 0.0, 'none since the report before'

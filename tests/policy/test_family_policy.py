@@ -31,6 +31,10 @@ from fpo_ros.policy.tokenizer import tokens_of
 
 MODEL = replace(CONFIG, state_width=32, vocabulary_size=300)
 PROMPT = 'Fold the towel'
+#: Of ``lerobot/pi0``, shortened (LeRobot policies/pi0/configuration_pi0.py of 2025-08).
+OLD_CONFIG = {'type': 'pi0', 'n_obs_steps': 1, 'chunk_size': 50, 'n_action_steps': 50, 'max_state_dim': 32,
+              'max_action_dim': 32, 'resize_imgs_with_padding': [224, 224], 'empty_cameras': 0,
+              'adapt_to_pi_aloha': False, 'tokenizer_max_length': 48, 'proj_width': 1024, 'num_steps': 10}
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +114,10 @@ def spoilt(path, **entries):
     (lambda at: spoilt(at / 'config.json', type='pi05'), "of a 'pi05'"),
     (lambda at: spoilt(at / 'config.json', use_peft=True), 'merge the adapters first'),
     (lambda at: spoilt(at / 'config.json', max_period=8.0), 'max_period is 8.0'),
+    (lambda at: spoilt(at / 'config.json', tokenizer_max_length=None), 'tokenizer_max_length is None'),
+    (lambda at: spoilt(at / 'config.json', tokenizer_max_length=4), 'the policy was trained with 4 at most'),
+    (lambda at: (at / 'config.json').write_text(json.dumps(OLD_CONFIG)),
+     'config.json was written by LeRobot before September 2025.* use lerobot/pi0_base'),
     (lambda at: spoilt(at / 'config.json', normalization_mapping={'STATE': 'QUANTILES'}), 'mean and deviation alone'),
     (lambda at: spoilt(at / 'config.json', use_relative_actions=True, action_feature_names=None),
      r'\[\] of 0 absolute'),

@@ -92,6 +92,49 @@ def test_a_file_in_half_precision_is_read_as_it_is_or_widened(model, saved):
     assert read_pretrained(saved, PADDED, PADDED_CONTRACT, 'float32').computes_in == torch.float32
 
 
+#: What LeRobot keeps in single precision of a network in half precision (policies/pi0/modeling_pi0.py), and its heads.
+LEROBOT_SINGLE = ('vision_tower', 'multi_modal_projector', 'input_layernorm', 'post_attention_layernorm', 'model.norm')
+
+
+def as_lerobot(name: str, value: torch.Tensor) -> torch.Tensor:
+    single = 'paligemma_with_expert' not in name or any(part in name for part in LEROBOT_SINGLE)
+    return value if single else value.bfloat16()
+
+
+def test_a_file_of_several_types_keeps_them_and_its_vision_tower_computes_in_single_precision(model, tmp_path):
+    path = tmp_path / 'model.safetensors'
+    write_pretrained(model, path, 'lerobot')
+    mixed = {name: as_lerobot(name, value) for name, value in load_file(path).items()}
+    path.unlink()  # some are mapped from it still
+    save_file(mixed, path)
+    read = read_pretrained(path, PADDED, PADDED_CONTRACT)
+    kinds = {name: value.dtype for name, value in read.state_dict().items()}
+    assert {kind for name, kind in kinds.items() if name.startswith('vision_tower.')} == {torch.float32}
+    assert kinds['embed_tokens.weight'] == kinds['language_layers.1.mlp.up_proj.weight'] == torch.bfloat16
+    assert read.computes_in == torch.bfloat16 and kinds['state_proj.weight'] == torch.float32
+    images = torch.rand(2, 3, 16, 24) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(read.vision_tower(images), model.vision_tower(images)), 'nothing of it was rounded'
+    cosine = torch.nn.functional.cosine_similarity(velocity(model).flatten(), velocity(read).flatten(), dim=0)
+    assert cosine > 0.999
+    write_pretrained(read, tmp_path / 'again.safetensors', 'lerobot')
+    again = load_file(tmp_path / 'again.safetensors')
+    assert all(torch.equal(again[name], value) and again[name].dtype == value.dtype for name, value in mixed.items())
+    half = read_pretrained(path, PADDED, PADDED_CONTRACT, 'bfloat16')
+    assert half.vision_tower.projector.weight.dtype == torch.bfloat16, 'as it was asked for'
+
+
+def test_of_several_types_within_a_part_the_widest_is_taken(model, saved):
+    name = 'paligemma_with_expert.gemma_expert.model.layers.1.self_attn.k_proj.weight'
+    whole = load_file(saved)
+    saved.unlink()
+    save_file({key: value if key == name else value.bfloat16() for key, value in whole.items()}, saved)
+    read = read_pretrained(saved, PADDED, PADDED_CONTRACT)
+    assert torch.equal(read.expert_layers[1].k_proj.weight, model.expert_layers[1].k_proj.weight)
+    assert read.computes_in == torch.float32 and velocity(read).isfinite().all()
+    assert read.vision_tower.layers[0].qkv.weight.dtype == torch.bfloat16
+
+
 def test_a_file_that_is_cut_short_missing_or_not_finite_is_one_clear_error(saved, tmp_path):
     whole = load_file(saved)
     content = saved.read_bytes()

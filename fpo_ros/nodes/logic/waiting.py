@@ -11,6 +11,24 @@ from fpo_ros.runtime.timeline import Joining
 
 #: Newest observations kept for a controller status that comes late [count].
 RECENT = 8
+#: Stamps count seconds up to here, so no age is longer [s].
+LONGEST_AGE_S = 2.0**31
+
+
+def age_problem(message: Any) -> str:
+    """Say which age of an observation message is none; empty where all are.
+
+    What an observation is put together of was measured before, so an age is at least 0; one that is no number would
+    hide how old the rest is.
+    """
+    ages = [('joint_age', message.joint_age)]
+    ages += [(f'{name}[{index}]', age) for name in ('image_ages', 'object_pose_ages')
+             for index, age in enumerate(getattr(message, name))]
+    for name, age in ages:
+        if not 0 <= age <= LONGEST_AGE_S:
+            return (f'observation {message.sequence} has {name} {age:g} s, and ages are finite and 0 or more: see what '
+                    'publishes the topic observation')
+    return ''
 
 
 class Waiting:
