@@ -87,6 +87,8 @@ def demo(quick: Annotated[bool, typer.Option('--quick', help='The same path with
 
 @app.command('eval')
 def evaluate_(policy: Annotated[Path, typer.Option(help='Directory of the policy.')],
+              task: Annotated[str | None, typer.Option(help='The task that the policy must be of: transfer_cube or '
+                                                       'insertion.', show_default="the policy's own")] = None,
               episodes: Annotated[int, typer.Option(min=1, help='Held-out scenes.')] = 200,
               seed: Annotated[int, typer.Option(min=0, help='Which held-out scenes.')] = 0,
               sampling: Annotated[str, typer.Option(help='Start of the flow: random or zero.')] = 'random',
@@ -96,10 +98,16 @@ def evaluate_(policy: Annotated[Path, typer.Option(help='Directory of the policy
     from fpo_ros.demo.learning_stages import summary
     from fpo_ros.learning.evaluate import evaluate
     from fpo_ros.policy.checkpoint import FlowPolicy
+    from fpo_ros.policy.contract import TASKS, ContractError
 
-    display = display_of(as_json)
+    if task is not None and task not in TASKS:
+        raise ContractError(f"unknown task '{task}': use {' or '.join(TASKS)}, or leave --task out")
+    loaded, display = FlowPolicy.load(policy), display_of(as_json)
+    if task not in (None, loaded.contract.task):
+        raise ContractError(f'{policy} is a policy of {loaded.contract.task}, not of {task}: leave --task out, or give '
+                            f'a policy of {task}')
     with display.bar('held-out episodes', episodes) as bar:
-        result = evaluate(FlowPolicy.load(policy), episodes, seed, sampling, progress=bar.update,
+        result = evaluate(loaded, episodes, seed, sampling, progress=bar.update,
                           cluster=cluster_of(cluster, workers), max_steps=max_steps,
                           randomisation=randomisation_of(randomisation)).to_dict()
     display.line(f'{result["task"]} within {result["max_steps"]} control steps: {summary(result)}; '

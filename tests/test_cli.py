@@ -114,6 +114,14 @@ FAILURES = {
     ),
     'file for a directory': (['demo', '--dir', '{foreign}/thesis.tex'], 'directory'),
     'no policy to evaluate': (['eval', '--policy', '{new}'], 'does not exist'),
+    'unknown task to evaluate': (
+        ['eval', '--policy', 'fpo_state', '--task', 'juggling'],
+        "unknown task 'juggling': use transfer_cube or insertion",
+    ),
+    'policy of another task': (
+        ['eval', '--policy', 'fpo_state', '--task', 'insertion'],
+        'fpo_state is a policy of transfer_cube, not of insertion: leave --task out',
+    ),
     'no policy to export': (['export', '--policy', '{new}', '--out', '{out}'], 'does not exist'),
     'no store to learn from': (['train', 'sft', '--demonstrations', '{new}', '--out', '{out}'], '{new}'),
     'empty store': (

@@ -66,6 +66,12 @@ def test_record_train_fine_tune_export_and_evaluate(fpo_ros, tmp_path, short):
     )
     assert code == 0
     result = json.loads(out)
+    code, out, err = fpo_ros(
+        'eval', '--policy', work / 'fpo' / 'best', '--task', 'transfer_cube', '--episodes', 2, '--sampling', 'zero',
+        '--json'
+    )
+    assert code == 0, err
+    assert {**json.loads(out), 'wall_s': 0} == {**result, 'wall_s': 0}, 'the task is that of the policy anyway'
     assert (
         result['episodes'] == 2
         and 0 <= result['wilson_low'] <= result['success_rate'] <= result['wilson_high']

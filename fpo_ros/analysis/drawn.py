@@ -11,6 +11,7 @@ from fpo_ros.learning.rollout import Rollout, cap_of
 from fpo_ros.learning.scale import EpisodeOptions, Local, collect_episodes
 from fpo_ros.learning.scale.unit import BLOCK
 from fpo_ros.policy.checkpoint import FlowPolicy
+from fpo_ros.policy.contract import ACTION_DIM
 from fpo_ros.sim.scenes import Scenes, scene_seeds
 
 
@@ -37,9 +38,9 @@ class DrawnChunks:
 
     @classmethod
     def of(cls, name: str, rollout: Rollout, execute: int) -> DrawnChunks:
-        """Take the valid decisions of a rollout, and the rows of their chunks that are executed."""
+        """Take the valid decisions of a rollout, and of their chunks the rows that are executed, without padding."""
         episode, decision = np.nonzero(rollout.valid)
-        chunks = rollout.chunks.numpy()[episode, decision, :execute].astype(np.float64)
+        chunks = rollout.chunks.numpy()[episode, decision, :execute, :ACTION_DIM].astype(np.float64)
         return cls(name, chunks, episode, decision, rollout.rewarded)
 
     @property

@@ -25,8 +25,8 @@ class Alarm:
 
 
 #: Names in the order in which they are looked for.
-NAMES = ('steps_too_large', 'steps_too_small', 'ratio_explodes', 'pushed_apart', 'chunks_collapse', 'values_blind',
-         'success_falls', 'region_lost', 'physics_diverges', 'settled')
+NAMES = ('stopped_by_drift', 'steps_too_large', 'steps_too_small', 'ratio_explodes', 'pushed_apart', 'chunks_collapse',
+         'values_blind', 'success_falls', 'region_lost', 'physics_diverges', 'settled')
 #: Share of the learning rate below which a policy stands still.
 SETTLED = 0.01
 
@@ -53,22 +53,27 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
         if where:
             found.append(Alarm(name, text))
 
+    taken = now.get('steps_taken', 1.0)
+    check('stopped_by_drift', taken < 1, f'ratios drifted beyond drift_stop ({config.drift_stop}) after {taken:.0%} of '
+          f'the planned steps, and the others were left out: lower the learning rate ({rate:g}) by a third, or take '
+          f'fewer epochs ({config.epochs})')
     clipped = now.get('clip_fraction')
     if clipped is not None:
         check('steps_too_large', clipped > 0.3, f'{clipped:.0%} of the ratios are outside the trust region: lower the '
               f'learning rate ({rate:g}), or take fewer epochs ({config.epochs})')
         # A rate that has settled is meant to take small steps.
-        small = clipped < 0.004 and now['learning_rate'] >= rate and config.objective.trust_region != 'none'
+        small = (clipped < 0.004 and taken == 1 and now['learning_rate'] >= rate
+                 and config.objective.trust_region != 'none')
         check('steps_too_small', small, f'{clipped:.1%} of the ratios reach the trust region: raise the '
               f'learning rate ({rate:g})')
         largest = config.objective.log_ratio_clip
         check('ratio_explodes', now['ratio_max'] >= math.exp(largest) * 0.999 and clipped > 0.2,
               f'ratios reach their clamp of exp({largest:g}): lower kappa or set loss_clip')
-        bad = [entry.get('loss_change_bad', 0.0) for entry in history[-3:]]
-        # Negative log densities, which take the place of flow losses in a chain, are no scale for their own changes.
-        check('pushed_apart', len(bad) == 3 and min(bad) > 0.25 * now['flow_loss'] > 0, 'the loss of bad '
-              'decisions has risen by more than a quarter in three iterations running: pushing away dominates, raise '
-              'bc_coefficient or lower the learning rate')
+    bad = [entry.get('loss_change_bad', 0.0) for entry in history[-3:]]
+    # Negative log densities, which take the place of flow losses in a chain, are no scale for their own changes.
+    check('pushed_apart', len(bad) == 3 and min(bad) > 0.25 * now.get('flow_loss', 0.0) > 0, 'the loss of bad '
+          'decisions has risen by more than a quarter in three iterations running: pushing away dominates, raise '
+          'bc_coefficient or lower the learning rate')
     spread, start = now.get('chunk_spread'), first.get('chunk_spread')
     if spread is not None and start and not now.get('narrowed'):
         check('chunks_collapse', spread < 0.3 * start, f'chunks of one observation differ by {spread / start:.0%} of '

@@ -161,7 +161,9 @@ def train_fpo(context: typer.Context,
     display, recorded = display_of(False), None
     given = {'algorithm': algorithm, 'placement': placement, 'lora_rank': lora_rank, 'episodes': episodes,
              'max_steps': max_steps, 'reward': reward, 'learning_rate': learning_rate}
-    drawn, in_file = randomisation_of(randomisation), load_settings(settings) if settings else {}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    kept = {} if stored is None else {'algorithm': stored.config.algorithm, 'placement': stored.config.placement}
+    drawn, in_file = randomisation_of(randomisation), load_settings(settings, kept | chosen) if settings else {}
     if iterations is None and control_steps is None:
         iterations = 24
     if stored is not None:
@@ -174,8 +176,7 @@ def train_fpo(context: typer.Context,
             display.line(f'the run goes on with the {(stored.demonstrations or {}).get("pairs", 0):,} recorded pairs '
                          'it began with')
     else:
-        chosen = in_file | {name: value for name, value in given.items() if value is not None}
-        config, seed = replace(with_settings(FPOConfig(), chosen), randomisation=drawn), seed or 0
+        config, seed = replace(with_settings(FPOConfig(), in_file | chosen), randomisation=drawn), seed or 0
         if demonstrations:
             check_imitated(config)
         recorded = _successful(demonstrations, start.contract) if demonstrations else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from fpo_ros.learning.objective import ObjectiveConfig
 from fpo_ros.learning.rollout import check_reward
+from fpo_ros.learning.unused_settings import check_used
 from fpo_ros.policy.contract import ACTION_DIM
 from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.randomisation import Randomisation
@@ -25,14 +26,6 @@ CRITIC_INPUTS = ('privileged', 'observation')
 BASELINES = ('fresh', 'stored')
 #: Algorithms whose ratio is that of the likelihoods of chains of Gaussian steps.
 CHAINS = ('reinflow', 'ppo')
-#: What nothing would come of, by algorithm and group of settings: a likelihood has neither scale nor weights, and
-#: without ratios nothing drifts.
-UNUSED = {
-    **dict.fromkeys(CHAINS, {'': ('narrow_steps',), 'objective': (
-        'ratio', 'kappa', 'kappa_unit', 'loss_clip', 'beta', 'step_decay', 'dimension_weights')}),
-    'awr': {'': ('drift_stop', 'narrow_steps')}, 'filtered_bc': {'': ('drift_stop', 'narrow_steps')},
-    'dsrl': {'': ('drift_stop', 'decay', 'narrow_steps')},
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,8 @@ class FPOConfig:
     :param bc_weighting: how the policy's own successes weigh in it, one of :data:`WEIGHTINGS`: alike (``'equal'``) or
         by what their returns exceed the expected ones by (``'surplus'``).
     :param bc_history: iterations whose successes are kept.
-    :param bc_batch: successful decisions per minibatch, half of them recorded where there are both kinds.
+    :param bc_batch: successful decisions per minibatch, half of them recorded where there are both kinds: 2 or more
+        with recorded ones.
     :param bc_pairs: fresh pairs per successful decision.
     :param max_grad_norm: gradient clipping.
     :param drift_stop: end the epochs of an iteration where the mean of rho - 1 - log rho over a minibatch exceeds
@@ -191,7 +185,7 @@ class FPOConfig:
         if self.algorithm in CHAINS and not self.warmup:
             raise ValueError(f'{self.algorithm} cannot learn from the first iteration, whose chunks are the start '
                              "policy's, without noise: warmup must be at least 1")
-        self._check_used()
+        check_used(self)
         if self.placement == 'latent' and (self.perturbation or self.sampling.noise_std):
             raise ValueError('a latent is not perturbed: leave perturbation and noise_std out, or train the expert')
 
@@ -216,15 +210,6 @@ class FPOConfig:
         if self.narrow_steps and not (self.bc_coefficient and self.patience):
             raise ValueError('narrow_steps begin where patience runs out, and imitate what bc_coefficient weighs: one '
                              'of the two is off, so leave narrow_steps out')
-
-    def _check_used(self) -> None:
-        """Refuse settings that an algorithm has no use for, where they are not the defaults."""
-        for group, names in UNUSED.get(self.algorithm, {}).items():
-            given = getattr(self, group) if group else self
-            for name in names:
-                default = type(given).__dataclass_fields__[name].default
-                if getattr(given, name) != default:
-                    raise ValueError(f'{self.algorithm} has no use for {group and group + "."}{name}: leave it out')
 
     @property
     def imitates_recorded(self) -> bool:

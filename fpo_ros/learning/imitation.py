@@ -30,11 +30,14 @@ class Weighted:
 
 
 def check_imitated(config: FPOConfig) -> None:
-    """Refuse recorded pairs that nothing would come of.
+    """Refuse recorded pairs that nothing would come of, or that would leave no place for the policy's own successes.
 
     :raises ValueError: saying why, and what to do.
     """
     if config.imitates_recorded:
+        if config.bc_batch < 2:
+            raise ValueError(f'bc_batch is {config.bc_batch}, and recorded demonstrations and own successes have half '
+                             'of a batch each: set it to 2 or more, or leave --demonstrations out')
         return
     why = (f'{config.algorithm} imitates nothing' if config.algorithm in ('awr', 'dsrl') else
            'nobody knows the latents of recorded chunks' if config.placement == 'latent' else 'bc_coefficient is 0')
@@ -66,7 +69,7 @@ class Imitation:
         :param surplus: (M,) what the return of each exceeds the expected one by.
         """
         paths = successes.paths if self._flow.over_latents else successes.paths[:, :0].clone()
-        equal = self._config.bc_weighting == 'equal' or self._config.algorithm == 'filtered_bc'
+        equal = self._config.bc_weighting == 'equal'
         self.own.append(Weighted(replace(successes, paths=paths),
                                  torch.ones(len(successes)) if equal else surplus.clamp(min=0)))
 

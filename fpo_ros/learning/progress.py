@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from fpo_ros.files import replace_file
+from fpo_ros.learning.diagnostics import SIDE
 from fpo_ros.learning.metrics import SCALARS
 from fpo_ros.policy.saving import saving
 
 _ADVICE = 'the checkpoints stand: go on from them with --resume'
 #: Where TensorBoard looks: ``tensorboard --logdir <run>``.
 _EVENTS = 'tensorboard'
-#: Metrics by the section of TensorBoard that shows them; the rest is under "training".
+#: Metrics by the section of TensorBoard that shows them; the rest is under "training", and success of each start region
+#: under "regions".
 _SECTIONS = {'episodes': SCALARS[2:12], 'time': SCALARS[-5:]}
 
 
@@ -51,6 +53,10 @@ class Progress:
                 if entry.get(name) is not None:
                     section = next((title for title, names in _SECTIONS.items() if name in names), 'training')
                     self._events.add_scalar(f'{section}/{name}', entry[name], entry['iteration'])
+            for index, (rewarded, episodes) in enumerate(entry.get('regions', ())):
+                if episodes:
+                    name = f'regions/x{index % SIDE}_y{index // SIDE}'
+                    self._events.add_scalar(name, rewarded / episodes, entry['iteration'])
             self._events.flush()
 
     def __enter__(self) -> Progress:

@@ -22,10 +22,11 @@ class SettingsError(ValueError):
     """A file of settings cannot be used; the message says where and why."""
 
 
-def load_settings(path: Path) -> dict[str, Any]:
+def load_settings(path: Path, beside: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings of a YAML file, as :func:`with_settings` takes them.
 
-    :raises SettingsError: for a file that cannot be read, and for keys and values that do not exist.
+    :param beside: settings that are given otherwise and come before the file's, which may be of use with them alone.
+    :raises SettingsError: for a file that cannot be read, and for keys and values that do not exist or are of no use.
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
@@ -35,11 +36,15 @@ def load_settings(path: Path) -> dict[str, Any]:
         raise SettingsError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
     if found is not None and not isinstance(found, dict):
         raise SettingsError(f'{path} must hold settings by name, not {type(found).__name__}')
+    found = found or {}
     try:
-        with_settings(FPOConfig(), found or {})
+        with_settings(FPOConfig(), found)
     except ValueError as error:
-        raise SettingsError(f'{path}: {error}') from error
-    return found or {}
+        try:
+            with_settings(FPOConfig(), found | (beside or {}))
+        except ValueError:
+            raise SettingsError(f'{path}: {error}') from error
+    return found
 
 
 def with_settings(config: FPOConfig, given: dict[str, Any]) -> FPOConfig:

@@ -155,18 +155,22 @@ class FlowPolicyOptimization(Update):
         if not (batch.prefer or good):
             return metrics
         self._epochs.begin(config.epochs * -(-count // config.minibatch), batch)
+        order = torch.randperm(count, generator=flow.generator)
         if batch.prefer:
-            metrics['first_ratio_error'] = self._first_ratio_error(decisions, time, noise, old)
-        metrics |= self._all_epochs(batch, good, time, noise, old)
+            first = order[:config.minibatch]
+            metrics['first_ratio_error'] = self._first_ratio_error(decisions, first, time, noise, old)
+        metrics |= self._all_epochs(batch, good, order, time, noise, old)
         if batch.prefer:
             metrics |= self._changes(batch, time, noise, old)
         return metrics
 
-    def _all_epochs(self, batch: Batch, good: list[Weighted], time: Tensor, noise: Tensor,
+    def _all_epochs(self, batch: Batch, good: list[Weighted], order: Tensor, time: Tensor, noise: Tensor,
                     old: Tensor) -> dict[str, float]:
+        """Take the steps, in the first epoch in a given order of the decisions."""
         config = self._config
         for epoch in range(config.epochs):
-            order = torch.randperm(len(batch.decisions), generator=self._flow.generator)
+            if epoch:
+                order = torch.randperm(len(batch.decisions), generator=self._flow.generator)
             for rows in order.split(config.minibatch):
                 self._epochs.zero()
                 entries, shares = {}, {}
@@ -174,7 +178,7 @@ class FlowPolicyOptimization(Update):
                     log_ratio, raw = self._prefer(batch, rows, time, noise, old)
                     drift = float((raw.exp() - 1 - raw).mean())
                     if config.drift_stop is not None and drift > config.drift_stop:
-                        return self._epochs.report() | {'drift': drift}
+                        return self._epochs.report() | self._ratio_metrics(log_ratio, drift)
                     if epoch + 1 == config.epochs:
                         entries |= self._ratio_metrics(log_ratio, drift)
                 if good:
@@ -221,13 +225,29 @@ class FlowPolicyOptimization(Update):
         found = self._group.computed(rows.split(size), add_gradient, ratios + standardised, self._flow.dtype)
         return found[:, :ratios], found[:, -ratios:]
 
-    def _first_ratio_error(self, decisions: Decisions, time: Tensor, noise: Tensor, old: Tensor) -> float:
+    def _first_ratio_error(self, decisions: Decisions, first: Tensor, time: Tensor, noise: Tensor,
+                           old: Tensor) -> float:
         """Return how far ratios are from 1 before the first step, where they must not be.
 
-        Losses are taken as a step takes them, with gradients, of the same microbatch as the old ones: what a matrix
-        product rounds depends on its rows. Neither may the losses of a pair differ, nor the ratio that is made of them.
+        The old losses were taken by microbatch, and so are those that are compared: what a matrix product rounds
+        depends on its rows. What is standardised is a whole minibatch, and differences by rounding alone are divided
+        by next to nothing: the old losses of the first one are taken anew, as its step takes them.
+
+        :param first: decisions of the first step.
+        :param old: changed in place where ratios are standardised.
         """
-        rows = torch.arange(len(decisions))[:self._config.microbatch]
+        flow, config = self._flow, self._config
+        error = self._ratio_error(decisions, torch.arange(len(decisions))[:config.microbatch], time, noise, old)
+        if config.objective.ratio == 'standardised':
+            old[first] = flow.scaled(flow.losses_of_all(decisions, time, noise, len(first), first, self._group))
+            error = max(error, self._ratio_error(decisions, first, time, noise, old))
+        return error
+
+    def _ratio_error(self, decisions: Decisions, rows: Tensor, time: Tensor, noise: Tensor, old: Tensor) -> float:
+        """Return how far ratios of some decisions are from 1, their losses taken as a step takes them, with gradients.
+
+        Neither may the losses of a pair differ, nor the ratio that is made of them.
+        """
         new = self._flow.scaled(self._flow.losses(decisions, rows, time[rows], noise[rows]).detach())
         change = torch.cat([old[rows] - new, log_ratios(old[rows], new, self._config.objective)], 1)
         error = float((change.exp() - 1).abs().max())
@@ -237,6 +257,7 @@ class FlowPolicyOptimization(Update):
         return error
 
     def _ratio_metrics(self, log_ratio: Tensor, drift: float) -> dict[str, float]:
+        """Return what a step of the last epoch, or the one whose drift ends the epochs, reports of its ratios."""
         ratio = log_ratio.exp()
         outside = (ratio - 1).abs() > self._config.objective.clip
         return {'ratio': float(ratio.mean()), 'ratio_max': float(ratio.max()), 'drift': drift,

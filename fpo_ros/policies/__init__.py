@@ -1,4 +1,4 @@
-"""Trained policies that come with the package: a directory each, accepted by name wherever a policy is."""
+"""Trained policies that come with the package: a directory each, accepted by name wherever a torch policy is."""
 
 from __future__ import annotations
 

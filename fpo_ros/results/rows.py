@@ -55,6 +55,7 @@ class Row:
     :param seeds: of the runs.
     :param episodes: held-out episodes of an evaluation.
     :param sampling: start noise of evaluations, of the start policy's too: ``'zero'`` for what acts from no noise.
+    :param recorded: whether the successful ones of the start's demonstrations are imitated beside own successes.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Row:
     seeds: tuple[int, ...] = (0, 1, 2)
     episodes: int = 500
     sampling: str = 'random'
+    recorded: bool = False
 
     def config(self) -> FPOConfig:
         """Return the settings of fine-tuning."""
@@ -87,9 +89,9 @@ _LONG, _SHORT = 800_000, 400_000
 
 
 def _compared(name: str, group: str, title: str, settings: dict[str, Any] | None = None, start: Start = STATE,
-              sampling: str = 'random') -> Row:
+              sampling: str = 'random', recorded: bool = False) -> Row:
     marks = (_SHORT, _LONG) if group == 'relatives' else (_SHORT,)
-    return Row(name, group, title, start, marks[-1], marks, settings or {}, sampling=sampling)
+    return Row(name, group, title, start, marks[-1], marks, settings or {}, sampling=sampling, recorded=recorded)
 
 
 #: Of algorithms with a likelihood: PPO's clip for all at 0.2 and no imitation, as in arXiv 1707.06347 and, of joint
@@ -134,6 +136,7 @@ ROWS = (
     _compared('averaged', 'ablations', 'averaged ratio', {'objective': {'ratio': 'averaged'}}),
     _compared('standardised', 'ablations', 'standardised ratio', {'objective': {'ratio': 'standardised'}}),
     _compared('no_imitation', 'ablations', 'no flow matching on successes', {'bc_coefficient': 0.0}),
+    _compared('recorded', 'ablations', 'flow matching on recorded successes, too', recorded=True),
     _compared('surplus', 'ablations', 'successes weighed by what they exceed the expected return by',
               {'bc_weighting': 'surplus', 'bc_coefficient': 0.5}),
     _compared('no_floor', 'ablations', 'no more noise where chunks have become narrow', {'spread_floor': 0.0}),

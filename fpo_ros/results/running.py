@@ -15,7 +15,7 @@ from fpo_ros.episodes.store import EpisodeStore
 from fpo_ros.files import replace_file
 from fpo_ros.learning import sft
 from fpo_ros.learning.algorithms import prepared
-from fpo_ros.learning.demonstrations import load_demonstrations
+from fpo_ros.learning.demonstrations import Demonstrations, load_demonstrations
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.finetune import finetune
 from fpo_ros.learning.prefixes import new_prefix
@@ -45,12 +45,7 @@ def start_policy(start: Start, work: Path, display: Display, packaged: bool = Tr
     if not (where / 'policy' / 'policy.json').exists() and not (packaged and take_packaged(start, where)):
         where.mkdir(parents=True, exist_ok=True)
         keep_start(start, where)
-        store = EpisodeStore.create_or_open(where / 'demonstrations')
-        with display.bar(f'recording for {start.name}', start.demonstrations) as bar:
-            record_demonstrations(store, start.contract, start.demonstrations, start.noise_m,
-                                  frame_every=start.frame_every,
-                                  progress=lambda done, good: bar.update(done, f'({good} succeeded)'))
-        pairs = load_demonstrations(store, start.contract)
+        pairs = demonstrations_of(start, work, display)
         network = new_prefix(start.contract, start.model, start.grounding, display) if start.grounding else None
         with display.bar(f'flow matching for {start.name}', start.sft.steps) as bar:
             policy = sft.train(pairs, start.contract, start.model, start.sft, 0,
@@ -60,6 +55,19 @@ def start_policy(start: Start, work: Path, display: Display, packaged: bool = Tr
     found = FlowPolicy.load(where / 'policy')
     check_start(start, found, where)
     return found
+
+
+def demonstrations_of(start: Start, work: Path, display: Display, successes_only: bool = False) -> Demonstrations:
+    """Return the demonstrations of a start, below ``work``; those that are missing there are recorded now.
+
+    :raises NoDemonstrationsError: where none can be used.
+    """
+    store = EpisodeStore.create_or_open(work / 'starts' / start.name / 'demonstrations')
+    with display.bar(f'recording for {start.name}', start.demonstrations) as bar:
+        record_demonstrations(store, start.contract, start.demonstrations, start.noise_m,
+                              frame_every=start.frame_every,
+                              progress=lambda done, good: bar.update(done, f'({good} succeeded)'))
+    return load_demonstrations(store, start.contract, successes_only=successes_only)
 
 
 def start_evaluation(policy: FlowPolicy, row: Row, work: Path, display: Display,
@@ -107,15 +115,16 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
     start = start_policy(row.start, work, display)
     if known is None:
         known = {'row': row.name, 'seed': seed, 'date': date.today().isoformat(), 'settings': asdict(row.config()),
-                 'start': asdict(row.start), 'start_sha256': start.digest(), 'evaluations': [], 'curve': [],
-                 'minutes': 0.0, 'finished': False}
+                 'start': asdict(row.start), 'start_sha256': start.digest(), 'recorded': row.recorded,
+                 'evaluations': [], 'curve': [], 'minutes': 0.0, 'finished': False}
     else:
         check_result(known, row, start, path, run)
+    recorded = demonstrations_of(row.start, work, display, successes_only=True) if row.recorded else None
     for mark in (0, *row.marks):
         if any(entry['mark'] == mark for entry in known['evaluations']):
             continue
         if mark:
-            history = _leg(row, seed, mark, start, run, display, threads)
+            history = _leg(row, seed, mark, start, recorded, run, display, threads)
             # Of all iterations, whichever process ran them.
             known['minutes'] = sum(entry['rollout_s'] + entry['update_s'] for entry in history) / 60
             known['curve'] = [{name: entry[name] for name in _CURVE if name in entry} for entry in history]
@@ -150,8 +159,9 @@ def _start_if_there(start: Start, work: Path, display: Display) -> FlowPolicy | 
         return None
 
 
-def _leg(row: Row, seed: int, mark: int, start: FlowPolicy, run: Path, display: Display,
-         threads: int | None) -> list[dict]:
+def _leg(row: Row, seed: int, mark: int, start: FlowPolicy, recorded: Demonstrations | None, run: Path,
+         display: Display, threads: int | None) -> list[dict]:
     with TrainingTable(display, None) as table:
         return finetune(start, run, row.config(), control_steps=mark, seed=seed, resume=True, force=True,
-                        threads=threads, on_iteration=table.add, on_phase=table.phase, on_warning=display.line)[1]
+                        demonstrations=recorded, threads=threads, on_iteration=table.add, on_phase=table.phase,
+                        on_warning=display.line)[1]

@@ -106,6 +106,9 @@ def check_result(known: dict[str, Any], row: Row, start: FlowPolicy | None, path
         found += differences(known['start'], row.start, 'start.')
     if start is not None and known['start_sha256'] != start.digest():
         found.append(f'it began with policy {known["start_sha256"][:12]}, now {start.digest()[:12]}')
+    if known.get('recorded', False) != row.recorded:  # results that are older had none
+        found.append(f'recorded successes were {"not " if row.recorded else ""}imitated, now they are'
+                     f'{"" if row.recorded else " not"}')
     for name, wanted in (('sampling', row.sampling), ('episodes', row.episodes)):
         other = sorted({str(entry[name]) for entry in known['evaluations'] if entry[name] != wanted})
         if other:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fpo_ros.analysis.drawn import DrawnChunks, LatentsError, check_comparable, roll_out, sample
 from fpo_ros.analysis.latents import analyse, embed
 from fpo_ros.learning.scale import collect_episodes
+from fpo_ros.learning.scale.unit import BLOCK
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import JOINT_NAMES
 from fpo_ros.policy.normalisation import NormStats
@@ -42,17 +43,27 @@ def test_only_valid_decisions_and_executed_steps_are_points(waist_task):
     assert found.succeeded.tolist() == [False, False, False, True], 'success by the rule that ends episodes'
 
 
+def test_what_pads_an_action_is_no_part_of_a_point(waist_task):
+    padded = tiny_task.policy(contract=replace(tiny_task.CONTRACT, action_width=32))
+    found = roll_out('p', padded, 6, 0, 'gym')
+    assert found.chunks.shape[1:] == (3, 14)
+    groups = analyse([found], 20).outcomes['groups']
+    assert all(set(group['variance_per_dimension'] or JOINT_NAMES) == set(JOINT_NAMES) for group in groups.values())
+    assert any(group['variance_per_dimension'] for group in groups.values())
+    check_comparable({'padded': padded, 'plain': tiny_task.policy()})
+
+
 def test_episodes_are_those_of_an_evaluation(waist_task):
     from fpo_ros.learning.evaluate import evaluate
 
-    policy, seen = tiny_task.policy(), []
-    found = roll_out('p', policy, 18, 3, 'gym', progress=seen.append)
-    assert found.success.tolist() == evaluate(policy, 18, 3).success.tolist()
-    assert 0 < found.success.sum() < 18, 'the case needs both'
-    assert seen == [16, 18]
-    again = roll_out('p', policy, 18, 3, 'gym')
+    policy, seen, count = tiny_task.policy(), [], BLOCK + 2
+    found = roll_out('p', policy, count, 3, 'gym', progress=seen.append)
+    assert found.success.tolist() == evaluate(policy, count, 3).success.tolist()
+    assert 0 < found.success.sum() < count, 'the case needs both'
+    assert seen == [BLOCK, count]
+    again = roll_out('p', policy, count, 3, 'gym')
     assert np.array_equal(again.chunks, found.chunks)
-    assert not np.array_equal(roll_out('p', policy, 18, 4, 'gym').chunks[:18], found.chunks[:18])
+    assert not np.array_equal(roll_out('p', policy, count, 4, 'gym').chunks[:count], found.chunks[:count])
 
 
 @given(st.integers(1, 20), st.integers(1, 15), st.integers(0, 1000), st.data())

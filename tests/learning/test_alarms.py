@@ -64,6 +64,8 @@ UNCLIPPED = replace(CONFIG, objective=ObjectiveConfig(trust_region='none'))
 
 
 @pytest.mark.parametrize(('name', 'entries', 'neighbour'), [
+    ('stopped_by_drift', history(last={'steps_taken': 0.99}), history(last={'steps_taken': 1.0})),
+    ('stopped_by_drift', history(last={'steps_taken': 0.5}), history({'steps_taken': 0.5}, {'steps_taken': 1.0})),
     ('steps_too_large', history(last={'clip_fraction': 0.31}), history(last={'clip_fraction': 0.29})),
     ('steps_too_large', history(last={'clip_fraction': 0.31}), history({'clip_fraction': 0.9}, {})),
     ('steps_too_small', history(last={'clip_fraction': 0.003}), history(last={'clip_fraction': 0.005})),
@@ -114,11 +116,23 @@ def test_every_name_is_raised_by_a_case_above():
 
 
 def test_alarms_come_in_the_order_of_their_names_and_say_what_to_do():
-    worst = {'clip_fraction': 0.9, 'ratio_max': 9.0, 'loss_change_bad': 1.0, 'chunk_spread': 0.01, 'diverged': 50,
+    worst = {'steps_taken': 0.2, 'clip_fraction': 0.9, 'ratio_max': 9.0, 'loss_change_bad': 1.0, 'chunk_spread': 0.01,
+             'diverged': 50,
              'explained_variance': 0.0, 'rewarded_rate': 0.3, 'worst_region': 0.0, 'learning_rate': 0.0}
     found = alarms(history(worst, worst, worst), CONFIG)
     assert [alarm.name for alarm in found] == [name for name in NAMES if name != 'steps_too_small']
     assert all('\n' not in alarm.text and re.search(r'[:;] ', alarm.text) for alarm in found)
+
+
+def test_where_drift_ended_the_epochs_steps_are_not_called_too_small():
+    assert names(history(last={'clip_fraction': 0.0, 'steps_taken': 0.5})) == ['stopped_by_drift']
+
+
+def test_bad_decisions_are_pushed_apart_whether_ratios_are_reported_or_not():
+    entries = three(loss_change_bad=0.026)
+    for name in ('clip_fraction', 'ratio_max'):
+        entries[-1].pop(name)
+    assert names(entries) == ['pushed_apart']
 
 
 def test_without_a_trust_region_small_steps_are_no_matter():

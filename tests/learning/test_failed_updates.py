@@ -69,6 +69,17 @@ def test_recorded_pairs_that_nothing_would_come_of_are_refused_and_no_run_is_beg
     assert not (tmp_path / 'config.json').exists()
 
 
+def test_a_batch_that_has_no_place_for_recorded_and_own_successes_is_refused_and_no_run_is_begun(waist_task, tmp_path):
+    one = tiny_task.config(bc_batch=1)
+    with pytest.raises(ValueError, match='bc_batch is 1, .*: set it to 2 or more, or leave --demonstrations out'):
+        finetune(tiny_task.policy(), tmp_path / 'run', one, 1, demonstrations=tiny_task.pairs())
+    assert not (tmp_path / 'run' / 'config.json').exists()
+    _, alone = finetune(tiny_task.policy(), tmp_path / 'alone', one, 1)
+    _, both = finetune(tiny_task.policy(), tmp_path / 'both', tiny_task.config(bc_batch=2), 1,
+                       demonstrations=tiny_task.pairs())
+    assert alone[0]['bc_loss'] > 0 and both[0]['bc_loss'] > 0
+
+
 @pytest.mark.parametrize('changes', [
     {'perturbation': 0.1}, {'sampling': Sampling(steps=1)}, {'sampling': Sampling(beyond=2)}, {'warmup': 0},
     {'sampling': Sampling(noise_range=(0.0, 0.5))}])

@@ -27,7 +27,8 @@ def some(learner: FPO, count: int) -> Decisions:
 
 
 @pytest.mark.parametrize(('changes', 'expected'), [
-    ({}, [0.0, 0.2, 0.5]), ({'bc_weighting': 'equal'}, [1.0, 1.0, 1.0]), ({'algorithm': 'filtered_bc'}, [1.0] * 3)])
+    ({}, [0.0, 0.2, 0.5]), ({'bc_weighting': 'equal'}, [1.0, 1.0, 1.0]),
+    ({'algorithm': 'filtered_bc', 'bc_weighting': 'equal'}, [1.0, 1.0, 1.0])])
 def test_a_success_weighs_what_exceeds_the_expected_return_unless_all_are_to_weigh_alike(changes, expected):
     learner = learner_of(**changes)
     learner.imitation.keep(some(learner, 3), torch.tensor([-0.1, 0.2, 0.5]))

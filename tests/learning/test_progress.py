@@ -54,12 +54,26 @@ def test_columns_and_lines_say_the_same(finished):
 def test_curves_say_what_the_lines_say(finished):
     run, history = finished
     shown = curves(run)
-    by_name = {name.split('/')[1]: points for name, points in shown.items()}
+    by_name = {name.split('/')[1]: points for name, points in shown.items() if not name.startswith('regions/')}
     for name in SCALARS[1:]:
         wanted = [(entry['iteration'], entry[name]) for entry in history if entry.get(name) is not None]
         assert [step for step, _ in by_name.get(name, [])] == [step for step, _ in wanted], name
         assert [value for _, value in by_name.get(name, [])] == pytest.approx([value for _, value in wanted], rel=1e-6)
-    assert len(by_name) == len(shown), 'every metric has one curve'
+    assert len(by_name) == sum(not name.startswith('regions/') for name in shown), 'every metric has one curve'
+
+
+def test_every_start_region_has_a_curve_of_its_success(finished, tmp_path):
+    shown = {name: points for name, points in curves(finished[0]).items() if name.startswith('regions/')}
+    assert set(shown) <= {f'regions/x{x}_y{y}' for x in range(3) for y in range(3)}
+    for entry in finished[1]:
+        rates = {f'regions/x{index % 3}_y{index // 3}': won / count
+                 for index, (won, count) in enumerate(entry['regions']) if count}
+        assert rates and {name: dict(points)[entry['iteration']] for name, points in shown.items()
+                          if entry['iteration'] in dict(points)} == pytest.approx(rates)
+    with Progress(tmp_path, []) as open_files:
+        open_files.add(iteration(1, regions=[[1, 2], [0, 0], [3, 3], [0, 4]]))
+    assert {name: points for name, points in curves(tmp_path).items() if name.startswith('regions/')} == {
+        'regions/x0_y0': [(1, 0.5)], 'regions/x2_y0': [(1, 1.0)], 'regions/x0_y1': [(1, 0.0)]}
 
 
 def test_curves_are_in_the_section_that_they_belong_to(finished):
@@ -68,7 +82,7 @@ def test_curves_are_in_the_section_that_they_belong_to(finished):
             'training/flow_loss',
             'training/explained_variance', 'training/control_steps', 'time/rollout_s', 'time/steps_per_s',
             'time/lost_workers', 'time/recollected_episodes'} <= names
-    assert {name.split('/')[0] for name in names} == {'episodes', 'training', 'time'}
+    assert {name.split('/')[0] for name in names} == {'episodes', 'regions', 'training', 'time'}
 
 
 def test_what_an_iteration_does_not_have_is_an_empty_column_and_no_point(tmp_path):

@@ -262,8 +262,11 @@ def test_drift_ends_the_epochs_of_an_iteration(waist_task, tmp_path):
     preferring = [entry for entry in stopped if 'first_ratio_error' in entry]
     assert preferring, 'the case needs episodes that end differently'
     for entry in preferring:
-        assert 0 < entry['steps_taken'] < 1 and entry['drift'] > 1e-3 and 'ratio' not in entry
-    assert all(entry['steps_taken'] == 1 for entry in whole)
+        assert 0 < entry['steps_taken'] < 1 and entry['drift'] > 1e-3
+        assert entry['ratio_max'] > entry['ratio'] > 0 and entry['log_ratio_std'] > 0, 'of the step that was left out'
+        assert 'stopped_by_drift' in entry['alarms']
+        assert ('steps_too_large' in entry['alarms']) == (entry['clip_fraction'] > 0.3)
+    assert all(entry['steps_taken'] == 1 and 'stopped_by_drift' not in entry['alarms'] for entry in whole)
     assert all('ratio' in entry for entry in whole if 'first_ratio_error' in entry)
 
 

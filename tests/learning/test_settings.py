@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fpo_ros.learning.config import CriticConfig, FPOConfig, config_from_dict
 from fpo_ros.learning.objective import ObjectiveConfig
 from fpo_ros.learning.settings import SettingsError, load_settings, with_settings
+from fpo_ros.learning.unused_settings import UNUSED
 from fpo_ros.policy.flow import Sampling
 from fpo_ros.sim.appearance import AppearanceRanges
 from fpo_ros.sim.randomisation import Randomisation
@@ -160,31 +161,42 @@ def test_a_file_that_cannot_be_read_is_one_error_that_names_it(tmp_path, make, w
 POSITIVE, COUNTS = st.floats(1e-4, 50), st.integers(1, 500)
 SHARES = st.floats(0, 0.99)
 RANGES = st.tuples(st.floats(0, 1), st.floats(1, 2))
-CRITICS = st.builds(
-    CriticConfig, kind=st.sampled_from(['value', 'ensemble']), inputs=st.sampled_from(['privileged', 'observation']),
-    members=COUNTS, baseline=st.sampled_from(['fresh', 'stored']), polyak=st.floats(0.001, 1), learning_rate=POSITIVE,
-    steps=COUNTS, history=COUNTS)
-OBJECTIVES = st.builds(
-    ObjectiveConfig, ratio=st.sampled_from(['per_sample', 'averaged', 'standardised']),
-    trust_region=st.sampled_from(['aspo', 'ppo', 'none']), kappa=POSITIVE, clip=POSITIVE, log_ratio_clip=POSITIVE,
-    loss_clip=st.none() | POSITIVE, beta=POSITIVE, step_decay=POSITIVE,
-    dimension_weights=st.just(()) | st.lists(POSITIVE, min_size=14, max_size=14).map(tuple))
-SAMPLINGS = st.builds(
-    Sampling, steps=st.none() | st.integers(1, 20), beyond=st.integers(0, 5), beyond_size=POSITIVE, noise_range=RANGES,
-    noise_std=st.integers(0, 2).map(lambda rows: ((0.05,) * 14,) * rows))
+CRITIC = dict(inputs=st.sampled_from(['privileged', 'observation']), learning_rate=POSITIVE, steps=COUNTS,
+              history=COUNTS)
+CRITICS = st.builds(CriticConfig, **CRITIC) | st.builds(
+    CriticConfig, kind=st.just('ensemble'), members=COUNTS, baseline=st.sampled_from(['fresh', 'stored']),
+    polyak=st.floats(0.001, 1), **CRITIC)
+WEIGHTS = dict(step_decay=POSITIVE,
+               dimension_weights=st.just(()) | st.lists(POSITIVE, min_size=14, max_size=14).map(tuple))
+OBJECTIVE = dict(trust_region=st.sampled_from(['aspo', 'ppo', 'none']), kappa=POSITIVE, clip=POSITIVE,
+                 log_ratio_clip=POSITIVE, loss_clip=st.none() | POSITIVE, **WEIGHTS)
+OBJECTIVES = st.builds(ObjectiveConfig, ratio=st.sampled_from(['per_sample', 'averaged']), **OBJECTIVE) | st.builds(
+    ObjectiveConfig, ratio=st.just('standardised'), beta=POSITIVE, **OBJECTIVE)
+SAMPLING = dict(steps=st.none() | st.integers(1, 20), noise_range=RANGES,
+                noise_std=st.integers(0, 2).map(lambda rows: ((0.05,) * 14,) * rows))
+SAMPLINGS = st.builds(Sampling, **SAMPLING) | st.builds(
+    Sampling, beyond=st.integers(1, 5), beyond_size=POSITIVE, **SAMPLING)
 MADE = dict(
     episodes=COUNTS, max_steps=COUNTS,
     reward=st.sampled_from(['gym', 'strict']), pairs=COUNTS, epochs=COUNTS, minibatch=COUNTS, microbatch=COUNTS,
     learning_rate=POSITIVE, decay=st.sampled_from(['linear', 'none']), gamma=SHARES, lam=SHARES, critic=CRITICS,
-    warmup=st.integers(0, 9), bc_coefficient=POSITIVE,
+    warmup=st.integers(0, 9), bc_coefficient=POSITIVE, drift_stop=st.none() | POSITIVE,
     smoothing=COUNTS, bc_history=COUNTS, bc_batch=COUNTS, bc_pairs=COUNTS, max_grad_norm=POSITIVE,
     average=SHARES, restore_drop=st.none() | POSITIVE, temperature=POSITIVE, perturbation=SHARES, sampling=SAMPLINGS,
     objective=OBJECTIVES, randomisation=st.sampled_from([
         None, Randomisation(), Randomisation(object_mass=(0.5, 2.0), camera_latency_s={'top': (0.0, 0.1)},
                                              appearance=AppearanceRanges(noise_std=(1.0, 4.0)))]))
-CONFIGS = st.builds(
-    FPOConfig, drift_stop=st.none() | POSITIVE, narrow_learning_rate=POSITIVE, **MADE) | st.builds(
-    FPOConfig, algorithm=st.sampled_from(['awr', 'filtered_bc']), **MADE)
+
+
+def made(algorithm: str, **more: st.SearchStrategy) -> st.SearchStrategy:
+    """Return settings of an algorithm, as far as it has use for them."""
+    return st.builds(FPOConfig, algorithm=st.just(algorithm), **{
+        name: values for name, values in (MADE | more).items() if name not in UNUSED[algorithm]})
+
+
+WEIGHED = st.builds(ObjectiveConfig, **WEIGHTS)
+CONFIGS = (made('fpo') | made('fpo', narrow_steps=COUNTS, narrow_learning_rate=POSITIVE)
+           | made('awr', objective=WEIGHED) | made('filtered_bc', objective=WEIGHED, critic=st.just(CriticConfig())))
 
 
 @given(CONFIGS)
@@ -228,9 +240,3 @@ def test_noise_that_is_asked_for_twice_is_refused():
     config = FPOConfig(perturbation=0.1, sampling=Sampling(noise_std=((0.1,) * 14,) * 4))
     with pytest.raises(ValueError, match='perturbation and noise_std both add noise'):
         config.training_sampling(4)
-
-
-@pytest.mark.parametrize('algorithm', ['awr', 'filtered_bc', 'dsrl'])
-def test_a_drift_stop_without_ratios_is_refused(algorithm):
-    with pytest.raises(ValueError, match=f'{algorithm} has no use for drift_stop: leave it out'):
-        FPOConfig(algorithm=algorithm, drift_stop=0.5)

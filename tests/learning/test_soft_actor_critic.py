@@ -10,7 +10,6 @@ import torch
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
 from fpo_ros.learning.algorithms import prepared
-from fpo_ros.learning.config import FPOConfig
 from fpo_ros.learning.decisions import flatten
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.scale import Local, open_pool
@@ -89,9 +88,3 @@ def test_the_first_rollout_is_drawn_as_it_is_evaluated_and_the_policy_stays_as_i
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith('latent_actor.') for name in changed)
     assert metrics['soft_q_loss'] >= 0 and metrics['temperature'] > 0
-
-
-@pytest.mark.parametrize(('changes', 'name'), [({'drift_stop': None}, 'drift_stop'), ({'decay': 'none'}, 'decay')])
-def test_settings_that_it_has_no_use_for_are_refused(changes, name):
-    with pytest.raises(ValueError, match=f'dsrl has no use for {name}: leave it out'):
-        FPOConfig(algorithm='dsrl', **changes)

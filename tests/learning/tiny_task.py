@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -14,6 +15,7 @@ from fpo_ros.learning.config import CriticConfig, FPOConfig
 from fpo_ros.learning.demonstrations import Demonstrations
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.scale import Local, open_pool
+from fpo_ros.learning.unused_settings import default_of, unused
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.config import Pi0Config, VisionConfig
 from fpo_ros.policy.contract import START_JOINTS, PolicyContract
@@ -90,8 +92,18 @@ def start_noise(count: int, seed: int = 0, contract: PolicyContract = CONTRACT) 
 
 
 def config(**changes: object) -> FPOConfig:
-    """Return tiny settings with changes."""
-    return replace(CONFIG, **changes)
+    """Return tiny settings with changes; what nothing would come of then has its default, unless it is changed."""
+    return _used(vars(CONFIG), changes)
+
+
+def _used(settings: dict, changes: dict) -> FPOConfig:
+    given = {**settings, **changes}
+    for name in unused(SimpleNamespace(**given)):
+        group, _, own = name.rpartition('.')
+        if (group or own) not in changes:
+            default = default_of(FPOConfig, name)
+            given[group or own] = replace(given[group], **{own: default}) if group else default
+    return FPOConfig(**given)
 
 
 def short_episodes() -> mock._patch:
@@ -119,8 +131,8 @@ def weights(trained: FlowPolicy) -> dict[str, torch.Tensor]:
 def rates_of_training(iterations: int, start: FlowPolicy | None = None, goal: float = 0.006,
                       **changes: object) -> list[float]:
     """Train by success alone, nothing imitated unless changes say so; return the success of each iteration."""
-    settings = config(**{'episodes': 32, 'pairs': 4, 'epochs': 4, 'minibatch': 64, 'microbatch': 64,
-                         'critic': CriticConfig(steps=20), 'warmup': 1, 'bc_coefficient': 0.0} | changes)
+    settings = _used(vars(CONFIG) | {'episodes': 32, 'pairs': 4, 'epochs': 4, 'minibatch': 64, 'microbatch': 64,
+                                     'critic': CriticConfig(steps=20), 'warmup': 1, 'bc_coefficient': 0.0}, changes)
     learner = FPO(start or policy(), settings)
     with short_episodes(), waist_reward(goal), open_pool(Local(unit=32)) as pool:
         return [learner.run_iteration(pool)['success_rate'] for _ in range(iterations)]

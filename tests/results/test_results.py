@@ -42,7 +42,7 @@ def test_every_row_is_a_setting_that_can_be_run():
 MORE = {
     'one_critic': {'critic.kind', 'critic.members'}, 'relative': {'objective.kappa', 'objective.kappa_unit'},
     'surplus': {'bc_weighting', 'bc_coefficient'}, 'full_noise_awr': {'algorithm', 'epochs', 'sampling.noise_range'},
-    **{f'execute_{count}': {'gamma'} for count in (5, 10, 25, 50)}, 'fpo_zero': set(),
+    **{f'execute_{count}': {'gamma'} for count in (5, 10, 25, 50)}, 'fpo_zero': set(), 'recorded': set(),
 }
 
 
@@ -70,19 +70,11 @@ def test_rows_that_are_compared_differ_from_the_default_in_one_thing():
             assert len(changed(row)) == 1, (row.name, changed(row))
         assert (row.start == default.start) == (row.group != 'executed'), row.name
         assert (row.sampling == 'random') == (row.name != 'fpo_zero'), row.name
+        assert row.recorded == (row.name == 'recorded'), row.name
     assert all(row.config().algorithm != 'fpo' or row.config().placement == 'latent' or row.name in MORE
                for row in ROWS if row.group == 'relatives')
     with pytest.raises(ValueError, match="unknown row 'none': known are transfer_state"):
         row_named('none')
-
-
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """Run rows on the tiny task; return where work and results go."""
-    monkeypatch.setattr(running, 'start_policy', lambda start, work, display: tiny_task.policy())
-    monkeypatch.setattr(Row, 'config', lambda row: tiny_task.config())
-    with tiny_task.short_episodes(), tiny_task.waist_reward():
-        yield tmp_path / 'work', tmp_path / 'results'
 
 
 def test_a_seed_that_was_interrupted_goes_on_to_the_same_result(tiny, monkeypatch, tmp_path):

@@ -46,6 +46,16 @@ def test_results_of_what_a_row_no_longer_is_are_refused_with_what_to_remove():
         evaluations=[{'sampling': 'zero', 'episodes': 500}]))
 
 
+def test_results_say_whether_recorded_successes_were_imitated_and_older_ones_had_none():
+    row = row_named('recorded')
+    stored = kept(settings=json.loads(json.dumps(asdict(row.config()))))
+    with pytest.raises(StaleError, match=r'recorded successes were not imitated, now they are\)'):
+        check_result(stored, row, None, Path('results/x.json'), Path('work/x'))
+    check_result(stored | {'recorded': True}, row, None, Path('results/x.json'), Path('work/x'))
+    check_result(kept(recorded=False), row_named(REFERENCE), None, Path('results/x.json'), Path('work/x'))
+    assert 'recorded successes were imitated, now they are not' in refused(kept(recorded=True))
+
+
 def test_a_setting_that_is_newer_than_a_result_must_be_at_its_default():
     row = row_named('no_decay')
     assert differences({}, row.config())[0] == 'decay was not there, now none'
@@ -82,7 +92,7 @@ def test_the_policy_of_the_package_is_not_that_of_a_start_which_is_made_otherwis
 def test_a_start_can_be_made_though_the_package_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(stale, 'names', None)
     monkeypatch.setattr(running, 'record_demonstrations', lambda *_, **__: None)
-    monkeypatch.setattr(running, 'load_demonstrations', lambda *_: None)
+    monkeypatch.setattr(running, 'load_demonstrations', lambda *_, **__: None)
     monkeypatch.setattr(running.sft, 'train', lambda *_: tiny_task.policy())
     monkeypatch.setattr(running, 'check_start', lambda *_: None)
     shown = CliRunner().invoke(cli.app, ['starts', 'transfer_state', '--dir', str(tmp_path)])
