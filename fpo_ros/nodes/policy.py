@@ -24,6 +24,7 @@ from fpo_ros.nodes.logic.pictures import check_pictures
 from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.logic.waiting import Waiting, age_problem
 from fpo_ros.nodes.policy_parameters import CHUNKING, PolicyParameters, contract_of
+from fpo_ros.nodes.raw_chunks import write_chunk
 from fpo_ros.releases import load_trusted_keys
 from fpo_ros.runtime.admission import PromotedOnly
 from fpo_ros.runtime.providers import PolicyError, ProviderOptions, tensorrt_options
@@ -215,7 +216,7 @@ class Policy(CellNode):
     def _send(self, chunk: np.ndarray, answered: Observation, elapsed_s: float, joining: Joining) -> None:
         session = self.slot.answered
         self.sequence += 1
-        self.output.publish(convert.chunk_message(
+        self.output.publish(write_chunk(
             chunk, sequence=self.sequence, observation_ns=convert.nanoseconds(answered.header.stamp),
             measured_ns=convert.oldest_part_ns(answered), now_ns=self.now_ns(), version=session.version,
             period_s=1 / session.contract.control_rate_hz, inference_s=elapsed_s, joining=joining))

@@ -13,6 +13,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 
 from fpo_ros.msg import ActionChunk, ControllerStatus, Observation, PolicyRelease  # noqa: E402
 from fpo_ros.nodes import convert  # noqa: E402
@@ -71,7 +72,8 @@ def test_observation_is_answered_with_a_chunk(node) -> None:
 def test_a_chunk_says_when_the_oldest_part_of_what_it_answers_was_measured(node, monkeypatch) -> None:
     sent: list[ActionChunk] = []
     del node._send
-    monkeypatch.setattr(node, 'output', SimpleNamespace(publish=sent.append))
+    monkeypatch.setattr(node, 'output', SimpleNamespace(
+        publish=lambda data: sent.append(deserialize_message(data, ActionChunk))))
     message = observation()
     message.header.stamp, message.joint_age, message.object_pose_ages = convert.stamp_of(10**9), 0.01, [0.035]
     node._answer_one(message, Question(Joining.AFTER))
