@@ -242,8 +242,11 @@ class ArmController(CellNode):
         before, now = self.logged[0], self.steady_ns()
         if state is before and now - self.logged_ns < LOG_PERIOD_NS:
             return
-        log = self.get_logger()
-        (log.warning if fault else log.info)(f'{before.name} -> {state.name}: {reason}')
+        words = f'{before.name} -> {state.name}: {reason}'
+        if fault:
+            self.get_logger().warning(words)
+        else:  # a line of its own: rclpy's loggers refuse another severity in the same one
+            self.get_logger().info(words)
         self.logged, self.logged_ns = (state, reason), now
 
     def _watch_others(self) -> None:
