@@ -21,7 +21,7 @@ from fpo_ros.hardware.gripper import GripperCalibration
 from fpo_ros.hardware.motor_file import linkage_of_file, position_counts_of_file, text_of_position_counts
 from fpo_ros.hardware.names import FOLLOWERS, IMAGE_NAMES, LEADERS, SIDES
 from fpo_ros.hardware.words import near
-from fpo_ros.hardware.xs import FOLLOWER, LEADER, MOTORS, ArmModel, Linkage
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, ArmModel, Linkage
 from fpo_ros.policy.contract import ARM_JOINTS
 
 MODELS = {model.name: model for model in (FOLLOWER, LEADER)}
@@ -313,7 +313,7 @@ def _servo_limits(cell: Cell) -> dict[str, str]:
         arm = cell.arms[FOLLOWERS[side]]
         if arm.motor_configs:
             try:
-                counts = position_counts_of_file(arm.motor_configs, dict(zip(MOTORS, arm.model.counts, strict=True)))
+                counts = position_counts_of_file(arm.motor_configs, arm.model.counts)
             except ValueError as error:
                 raise CellError(f'{cell.path}: {error}') from error
             found[f'{side}_servo_limits'] = text_of_position_counts(counts)

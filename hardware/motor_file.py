@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fpo_ros.hardware.documents import read_yaml
@@ -29,21 +29,21 @@ def linkage_of_file(path: str | Path) -> Linkage:
                          f'{error!r}') from error
 
 
-def position_counts_of_file(path: str | Path, stock: Mapping[str, tuple[int, int]]) -> list[tuple[int, int]]:
+def position_counts_of_file(path: str | Path, stock: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the smallest and largest goal that each of the six joints' servos takes [counts].
 
     The driver writes them to the servos, which ignore goals beyond without a word.
 
-    :param stock: joint → those where the file says nothing of it.
+    :param stock: those of the joints, in their order, where the file says nothing; further motors are passed over.
     :raises ValueError: naming the file, the motor and what is wrong.
     """
     document = read_yaml(path, ValueError, 'the motor file')
     motors = document.get('motors') if isinstance(document, Mapping) else None
     found = []
-    for joint in ARM_JOINTS:
+    for joint, known in zip(ARM_JOINTS, stock, strict=False):
         motor = motors.get(joint) if isinstance(motors, Mapping) else None
         motor = motor if isinstance(motor, Mapping) else {}
-        low, high = (motor.get(name, known) for name, known in zip(_LIMITS, stock[joint], strict=True))
+        low, high = (motor.get(name, value) for name, value in zip(_LIMITS, known, strict=True))
         wrong = not all(type(value) is int and 0 <= value <= _LAST_COUNT for value in (low, high))
         if wrong or low >= high:
             raise ValueError(f"the motor file {path}: {joint}'s {' and '.join(_LIMITS)} are {low!r} and {high!r}: two "

@@ -38,11 +38,13 @@ def sim(policy: AnyPolicy = '', trusted_keys: Keys = '', releases: Releases = ''
         learner: Learner = True, teleop: Teleop = False, gamepad: Gamepad = False, commands: Commands = '',
         namespace: Namespace = '/', config: Config = '', timeout: Timeout = 60.0) -> None:
     """Simulated arms: the driver twin in place of the hardware."""
-    from fpo_ros.releases.trial import is_policy, trial_release
+    from fpo_ros.policies import is_policy
 
     with contextlib.ExitStack() as stack:
         parameters: dict[str, dict[str, Any]] = {}
         if is_policy(policy):
+            from fpo_ros.releases.trial import trial_release
+
             if trusted_keys:
                 raise ValueError(f'{policy} is no release: its release is signed with a key of this run, so leave '
                                  '--trusted-keys out, or name a release')
@@ -59,8 +61,8 @@ def real(policy: PolicyDir = '', trusted_keys: Keys = '', releases: Releases = '
          cameras: Cameras = '', record_dir: RecordDir = '', run_dir: RunDir = '', start_policy: StartPolicy = '',
          learner: Learner = True, teleop: Teleop = False, gamepad: Gamepad = False, commands: Commands = '',
          namespace: Namespace = '/', config: Config = '', timeout: Timeout = 60.0,
-         use_twin: Annotated[bool, typer.Option('--use-twin', help='Simulated arms with the settings of the real '
-                                                'cell.')] = False,
+         use_twin: Annotated[bool, typer.Option('--use-twin', '--twin', help='Simulated arms with the settings of the '
+                                                'real cell.')] = False,
          cell: Annotated[str, typer.Option(help='File of the cell: arms, cameras, speeds, calibration.')] = '',
          operator: Annotated[bool | None, typer.Option(
              help='Whether a person resets the scene and judges episodes; by default where there is no twin.')] = None,

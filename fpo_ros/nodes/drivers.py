@@ -17,7 +17,7 @@ from fpo_ros.hardware.motor_file import (
     text_of_position_counts,
 )
 from fpo_ros.hardware.names import ARM_GROUP, FOLLOWERS, GRIPPER_NAME, LEADERS, SIDES
-from fpo_ros.hardware.xs import FOLLOWER, LEADER, MOTORS, VELOCITY_UNIT_RAD_S
+from fpo_ros.hardware.xs import FOLLOWER, LEADER, VELOCITY_UNIT_RAD_S
 from fpo_ros.nodes.configuration import GraphError
 from fpo_ros.nodes.locate import share_path
 from fpo_ros.policy.contract import ARM_JOINTS
@@ -107,12 +107,11 @@ def check_motor_files(cell: dict[str, Any], controller: dict[str, Any]) -> None:
     :raises GraphError: naming the file.
     """
     horn, arm = controller['gripper_horn'], controller['gripper_arm']
-    stock = dict(zip(MOTORS, FOLLOWER.counts, strict=True))
     for side in SIDES:
         if not (file := cell[f'{side}_motor_configs']):
             continue
         try:
-            linkage, counts = linkage_of_file(file), position_counts_of_file(file, stock)
+            linkage, counts = linkage_of_file(file), position_counts_of_file(file, FOLLOWER.counts)
             text = controller[f'{side}_servo_limits'] or text_of_position_counts(FOLLOWER.counts[:len(ARM_JOINTS)])
             sent = position_counts_of_text(text, f'{side}_servo_limits of arm_controller')
         except ValueError as error:

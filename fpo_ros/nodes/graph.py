@@ -34,7 +34,7 @@ from fpo_ros.nodes.drivers import (
     mode_file,
 )
 from fpo_ros.nodes.streams import check_cameras, fit_streams
-from fpo_ros.policies import directory_of
+from fpo_ros.policies import is_policy
 from fpo_ros.policy.contract import TASKS, PolicyContract
 
 __all__ = ['CONFIGS', 'NODES', 'DriverSpec', 'GraphDescription', 'GraphError', 'GraphOptions', 'NodeSpec',
@@ -290,7 +290,7 @@ def of_release(options: GraphOptions) -> GraphOptions:
         contract = PolicyContract.from_dict(json.loads(file.read_text(encoding='utf-8')))
     except FileNotFoundError as error:
         what = 'no such release directory, or no release'
-        if (directory_of(options.policy) / 'policy.json').is_file():
+        if is_policy(options.policy):
             what = 'a torch policy, which only "fpo-ros up sim" takes: publish a release of it, docs/releases.md'
         raise GraphError(f'{options.policy}: {what}') from error
     except (OSError, ValueError, TypeError) as error:

@@ -10,6 +10,11 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in Path(__file__).parent.glob('*/policy.json'))
 
 
+def is_policy(name: str) -> bool:
+    """Return whether a torch policy is named, by its directory or by its name in the package, and no release."""
+    return bool(name) and (directory_of(name) / 'policy.json').is_file()
+
+
 def directory_of(policy: str | Path) -> Path:
     """Return the directory of a policy: the one that is named, or that of a policy of the package.
 

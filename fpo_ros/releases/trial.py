@@ -14,11 +14,6 @@ from fpo_ros.releases.publishing import publish_policy
 from fpo_ros.releases.store import ReleaseStore
 
 
-def is_policy(name: str) -> bool:
-    """Return whether a torch policy is named, by its directory or by its name in the package, and no release."""
-    return bool(name) and (directory_of(name) / 'policy.json').is_file()
-
-
 @contextmanager
 def trial_release(policy: str) -> Iterator[tuple[Path, Path]]:
     """Export a torch policy, and sign it with a new key; give the release and the key to trust.

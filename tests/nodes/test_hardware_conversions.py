@@ -32,9 +32,10 @@ from fpo_ros.hardware.motor_file import (
     text_of_position_counts,
 )
 from fpo_ros.hardware.names import JOINT_STATE_NAMES, SIDES, camera_list, camera_topic
-from fpo_ros.hardware.xs import FOLLOWER, MOTORS, VX300S_LINKAGE
+from fpo_ros.hardware.xs import FOLLOWER, VX300S_LINKAGE
 from fpo_ros.policy.aloha import PI_ANGLES, state_to_pi
 from fpo_ros.policy.contract import JOINT_NAMES, START_JOINTS
+from fpo_ros.runtime.safety_config import servo_counts
 
 ANGLES = st.lists(st.floats(-3.2, 3.2), min_size=6, max_size=6)
 
@@ -209,7 +210,7 @@ def test_camera_lists() -> None:
 
 
 def test_position_limits_of_a_motor_file_are_those_the_servos_keep(tmp_path) -> None:
-    file, stock = tmp_path / 'motors.yaml', dict(zip(MOTORS, FOLLOWER.counts, strict=True))
+    file, stock = tmp_path / 'motors.yaml', FOLLOWER.counts
     file.write_text('motors: {waist: {ID: 1, Min_Position_Limit: 1365, Max_Position_Limit: 2731}, elbow: {ID: 4}}')
     found = position_counts_of_file(file, stock)
     assert found == [(1365, 2731), *FOLLOWER.counts[1:6]], 'stock where the file is silent'
@@ -222,3 +223,7 @@ def test_position_limits_of_a_motor_file_are_those_the_servos_keep(tmp_path) -> 
     for text in ('1, 2', '0,' * 12, ', '.join(['2, 1'] * 6), ', '.join(['0, 4096'] * 6), ', '.join(['-1, 5'] * 6)):
         with pytest.raises(ValueError, match='a parameter is .*: give twelve counts from 0 to 4095'):
             position_counts_of_text(text, 'a parameter')
+
+
+def test_the_safety_filter_and_the_driver_know_the_same_limits_of_the_stock_servos():
+    assert servo_counts().tolist() == [[list(pair) for pair in FOLLOWER.counts[:6]]] * 2

@@ -147,8 +147,8 @@ def test_a_defect_in_the_inference_thread_ends_the_node(node, monkeypatch) -> No
     assert not node.worker.is_alive() and 'ZeroDivisionError' in node.failure
 
 
-def test_observation_that_is_too_old_is_not_answered(node) -> None:
-    node.trigger_activate()
+def offer_stale_observation(node: Policy) -> None:
+    """Let the controller wait for a chunk, and offer an observation that is older than the node answers."""
     stale = node.now_ns() - 600_000_000
     status = ControllerStatus(state=ControllerStatus.STATE_POLICY, remaining=0)
     status.header.stamp = convert.stamp_of(stale - 1)
@@ -156,6 +156,11 @@ def test_observation_that_is_too_old_is_not_answered(node) -> None:
     message = observation()
     message.header.stamp = convert.stamp_of(stale)
     node._on_observation(message)
+
+
+def test_observation_that_is_too_old_is_not_answered(node) -> None:
+    node.trigger_activate()
+    offer_stale_observation(node)
     assert not node.work.unfinished_tasks and node.waiting.dropped == 1
     assert 'the limit is 0.5 s' in node.health()[0].message
 
@@ -259,13 +264,7 @@ def test_diagnostics_tell_what_serves_how_fast_it_answers_and_what_was_dropped(n
     told = []
     monkeypatch.setattr(node, '_diagnostics', SimpleNamespace(publish=told.append))
     node.trigger_activate()
-    stale = node.now_ns() - 600_000_000
-    status = ControllerStatus(state=ControllerStatus.STATE_POLICY, remaining=0)
-    status.header.stamp = convert.stamp_of(stale - 1)
-    node._on_status(status)
-    message = observation()
-    message.header.stamp = convert.stamp_of(stale)
-    node._on_observation(message)
+    offer_stale_observation(node)
     for _ in range(3):
         node._answer_one(observation(), Question(Joining.AFTER))
     assert len(node.inference_s) == 3 and min(node.inference_s) > 0
