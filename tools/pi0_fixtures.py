@@ -55,7 +55,7 @@ SIZES: dict[str, Any] = {
     'num_kv_heads': 1, 'head_dim': 16, 'vocabulary_size': 64, 'state_width': 32,
     'vision': {'patch_size': 4, 'width': 24, 'depth': 2, 'num_heads': 2, 'mlp_dim': 36},
 }
-IMAGE_SIZE, ACTION_WIDTH, HORIZON, STATE_DIM, STEPS = 12, 32, 6, 14, 10
+IMAGE_SIZE, ACTION_WIDTH, ACTION_DIM, HORIZON, STATE_DIM, STEPS = 12, 32, 14, 6, 14, 10
 #: Which of three cameras are there, and how many of eight tokens: they differ between the two observations.
 CAMERAS, TOKENS, TOKENS_MAX = ((True, True, False), (True, False, True)), (5, 3), 8
 #: Flow times of the denoising steps, one row each.
@@ -63,6 +63,13 @@ TIMES = ((1.0, 0.35), (0.72, 0.05))
 TRANSFORMERS = {'lerobot': '5.5.4', 'openpi': '4.53.2'}
 UNUSED = 'paligemma_with_expert.gemma_expert.lm_head.weight'
 SEED = 0
+
+
+class Bare(nn.Module):
+    """What a policy of LeRobot derives from, without the reading and sharing of files."""
+
+    def __init__(self, config: object) -> None:
+        super().__init__()
 
 
 def stand_in(name: str, **members: Any) -> None:
@@ -105,24 +112,24 @@ def shrink(module: ModuleType, paligemma: str, expert: str) -> None:
 
 
 def lerobot(source: Path) -> nn.Module:
-    """Return LeRobot's network, wrapped as its policy wraps it."""
+    """Return LeRobot's policy, one camera and 14 actions beside the padding."""
     for name in ('lerobot', 'lerobot.policies', 'lerobot.policies.pi0', 'lerobot.policies.rtc', 'lerobot.utils'):
         package(name, source / 'src')
     stand_in('lerobot.configs', PreTrainedConfig=object)
-    stand_in('lerobot.policies.pretrained', PreTrainedPolicy=nn.Module, T=TypeVar('T'))
+    stand_in('lerobot.policies.pretrained', PreTrainedPolicy=Bare, T=TypeVar('T'))
     stand_in('lerobot.policies.rtc.modeling_rtc', RTCProcessor=object)
     stand_in('lerobot.policies.pi0.configuration_pi0', PI0Config=object, DEFAULT_IMAGE_SIZE=IMAGE_SIZE)
     stand_in('lerobot.utils.import_utils', _transformers_available=True, require_package=lambda *_, **__: None)
     module = importlib.import_module('lerobot.policies.pi0.modeling_pi0')
     module.get_gemma_config = gemma
     shrink(module, 'PaliGemmaForConditionalGenerationWithPiGemma', 'PiGemmaForCausalLM')
-    wrapped = nn.Module()
-    wrapped.model = module.PI0Pytorch(SimpleNamespace(
+    return module.PI0Policy(SimpleNamespace(
         paligemma_variant='gemma_2b', action_expert_variant='gemma_300m', dtype='float32', chunk_size=HORIZON,
         max_state_dim=SIZES['state_width'], max_action_dim=ACTION_WIDTH, num_inference_steps=STEPS, min_period=4e-3,
         max_period=4.0, image_resolution=(IMAGE_SIZE, IMAGE_SIZE), freeze_vision_encoder=False,
-        train_expert_only=False, compile_model=False, rtc_config=None))
-    return wrapped
+        train_expert_only=False, compile_model=False, rtc_config=None, gradient_checkpointing=False, device='cpu',
+        n_action_steps=HORIZON, validate_features=lambda: None, image_features=('observation.images.cam_high',),
+        output_features={'action': SimpleNamespace(shape=(ACTION_DIM,))}))
 
 
 def openpi(source: Path) -> nn.Module:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fpo_ros.bench.policy_node import NoNode, open_node
+from fpo_ros.bench.policy_node import REST_S, NoNode, open_node
 from fpo_ros.bench.recomputing import Recomputing
 from fpo_ros.bench.swaps import measure_swaps
 from fpo_ros.policy.checkpoint import FlowPolicy
@@ -38,8 +38,6 @@ VARIANTS = {'pi0_tiny': PolicyContract(),
 #: Rounds of each variant, of which every fifth has the slow turn without a cache; and changes of the policy.
 SAMPLES, SWAPS = {'pi0_tiny': 300, 'pi0_small': 60}, {'pi0_tiny': 20, 'pi0_small': 5}
 _SLOW_EVERY = 5
-#: Pause before each turn, as there is one before the node's [s]: none goes on with the caches of the one before.
-_PAUSE_S = 0.05
 #: Largest difference between chunks that are called the same [rad, grippers 0..1].
 _SAME = 1e-4
 
@@ -217,7 +215,7 @@ def eager(policy: FlowPolicy, observation: Observation) -> Callable[[np.ndarray]
 
 
 def _timed(durations: list[float], work: Callable[[np.ndarray], np.ndarray], noise: np.ndarray) -> np.ndarray:
-    time.sleep(_PAUSE_S)
+    time.sleep(REST_S)  # none goes on with the caches of the one before
     started = time.perf_counter()
     result = work(noise)
     durations.append(time.perf_counter() - started)

@@ -1,4 +1,8 @@
-"""Time from an observation message to the chunk message that answers it, over DDS, of a policy node of its own."""
+"""Time from an observation message to the chunk message that answers it, over DDS, of a policy node of its own.
+
+Both are messages as they travel, in bytes: what their sender and their reader take to make and to read them is not the
+node's.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,12 @@ from pathlib import Path
 
 from fpo_ros.policy.contract import Observation, PolicyContract
 
+#: Seconds that the machine rests before the node is asked, in which a status reaches it. What is compared with the
+#: node rests as long: a processor that wakes is slower than one that works.
+REST_S = 0.06
 #: Time for the node to load its policy, and to answer an observation, which DDS may lose [s].
 _START_LIMIT_S, _ANSWER_LIMIT_S, _TRIES = 120.0, 10.0, 5
-#: Pause before each observation, in which the node takes the status that asks for it [s].
+#: Of that, the end, in which the node takes the status that asks for an observation [s].
 _PAUSE_S = 0.02
 
 
@@ -33,11 +40,12 @@ def open_node(release: Path, keys: Path, contract: PolicyContract, provider: str
     """
     if importlib.util.find_spec('rclpy') is None:
         raise NoNode('rclpy is not installed (pip install ".[ros]" or source ROS 2)')
+    from rclpy.serialization import serialize_message
+
     from fpo_ros.msg import ActionChunk, ControllerStatus
     from fpo_ros.msg import Observation as Message
     from fpo_ros.nodes import qos
     from fpo_ros.nodes.graph import GraphError, NodeSpec
-    from fpo_ros.nodes.logic.chunk_gate import TRANSIT_NS
     from fpo_ros.nodes.processes import NodeProcess, end_all
     from fpo_ros.nodes.ros_client import RosClient, domain_of_environment
     from fpo_ros.nodes.transport import profile_variables
@@ -54,7 +62,7 @@ def open_node(release: Path, keys: Path, contract: PolicyContract, provider: str
         with RosClient('bench', namespace) as client:
             arrived: list[float] = []
             client.node.create_subscription(ActionChunk, 'action_chunk',
-                                            lambda chunk: arrived.append(time.perf_counter()), qos.COMMAND)
+                                            lambda chunk: arrived.append(time.perf_counter()), qos.COMMAND, raw=True)
             statuses = client.node.create_publisher(ControllerStatus, 'controller_status', qos.STATUS)
             observations = client.node.create_publisher(Message, 'observation', qos.OBSERVATION)
             status = ControllerStatus(state=ControllerStatus.STATE_POLICY)
@@ -67,11 +75,11 @@ def open_node(release: Path, keys: Path, contract: PolicyContract, provider: str
 
             def ask(observation: Observation) -> float:
                 for _ in range(_TRIES):
-                    time.sleep(TRANSIT_NS * 1e-9 + _PAUSE_S)  # sooner a status would be of before the last chunk
+                    time.sleep(REST_S - _PAUSE_S)  # a status sooner would be of before the last chunk
                     status.header.stamp = client.node.get_clock().now().to_msg()
                     statuses.publish(status)
                     time.sleep(_PAUSE_S)
-                    message = _message(observation, client.node.get_clock().now().to_msg())
+                    message = serialize_message(_message(observation, client.node.get_clock().now().to_msg()))
                     arrived.clear()
                     started = time.perf_counter()
                     observations.publish(message)

@@ -30,18 +30,27 @@ def list_(results: Results = _RESULTS) -> None:
 
 
 @app.command('run')
-def run(rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; all of them if none is given.')] = None,
+def run(context: typer.Context,
+        rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; all of them if none is given.')] = None,
         seeds: Annotated[str | None, typer.Option(help='Seeds, comma-separated.', show_default="the rows' own")] = None,
-        threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network.',
-                                                    show_default='all cores')] = None,
+        threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network, of each '
+                                                    'process.', show_default='all cores')] = None,
         work: Work = _WORK, results: Results = _RESULTS) -> None:
-    """Run rows, from where they were left; what is done already is not done again."""
+    """Run rows, from where they were left; what is done already is not done again.
+
+    Under torchrun, several processes train one seed after the other; process 0 evaluates.
+    """
     import torch
 
+    from fpo_ros.learning.parallel import Group
     from fpo_ros.results.rates import rate
     from fpo_ros.results.rows import ROWS, row_named
-    from fpo_ros.results.running import run_seed
+    from fpo_ros.results.running import end_help, help_to_train, run_seed
 
+    group = context.with_resource(Group.from_environment())
+    if group.rank:
+        help_to_train(group, threads)
+        return
     chosen = [row_named(name) for name in rows] if rows else list(ROWS)
     wanted = None if seeds is None else _numbers(seeds)
     if threads is not None:
@@ -49,11 +58,12 @@ def run(rows: Annotated[list[str] | None, typer.Argument(help='Names of rows; al
     display = display_of(False)
     for row in chosen:
         for seed in wanted or row.seeds:
-            result = run_seed(row, seed, work, results, display, threads)
+            result = run_seed(row, seed, work, results, display, threads, group)
             last = result['evaluations'][-1]
             display.line(f'{row.name}, seed {seed}: {rate(last, "gym")[0]:.1%}, '
                          f'{rate(last, "strict")[0]:.1%} by the strict rule, after '
                          f'{last["control_steps"]:,} control steps and {result["minutes"]:.0f} min')
+    end_help(group)
 
 
 def _numbers(seeds: str) -> list[int]:

@@ -102,7 +102,7 @@ def main_table(row: Row, seeds: list[dict]) -> list[str]:
     if finished:
         drops = _by_seed(finished, lambda one: f'{_drop(one):.1f}')
         lines += ['', f'The end lies below the best evaluation by {drops} points.']
-    dates, minutes = _by_seed(seeds, lambda one: one['date']), _by_seed(seeds, lambda one: f"{one['minutes']:.0f} min")
+    dates, minutes = _by_seed(seeds, lambda one: one['date']), _by_seed(seeds, _time)
     lines += ['', f'Begun {dates}. Training took {minutes}.']
     settled = [(one, steps) for one in seeds if one['curve'] and (steps := _settled_from(one)) is not None]
     if settled:
@@ -209,3 +209,8 @@ def write_page(directory: Path, out: Path, images: Path) -> None:
         if body:
             text += [f'## {_TITLES[group]}', '', *body]
     replace_file(out, ('\n'.join(text).rstrip() + '\n').encode())
+
+
+def _time(one: dict) -> str:
+    processes = one.get('processes', 1)
+    return f'{one["minutes"]:.0f} min' + (f' in {processes} processes' if processes > 1 else '')

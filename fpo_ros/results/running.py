@@ -18,6 +18,8 @@ from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.demonstrations import Demonstrations, load_demonstrations
 from fpo_ros.learning.evaluate import evaluate
 from fpo_ros.learning.finetune import finetune
+from fpo_ros.learning.followers import follow
+from fpo_ros.learning.parallel import Group
 from fpo_ros.learning.prefixes import new_prefix
 from fpo_ros.learning.record import record_demonstrations
 from fpo_ros.learning.training_state import CheckpointDirectory
@@ -31,6 +33,9 @@ from fpo_ros.results.stale import check_result, check_start, keep_start, take_pa
 _CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replayed_rate', 'chunk_spread',
           'worst_region', 'explained_variance', 'loss_change_good', 'loss_change_bad', 'learning_rate', 'noise_high',
           'narrowed', 'rollout_s', 'update_s')
+
+#: What process 0 sends to the others before a leg begins.
+_LEG = b'leg'
 
 
 def start_policy(start: Start, work: Path, display: Display, packaged: bool = True) -> FlowPolicy:
@@ -97,13 +102,32 @@ def _bits(array: np.ndarray) -> str:
     return ''.join('01'[int(value)] for value in array)
 
 
+def help_to_train(group: Group, threads: int | None = None) -> None:
+    """Follow process 0 of a group through the legs of its rows, until :func:`end_help`.
+
+    :param group: connected; of a process other than 0.
+    :param threads: of the physics; by default this process's share of the cores.
+    :raises ParallelError: when process 0 gives up, is lost, or does not go with this process.
+    """
+    while group.broadcast():
+        follow(group, threads)
+
+
+def end_help(group: Group) -> None:
+    """Let the processes that :func:`help_to_train` end."""
+    group.broadcast(b'')
+
+
 def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
-             threads: int | None = None) -> dict[str, Any]:
+             threads: int | None = None, group: Group | None = None) -> dict[str, Any]:
     """Run one seed of a row to its end, from where it was left; return what ``<results>/<row>-<seed>.json`` holds.
 
     :param work: where starts and runs are kept.
     :param results: where the JSON goes, rewritten after every leg.
     :param threads: of the physics; by default one per core that this process may use.
+    :param group: processes that share the training, of which this is number 0; the others are in
+        :func:`help_to_train`. This process alone if None.
+    :raises ParallelError: when another process of the group is lost; what is done stays.
     :raises SaveError: when the disk refuses.
     :raises StaleError: for what is there of other settings, or of another start.
     """
@@ -124,8 +148,9 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
         if any(entry['mark'] == mark for entry in known['evaluations']):
             continue
         if mark:
-            history = _leg(row, seed, mark, start, recorded, run, display, threads)
-            # Of all iterations, whichever process ran them.
+            history = _leg(row, seed, mark, start, recorded, run, display, threads, group or Group())
+            known['processes'] = (group or Group()).size
+            # Of all iterations, whichever program ran them.
             known['minutes'] = sum(entry['rollout_s'] + entry['update_s'] for entry in history) / 60
             known['curve'] = [{name: entry[name] for name in _CURVE if name in entry} for entry in history]
             known['alarms'] = sorted({name for entry in history for name in entry['alarms']})
@@ -160,8 +185,9 @@ def _start_if_there(start: Start, work: Path, display: Display) -> FlowPolicy | 
 
 
 def _leg(row: Row, seed: int, mark: int, start: FlowPolicy, recorded: Demonstrations | None, run: Path,
-         display: Display, threads: int | None) -> list[dict]:
+         display: Display, threads: int | None, group: Group) -> list[dict]:
+    group.broadcast(_LEG)
     with TrainingTable(display, None) as table:
         return finetune(start, run, row.config(), control_steps=mark, seed=seed, resume=True, force=True,
                         demonstrations=recorded, threads=threads, on_iteration=table.add, on_phase=table.phase,
-                        on_warning=display.line)[1]
+                        on_warning=display.line, group=group)[1]

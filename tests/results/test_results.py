@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_task
 import torch
+from tiny_rows import TINY
 from typer.testing import CliRunner
 
 from fpo_ros.demo.display import Display
@@ -17,12 +18,10 @@ from fpo_ros.learning import finetune as finetuning
 from fpo_ros.results import cli, report, running
 from fpo_ros.results.rates import mean_over_seeds
 from fpo_ros.results.report import ResultsError, compared_table, load_results, main_table, write_page
-from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, STATE, ZERO_REFERENCE, Row, row_named
+from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, ZERO_REFERENCE, Row, row_named
 from fpo_ros.results.stale import StaleError
 
 torch.set_num_threads(1)
-
-TINY = Row('tiny', 'main', 'Tiny', STATE, 200, (60, 200), seeds=(0,), episodes=3)
 
 
 def test_every_row_is_a_setting_that_can_be_run():
