@@ -109,12 +109,14 @@ class LatentSoftActorCritic(Update):
 
     @torch.no_grad()
     def targets(self, part: dict[str, Tensor]) -> Tensor:
-        """Return what critics are to predict: y = R + gamma (1 - end) (mean_i Q'_i(s', w') - alpha log p(w'))."""
-        latent, density = log_density(self._flow.expert, part['next_acted'], self._noise(len(part['reward'])))
+        """Return what critics are to predict: y = R + gamma (1 - end) mean_i Q'_i(s', w'), as in DSRL's code.
+
+        Entropy is sought by the actor alone: beside returns of at most 1, that of a latent would be all there is.
+        """
+        latent, _ = log_density(self._flow.expert, part['next_acted'], self._noise(len(part['reward'])))
         vectors = torch.cat([part['next_seen'], latent], -1)
         following = torch.stack([critic(vectors) for critic in self.critics.targets]).mean(0)
-        soft = following - self.log_temperature.exp() * density
-        return part['reward'] + self._config.gamma * part['follows'] * soft
+        return part['reward'] + self._config.gamma * part['follows'] * following
 
     def _step(self, part: dict[str, Tensor]) -> dict[str, float]:
         actor, config, temperature = self._flow.expert, self._config, self.log_temperature.detach().exp()

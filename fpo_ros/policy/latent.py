@@ -45,7 +45,8 @@ class FlowLatent(Expert):
 class GaussianLatent(nn.Module):
     """A squashed Gaussian over one latent of action_dim, the start noise of every step of a chunk (DSRL).
 
-    w = bound tanh(mean + std noise), as DSRL's code for pi0 does: bound 2 for ALOHA.
+    w = bound tanh(mean + std noise), as DSRL's code for pi0 does: bound 2 for ALOHA. At first the mean is zero, and w
+    has the entropy 0 that DSRL steers it to, but for a hundredth per entry that tanh takes.
 
     :param config: sizes; the prefix enters as the mean over its tokens of the last layer's keys and values.
     :param contract: shapes of states and chunks.
@@ -53,8 +54,8 @@ class GaussianLatent(nn.Module):
 
     #: Largest latent, in deviations of the start noise.
     BOUND = 2.0
-    #: Range of the logarithm of a deviation before it is squashed.
-    LOG_STD = (-5.0, 1.0)
+    #: Range of the logarithm of a deviation before it is squashed, and where it begins.
+    LOG_STD, FIRST_LOG_STD = (-5.0, 1.0), -math.log(BOUND * math.sqrt(2 * math.pi * math.e))
 
     def __init__(self, config: Pi0Config, contract: PolicyContract, hidden: int = 256) -> None:
         super().__init__()
@@ -63,7 +64,8 @@ class GaussianLatent(nn.Module):
         self.net = nn.Sequential(nn.Linear(seen, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
                                  nn.Linear(hidden, 2 * contract.action_dim))
         nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        nn.init.zeros_(self.net[-1].bias[:contract.action_dim])
+        nn.init.constant_(self.net[-1].bias[contract.action_dim:], self.FIRST_LOG_STD)
 
     @staticmethod
     def see(states: Tensor, prefix_kv: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.decisions import flatten
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.scale import Local, open_pool
-from fpo_ros.learning.soft_actor_critic import log_density
+from fpo_ros.learning.soft_actor_critic import TARGET_ENTROPY, log_density
 from fpo_ros.learning.update import Batch
 from fpo_ros.policy.flow import Sampling
 
@@ -39,26 +39,33 @@ def test_the_density_of_a_latent_is_that_of_the_squashed_gaussian():
 
 
 def test_the_density_at_the_middle_by_hand():
-    # At first the mean is 0 and the deviation 1: w = 2 tanh(0) = 0, and the density 1 / (2 sqrt(2 pi)) per dimension.
+    # At first the mean is 0 and the deviation s = 1 / (2 sqrt(2 pi e)): w = 2 tanh(0) = 0, and the density
+    # 1 / (2 s sqrt(2 pi)) = sqrt(e) per dimension.
     actor = learner_of().flow.expert
     with torch.no_grad():
         latent, density = log_density(actor, torch.zeros(1, actor.net[0].in_features), torch.zeros(1, 14))
-    assert not latent.any() and float(density) == pytest.approx(-14 * np.log(2 * np.sqrt(2 * np.pi)), rel=1e-5)
+    assert not latent.any() and float(density) == pytest.approx(14 / 2, rel=1e-5)
 
 
-def test_targets_of_the_critics_by_hand(monkeypatch):
+def test_a_fresh_actor_has_the_entropy_that_it_is_steered_to():
+    actor = learner_of().flow.expert
+    noise = torch.randn(20000, 14, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, density = log_density(actor, torch.zeros(20000, actor.net[0].in_features), noise)
+    assert -float(density.mean()) == pytest.approx(TARGET_ENTROPY, abs=0.02 * 14)
+
+
+def test_targets_of_the_critics_by_hand():
     learner = learner_of()
     update, count = learner.update, 3
     with torch.no_grad():
         for index, critic in enumerate(update.critics.targets):  # the mean of 0 to 9 is 4.5
             critic.net[-1].bias.fill_(float(index))
-        update.log_temperature.fill_(np.log(0.5))
-    monkeypatch.setattr('fpo_ros.learning.soft_actor_critic.log_density',
-                        lambda actor, seen, noise: (torch.zeros(count, 14), torch.tensor([-1.0, 3.0, 3.0])))
-    size = update.critics.members[0].net[0].in_features - 14
-    part = {'next_acted': torch.zeros(count, 1), 'next_seen': torch.zeros(count, size),
+        update.log_temperature.fill_(np.log(0.5))  # has no part in it
+    size, acted = update.critics.members[0].net[0].in_features - 14, learner.flow.expert.net[0].in_features
+    part = {'next_acted': torch.zeros(count, acted), 'next_seen': torch.zeros(count, size),
             'reward': torch.tensor([0.0, 0.0, 1.0]), 'follows': torch.tensor([1.0, 1.0, 0.0])}
-    wanted = [0.9 * (4.5 + 0.5), 0.9 * (4.5 - 1.5), 1.0]
+    wanted = [0.9 * 4.5, 0.9 * 4.5, 1.0]
     torch.testing.assert_close(update.targets(part), torch.tensor(wanted))
 
 

@@ -184,7 +184,7 @@ def test_a_fresh_gaussian_actor_by_hand(make_policy):
     steered = with_latent_actor(policy, 'gaussian')
     states, prefix, noise = seen_by(policy)
     drawn = steered.draw(states, prefix, noise)
-    expected = (2 * torch.tanh(noise[:, 0]))[:, None].expand(-1, 5, -1)
+    expected = (2 * torch.tanh(noise[:, 0] / (2 * math.sqrt(2 * math.pi * math.e))))[:, None].expand(-1, 5, -1)
     torch.testing.assert_close(drawn.path[:, 0], expected)
     assert drawn.path.shape == (3, 1, 5, 14) and torch.equal(drawn.chunks, policy.act(states, prefix, drawn.path[:, 0]))
 

@@ -291,7 +291,7 @@ def test_a_shared_prefix_is_in_memory_once(shop, slot, observation):
     offered(slot, shop.publish(3.0, prefix_heavy=(64 << 20) + 4))
     assert slot.refusals == 0
     another = process.memory_info().rss - before - shared
-    assert shared < 32e6 < 48e6 < another, (shared, another)
+    assert shared < 48e6 < another, (shared, another)  # a copy is 67e6
 
 
 def test_an_announcement_of_what_serves_already_drops_the_one_that_waits(shop, slot, observation):
