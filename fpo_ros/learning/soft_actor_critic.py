@@ -128,8 +128,10 @@ class LatentSoftActorCritic(Update):
         self.critics.follow(config.critic.polyak)
         latent, density = log_density(actor, part['acted'], self._noise(len(part['acted'])))
         value = self.critics(torch.cat([part['seen'], latent], -1)).mean(0)
-        self._optimizer.zero_grad(set_to_none=True)
-        (temperature * density - value).mean().backward()
+        parameters = self._flow.parameters  # of the actor alone: gradients of ten critics would be a sixth of a step
+        gradients = torch.autograd.grad((temperature * density - value).mean(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         norm = float(nn.utils.clip_grad_norm_(self._flow.parameters, config.max_grad_norm))
         self._optimizer.step()
         self.temperature_optimizer.zero_grad(set_to_none=True)
