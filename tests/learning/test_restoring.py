@@ -16,6 +16,7 @@ import torch
 from runs import files, newest, progress, train, without_clock
 from safetensors.torch import load_file
 
+from fpo_ros.learning import soft_actor_critic
 from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.config import CriticConfig
 from fpo_ros.learning.fpo import FPO
@@ -165,7 +166,9 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize('name', SETTINGS)
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(waist_task, tmp_path, name):
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(waist_task, tmp_path, monkeypatch, name):
+    for size in ('MEMBERS', '_BATCH'):  # ten critics with 256 decisions each would take a minute
+        monkeypatch.setattr(soft_actor_critic, size, 2)
     settings = tiny_task.config(**SETTINGS[name])
     best, _ = train(tmp_path / 'whole', 3, settings=settings)
     torch.manual_seed(0)
