@@ -1,7 +1,7 @@
 # make setup   a virtual environment in .venv with fpo_ros in it (PYTHON=/path/to/python3 chooses the interpreter)
 # make demo    the main job: demonstrations, training, release, the running graph (QUICK=1: smaller numbers)
 # make test    every test
-# make results what docs/results.md shows, row after row (hours; resumable; ARGS='awr ppo' for some rows)
+# make results what docs/results.md shows, row after row (hours; resumable; ARGS='awr ppo --jobs 2': some rows, seeds side by side)
 # make lint    ruff
 
 SHELL := /bin/bash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +35,8 @@ def run(context: typer.Context,
         seeds: Annotated[str | None, typer.Option(help='Seeds, comma-separated.', show_default="the rows' own")] = None,
         threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network, of each '
                                                     'process.', show_default='all cores')] = None,
+        jobs: Annotated[int, typer.Option(min=1, help='Seeds at once, each in a process of its own: faster than as '
+                                          'many threads. They share the cores.')] = 1,
         work: Work = _WORK, results: Results = _RESULTS) -> None:
     """Run rows, from where they were left; what is done already is not done again.
 
@@ -48,6 +50,9 @@ def run(context: typer.Context,
     from fpo_ros.results.running import end_help, help_to_train, run_seed
 
     group = context.with_resource(Group.from_environment())
+    if group.size > 1 and jobs > 1:
+        raise typer.BadParameter('torchrun starts several processes for one seed, --jobs for several: leave one of '
+                                 'them out', param_hint='--jobs')
     if group.rank:
         help_to_train(group, threads)
         return
@@ -56,6 +61,9 @@ def run(context: typer.Context,
     if threads is not None:
         torch.set_num_threads(threads)
     display = display_of(False)
+    if jobs > 1:
+        _side_by_side([(row, seed) for row in chosen for seed in wanted or row.seeds], jobs, threads, work, results)
+        return
     for row in chosen:
         for seed in wanted or row.seeds:
             result = run_seed(row, seed, work, results, display, threads, group)
@@ -64,6 +72,24 @@ def run(context: typer.Context,
                          f'{rate(last, "strict")[0]:.1%} by the strict rule, after '
                          f'{last["control_steps"]:,} control steps and {result["minutes"]:.0f} min')
     end_help(group)
+
+
+def _side_by_side(tasks: list[tuple[Any, int]], jobs: int, threads: int | None, work: Path, results: Path) -> None:
+    import os
+
+    from fpo_ros.results.jobs import Jobs
+    from fpo_ros.results.report import load_results
+    from fpo_ros.results.running import prepare, run_seed
+
+    display, cores = display_of(False), len(os.sched_getaffinity(0))
+    done = {(row, one['seed']) for row, found in load_results(results).items() for one in found if one['finished']}
+    for row, seed in tasks:
+        if (row.name, seed) in done:
+            run_seed(row, seed, work, results, display)  # sees whether it is stale, and does nothing
+    left = [(row, seed) for row, seed in tasks if (row.name, seed) not in done]
+    for row in {row.name: row for row, _ in left}.values():
+        prepare(row, work, display, threads)
+    Jobs(jobs, threads or max(1, cores // jobs), work, results, display).run(left)
 
 
 def _numbers(seeds: str) -> list[int]:

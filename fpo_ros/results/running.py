@@ -118,6 +118,16 @@ def end_help(group: Group) -> None:
     group.broadcast(b'')
 
 
+def prepare(row: Row, work: Path, display: Display, threads: int | None = None) -> None:
+    """Make what all seeds of a row begin with, so that they can be run side by side.
+
+    :raises StaleError: for a start that was made otherwise.
+    """
+    start_evaluation(start_policy(row.start, work, display), row, work, display, threads)
+    if row.recorded:
+        demonstrations_of(row.start, work, display)
+
+
 def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
              threads: int | None = None, group: Group | None = None) -> dict[str, Any]:
     """Run one seed of a row to its end, from where it was left; return what ``<results>/<row>-<seed>.json`` holds.
