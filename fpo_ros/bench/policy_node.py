@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fpo_ros.nodes.logic.chunk_gate import TRANSIT_NS
 from fpo_ros.policy.contract import Observation, PolicyContract
 
-#: Seconds that the machine rests before the node is asked, in which a status reaches it. What is compared with the
-#: node rests as long: a processor that wakes is slower than one that works.
-REST_S = 0.06
 #: Time for the node to load its policy, and to answer an observation, which DDS may lose [s].
 _START_LIMIT_S, _ANSWER_LIMIT_S, _TRIES = 120.0, 10.0, 5
-#: Of that, the end, in which the node takes the status that asks for an observation [s].
+#: Pause in which the node takes the status that asks for an observation [s].
 _PAUSE_S = 0.02
+#: How long the machine rests before the node is asked: a status sooner after a chunk than TRANSIT_NS would be of before
+#: it. What is compared with the node rests as long, for a processor that wakes is slower than one that works [s].
+REST_S = TRANSIT_NS * 1e-9 + 0.01 + _PAUSE_S
 
 
 class NoNode(RuntimeError):
@@ -40,14 +41,12 @@ def open_node(release: Path, keys: Path, contract: PolicyContract, provider: str
     """
     if importlib.util.find_spec('rclpy') is None:
         raise NoNode('rclpy is not installed (pip install ".[ros]" or source ROS 2)')
-    from rclpy.serialization import serialize_message
-
     from fpo_ros.msg import ActionChunk, ControllerStatus
     from fpo_ros.msg import Observation as Message
     from fpo_ros.nodes import qos
     from fpo_ros.nodes.graph import GraphError, NodeSpec
     from fpo_ros.nodes.processes import NodeProcess, end_all
-    from fpo_ros.nodes.ros_client import RosClient, domain_of_environment
+    from fpo_ros.nodes.ros_client import RosClient, as_bytes, domain_of_environment
     from fpo_ros.nodes.transport import profile_variables
 
     namespace = f'/bench_{os.getpid()}'
@@ -75,11 +74,11 @@ def open_node(release: Path, keys: Path, contract: PolicyContract, provider: str
 
             def ask(observation: Observation) -> float:
                 for _ in range(_TRIES):
-                    time.sleep(REST_S - _PAUSE_S)  # a status sooner would be of before the last chunk
+                    time.sleep(REST_S - _PAUSE_S)
                     status.header.stamp = client.node.get_clock().now().to_msg()
                     statuses.publish(status)
                     time.sleep(_PAUSE_S)
-                    message = serialize_message(_message(observation, client.node.get_clock().now().to_msg()))
+                    message = as_bytes(_message(observation, client.node.get_clock().now().to_msg()))
                     arrived.clear()
                     started = time.perf_counter()
                     observations.publish(message)

@@ -13,6 +13,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.serialization import serialize_message
 from rclpy.task import Future
 
 from fpo_ros.nodes.base import make_executor
@@ -32,6 +33,11 @@ def domain_of_environment() -> int:
     if not text.isdecimal() or int(text) > LARGEST_DOMAIN:
         raise GraphError(f"ROS_DOMAIN_ID is '{text}': use a number from 0 to {LARGEST_DOMAIN}")
     return int(text)
+
+
+def as_bytes(message: Any) -> bytes:
+    """Return a message as it travels, which every publisher of its type takes, too."""
+    return serialize_message(message)
 
 
 class RosClient:

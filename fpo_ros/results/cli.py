@@ -62,7 +62,8 @@ def run(context: typer.Context,
         torch.set_num_threads(threads)
     display = display_of(False)
     if jobs > 1:
-        _side_by_side([(row, seed) for row in chosen for seed in wanted or row.seeds], jobs, threads, work, results)
+        _side_by_side([(row, seed) for row in chosen for seed in wanted or row.seeds], jobs, threads, work,
+                      results, display)
         return
     for row in chosen:
         for seed in wanted or row.seeds:
@@ -74,14 +75,14 @@ def run(context: typer.Context,
     end_help(group)
 
 
-def _side_by_side(tasks: list[tuple[Any, int]], jobs: int, threads: int | None, work: Path, results: Path) -> None:
+def _side_by_side(tasks: list[tuple[Any, int]], jobs: int, threads: int | None, work: Path, results: Path,
+                  display: Any) -> None:
     import os
 
     from fpo_ros.results.jobs import Jobs
     from fpo_ros.results.report import load_results
     from fpo_ros.results.running import prepare, run_seed
 
-    display, cores = display_of(False), len(os.sched_getaffinity(0))
     done = {(row, one['seed']) for row, found in load_results(results).items() for one in found if one['finished']}
     for row, seed in tasks:
         if (row.name, seed) in done:
@@ -89,7 +90,7 @@ def _side_by_side(tasks: list[tuple[Any, int]], jobs: int, threads: int | None, 
     left = [(row, seed) for row, seed in tasks if (row.name, seed) not in done]
     for row in {row.name: row for row, _ in left}.values():
         prepare(row, work, display, threads)
-    Jobs(jobs, threads or max(1, cores // jobs), work, results, display).run(left)
+    Jobs(jobs, threads or max(1, len(os.sched_getaffinity(0)) // jobs), work, results, display).run(left)
 
 
 def _numbers(seeds: str) -> list[int]:

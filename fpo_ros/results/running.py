@@ -141,6 +141,7 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
     :raises SaveError: when the disk refuses.
     :raises StaleError: for what is there of other settings, or of another start.
     """
+    group = group or Group()
     path, run = results / f'{row.name}-{seed}.json', work / 'runs' / f'{row.name}-{seed}'
     known = json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
     if known and known['finished']:
@@ -158,8 +159,8 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
         if any(entry['mark'] == mark for entry in known['evaluations']):
             continue
         if mark:
-            history = _leg(row, seed, mark, start, recorded, run, display, threads, group or Group())
-            known['processes'] = (group or Group()).size
+            history = _leg(row, seed, mark, start, recorded, run, display, threads, group)
+            known['processes'] = group.size
             # Of all iterations, whichever program ran them.
             known['minutes'] = sum(entry['rollout_s'] + entry['update_s'] for entry in history) / 60
             known['curve'] = [{name: entry[name] for name in _CURVE if name in entry} for entry in history]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ import pytest
 import tiny_task
 import train_parallel
 from free_port import free_port
+from launched import environment, launcher
 from runs import CLOCK, files, newest, progress
 from safetensors.torch import load_file
 
@@ -37,17 +37,6 @@ RUNS = {
                               'narrow_learning_rate': 3e-4}, 'iterations': 4},
     'lora': {'settings': {'placement': 'lora', 'lora_rank': 2, 'episodes': 6}, 'iterations': 3, 'restores': True},
 }
-
-
-def environment(**more: object) -> dict[str, str]:
-    """Return this process's environment without a launcher's words in it."""
-    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
-    plain = {name: value for name, value in os.environ.items() if name not in names}
-    return {**plain, 'OMP_NUM_THREADS': '1', **{name: str(value) for name, value in more.items()}}
-
-
-def launcher(*options: object) -> list[str]:
-    return [sys.executable, '-m', 'torch.distributed.run', *map(str, options), '--nproc-per-node']
 
 
 def script(directory: Path, *runs: dict) -> list[str]:

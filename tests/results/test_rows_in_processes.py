@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launched import environment, launcher
 from tiny_rows import TINY
 
 from fpo_ros.demo.display import Display
@@ -20,11 +19,9 @@ LIMIT_S = 120
 
 
 def launch(work: Path, results: Path) -> subprocess.CompletedProcess:
-    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
-    environment = {name: value for name, value in os.environ.items() if name not in names} | {'OMP_NUM_THREADS': '1'}
-    return subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
-                           str(Path(__file__).parent / 'tiny_rows.py'), str(work), str(results)],
-                          env=environment, timeout=LIMIT_S, capture_output=True, text=True)
+    program = str(Path(__file__).parent / 'tiny_rows.py')
+    return subprocess.run([*launcher('--standalone'), '2', program, str(work), str(results)], env=environment(),
+                          timeout=LIMIT_S, capture_output=True, text=True)
 
 
 def test_a_row_trained_in_two_processes_is_what_one_process_makes_of_it(tiny, tmp_path):
