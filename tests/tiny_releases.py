@@ -19,6 +19,8 @@ from fpo_ros.releases import ReleaseStore, generate_keypair, load_trusted_keys, 
 #: Every chunk is 10 rows; one Euler step of velocity = x leaves exactly the action mean.
 STEADY = PolicyContract(horizon=10, execute=10, flow_steps=1)
 KV_SHAPE = (1, 2, 1, 1, 1, 1)
+#: How steeply a swinging policy goes from one side to the other: a pose between them would not last for a moment.
+STEEP = 20.0
 
 
 def _model(path: Path, nodes: list, inputs: list, outputs: list, constants: dict[str, np.ndarray]) -> None:
@@ -57,11 +59,16 @@ def write_graphs(path: Path, contract: PolicyContract, prefix_heavy: int = 0, **
 
 
 def write_velocity(file: Path, contract: PolicyContract, *, gain: float = 0.0, bias: float = 0.0,
-                   time_gain: float = 0.0, state_gain: float = 0.0, prefix_gain: float = 0.0) -> None:
-    """Write a flow's velocity = gain x + bias + time_gain t + state_gain state[:14] + prefix_gain prefix."""
+                   time_gain: float = 0.0, state_gain: float = 0.0, state_bound: float = 1e6,
+                   prefix_gain: float = 0.0) -> None:
+    """Write a flow's velocity = gain x + bias + time_gain t + clip(state_gain state[:14]) + prefix_gain prefix.
+
+    :param state_bound: what the state adds is clipped to this to both sides.
+    """
     f32 = np.float32
     constants = {'gain': f32(gain), 'bias': f32(bias), 'time_gain': f32(time_gain),
-                 'state_gain': f32(state_gain), 'prefix_gain': f32(prefix_gain),
+                 'state_gain': f32(state_gain), 'least': f32(-state_bound), 'most': f32(state_bound),
+                 'prefix_gain': f32(prefix_gain),
                  'one': np.array([1], np.int64), 'from': np.array([0], np.int64),
                  'to': np.array([ACTION_DIM], np.int64), 'axes': np.array([1, 2], np.int64)}
     nodes = [
@@ -72,7 +79,8 @@ def write_velocity(file: Path, contract: PolicyContract, *, gain: float = 0.0, b
         helper.make_node('Add', ['b', 'c'], ['d']),
         helper.make_node('Slice', ['state', 'from', 'to', 'one'], ['joints']),
         helper.make_node('Unsqueeze', ['joints', 'one'], ['row']),
-        helper.make_node('Mul', ['row', 'state_gain'], ['e']),
+        helper.make_node('Mul', ['row', 'state_gain'], ['whole']),
+        helper.make_node('Clip', ['whole', 'least', 'most'], ['e']),
         helper.make_node('Add', ['d', 'e'], ['f']),
         helper.make_node('ReduceMean', ['prefix_kv'], ['p'], keepdims=0),
         helper.make_node('Mul', ['p', 'prefix_gain'], ['g']),
@@ -122,7 +130,8 @@ def reference_chunk(contract: PolicyContract, stats: NormStats, noise: np.ndarra
     x, n = np.array(noise, np.float64), contract.flow_steps
     gain, bias, time_gain, state_gain, prefix_gain = (
         gains.get(name, 0.0) for name in ('gain', 'bias', 'time_gain', 'state_gain', 'prefix_gain'))
-    constant = bias + state_gain * state[:ACTION_DIM] + prefix_gain * prefix
+    bound = gains.get('state_bound', 1e6)
+    constant = bias + np.clip(state_gain * state[:ACTION_DIM], -bound, bound) + prefix_gain * prefix
     for k in range(n):
         x = x - (gain * x + time_gain * (1 - k / n) + constant) / n
     return x * stats.action_std.astype(np.float64) + stats.action_mean.astype(np.float64)
@@ -189,15 +198,15 @@ class Releases:
                 swing: float = 0.0) -> Path:
         """Publish a policy that commands ``target`` in every row; returns the release's directory.
 
-        :param swing: with more than 1, and without going on from leftovers, it commands ``target - swing * waist`` to
-            both waists, which therefore turn to and fro for ever.
+        :param swing: [rad] how far beyond the target it sends both waists, always to the side where they are not:
+            so they turn to and fro for ever, however soon it sees where they are. It does not go on from leftovers.
         """
         deviation = np.full(14, 1e-3 if swing else 0.01)
         deviation[[0, 7]] = 1.0 if swing else 0.01
         stats = NormStats(np.zeros(contract.state_dim), np.ones(contract.state_dim), target, deviation)
         staging = self.path.parent / f'staging_{len(list(self.path.parent.iterdir()))}'
-        write_release(staging, contract, stats=stats, gain=1.0, state_gain=swing,
-                      goes_on=contract.flow_steps == 1 and not swing)
+        write_release(staging, contract, stats=stats, gain=1.0, state_gain=STEEP if swing else 0.0,
+                      state_bound=swing, goes_on=contract.flow_steps == 1 and not swing)
         (staging / 'contract.json').unlink()
         low, high = wilson_interval(20, 40)
         release = ReleaseStore(self.path).publish(
