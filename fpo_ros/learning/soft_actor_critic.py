@@ -2,7 +2,8 @@
 
 The actor is a squashed Gaussian over one latent per chunk, repeated over its steps
 (:class:`fpo_ros.policy.latent.GaussianLatent`); critics see the same vector as FPO's. Settings follow DSRL's code for
-pi0 where fine-tuning has none of its own: ten critics whose mean counts, target entropy 0, copies that follow at 0.005.
+pi0 where fine-tuning has none of its own: ten critics whose mean counts, half an entropy of -1 per entry as target,
+copies that follow at 0.005. What is rewarded is one success, so the temperature begins low, and no return exceeds 1.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from fpo_ros.policy.latent import GaussianLatent
 
 #: Critics, decisions that are kept, and gradient steps for each new decision (DSRL: 20).
 MEMBERS, CAPACITY, STEPS_PER_DECISION = 10, 100_000, 1
-#: Entropy of the latent that the temperature is steered towards.
-TARGET_ENTROPY = 0.0
+#: Entropy of each entry of the latent that the temperature is steered towards, and where the temperature begins.
+TARGET_ENTROPY, FIRST_TEMPERATURE = -0.5, 0.01
 _BATCH = 256
 
 
@@ -54,7 +55,7 @@ class LatentSoftActorCritic(Update):
         size = seen_size(flow.policy, config.critic.inputs) + flow.policy.contract.action_dim
         self.critics = Ensemble(size, MEMBERS, seed)
         self.critic_optimizer = torch.optim.Adam(self.critics.members.parameters(), lr=3e-4)
-        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(FIRST_TEMPERATURE)))
         self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=3e-4)
         #: Decisions, oldest first, a tensor per entry; part of a checkpoint.
         self.replay: dict[str, Tensor] = {}
@@ -109,14 +110,15 @@ class LatentSoftActorCritic(Update):
 
     @torch.no_grad()
     def targets(self, part: dict[str, Tensor]) -> Tensor:
-        """Return what critics are to predict: y = R + gamma (1 - end) mean_i Q'_i(s', w'), as in DSRL's code.
+        """Return what critics are to predict: y = R + gamma (1 - end) mean_i Q'_i(s', w') within 0 and 1.
 
-        Entropy is sought by the actor alone: beside returns of at most 1, that of a latent would be all there is.
+        As in DSRL's code, entropy is sought by the actor alone: beside returns of at most 1, that of a latent would be
+        all there is. No return lies outside 0 and 1; critics that believe it does drive one another on.
         """
-        latent, _ = log_density(self._flow.expert, part['next_acted'], self._noise(len(part['reward'])))
+        latent = self._flow.expert.sample(part['next_acted'], self._noise(len(part['reward'])))
         vectors = torch.cat([part['next_seen'], latent], -1)
         following = torch.stack([critic(vectors) for critic in self.critics.targets]).mean(0)
-        return part['reward'] + self._config.gamma * part['follows'] * following
+        return (part['reward'] + self._config.gamma * part['follows'] * following).clamp(0, 1)
 
     def _step(self, part: dict[str, Tensor]) -> dict[str, float]:
         actor, config, temperature = self._flow.expert, self._config, self.log_temperature.detach().exp()
@@ -135,7 +137,7 @@ class LatentSoftActorCritic(Update):
         norm = float(nn.utils.clip_grad_norm_(self._flow.parameters, config.max_grad_norm))
         self._optimizer.step()
         self.temperature_optimizer.zero_grad(set_to_none=True)
-        (self.log_temperature.exp() * (-density.detach().mean() - TARGET_ENTROPY)).backward()
+        (self.log_temperature.exp() * (-density.detach().mean() - TARGET_ENTROPY * latent.shape[-1])).backward()
         self.temperature_optimizer.step()
         return {'soft_q_loss': error.item(), 'entropy': -float(density.detach().mean()),
                 'temperature': float(temperature), 'grad_norm': norm}
