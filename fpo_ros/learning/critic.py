@@ -51,11 +51,12 @@ class Ensemble(nn.Module):
     :param size: length of the vector.
     :param members: critics.
     :param seed: of the initial weights, which differ between members.
+    :param width: hidden width of both layers of each.
     """
 
-    def __init__(self, size: int, members: int, seed: int = 0) -> None:
+    def __init__(self, size: int, members: int, seed: int = 0, width: int = 256) -> None:
         super().__init__()
-        self.members = nn.ModuleList(Critic(size, seed=seed + 1000 * index) for index in range(members))
+        self.members = nn.ModuleList(Critic(size, width, seed + 1000 * index) for index in range(members))
         self.targets = copy.deepcopy(self.members).requires_grad_(False)
 
     def begin(self, vectors: np.ndarray, value: float) -> None:

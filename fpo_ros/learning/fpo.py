@@ -130,11 +130,13 @@ class FPO:
         self.failed.keep(scenes[new], rollout.rewarded[new])
         rate = self._rate()
         returns = rollout.rewarded * config.gamma ** (rollout.valid.sum(1) - 1)
+        batch = Batch(decisions, advantage, rollout, reward, bool(np.ptp(returns) > 0),
+                      f'iteration {self.iteration + 1}', self._advice(), rate, narrowing, self._decisions)
         if self.iteration >= config.warmup:
             phase('updating')
-            metrics |= self.update.run(Batch(
-                decisions, advantage, rollout, reward, bool(np.ptp(returns) > 0),
-                f'iteration {self.iteration + 1}', self._advice(), rate, narrowing, self._decisions))
+            metrics |= self.update.run(batch)
+        else:
+            metrics |= self.update.warm_up(batch)
         for name, module in (('policy', self.policy.model), ('critic', self.values.module)):
             check_finite(module.state_dict(), f'{name} after iteration {self.iteration + 1}', self._advice())
         self._group.check_alike(self._trained(), f'after iteration {self.iteration + 1}')

@@ -2,8 +2,9 @@
 
 The actor is a squashed Gaussian over one latent per chunk, repeated over its steps
 (:class:`fpo_ros.policy.latent.GaussianLatent`); critics see the same vector as FPO's. Settings follow DSRL's code for
-pi0 where fine-tuning has none of its own: ten critics whose mean counts, half an entropy of -1 per entry as target,
-copies that follow at 0.005. What is rewarded is one success, so the temperature begins low, and no return exceeds 1.
+pi0 where fine-tuning has none of its own: ten critics whose mean counts, an entropy of -1/2 per entry as target (its
+default in simulation), copies that follow at 0.005. What is rewarded is one success, so the temperature begins low, and
+no return exceeds 1.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from fpo_ros.learning.update import Batch, Update
 from fpo_ros.learning.values import seen_by_critic, seen_size
 from fpo_ros.policy.latent import GaussianLatent
 
-#: Critics, decisions that are kept, and gradient steps for each new decision (DSRL: 20).
-MEMBERS, CAPACITY, STEPS_PER_DECISION = 10, 100_000, 1
+#: Critics and their width, decisions that are kept, and gradient steps for each new decision (DSRL: 20).
+MEMBERS, WIDTH, CAPACITY, STEPS_PER_DECISION = 10, 128, 100_000, 1
 #: Entropy of each entry of the latent that the temperature is steered towards, and where the temperature begins.
 TARGET_ENTROPY, FIRST_TEMPERATURE = -0.5, 0.01
 _BATCH = 256
@@ -37,8 +38,8 @@ def log_density(actor: GaussianLatent, seen: Tensor, noise: Tensor) -> tuple[Ten
     mean, log_std = actor.distribution(seen)
     u = mean + log_std.exp() * noise
     normal = -noise.square() / 2 - log_std - math.log(2 * math.pi) / 2
-    squashed = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)) + math.log(actor.BOUND)
-    return actor.BOUND * torch.tanh(u), (normal - squashed).sum(-1)
+    squashed = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)) + actor.bound.log()
+    return actor.bound * torch.tanh(u), (normal - squashed).sum(-1)
 
 
 class LatentSoftActorCritic(Update):
@@ -53,12 +54,17 @@ class LatentSoftActorCritic(Update):
     def __init__(self, flow: TrainedFlow, config: FPOConfig, optimizer: torch.optim.Optimizer, seed: int) -> None:
         self._flow, self._config, self._optimizer = flow, config, optimizer
         size = seen_size(flow.policy, config.critic.inputs) + flow.policy.contract.action_dim
-        self.critics = Ensemble(size, MEMBERS, seed)
+        self.critics = Ensemble(size, MEMBERS, seed, WIDTH)
         self.critic_optimizer = torch.optim.Adam(self.critics.members.parameters(), lr=3e-4)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(FIRST_TEMPERATURE)))
         self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=3e-4)
         #: Decisions, oldest first, a tensor per entry; part of a checkpoint.
         self.replay: dict[str, Tensor] = {}
+
+    def warm_up(self, batch: Batch) -> dict[str, float]:
+        """See :meth:`Update.warm_up`: what was decided is learned from later."""
+        self.remember(batch)
+        return {}
 
     def remember(self, batch: Batch) -> None:
         """Add an iteration's decisions to the replay; the first ones fit the critics' normalisation."""

@@ -109,6 +109,10 @@ class Update(ABC):
     def run(self, batch: Batch) -> dict[str, float]:
         """Update once; return metrics."""
 
+    def warm_up(self, batch: Batch) -> dict[str, float]:
+        """Take what an iteration gives in which only the critic of the advantages is trained; return metrics."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """Return what outlasts an iteration, for a checkpoint."""
         return {}

@@ -53,7 +53,7 @@ class GaussianLatent(nn.Module):
     :param contract: shapes of states and chunks.
     """
 
-    #: Largest latent, in deviations of the start noise.
+    #: Largest latent of a new actor, in deviations of the start noise; one that is loaded brings its own.
     BOUND = 0.5
     #: Range of the logarithm of a deviation before it is squashed, and where it begins.
     LOG_STD, FIRST_LOG_STD = (-5.0, 1.0), -0.3
@@ -61,6 +61,7 @@ class GaussianLatent(nn.Module):
     def __init__(self, config: Pi0Config, contract: PolicyContract, hidden: int = 256) -> None:
         super().__init__()
         self.contract = contract
+        self.register_buffer('bound', torch.tensor(self.BOUND))
         seen = contract.state_dim + 2 * config.num_kv_heads * config.head_dim
         self.net = nn.Sequential(nn.Linear(seen, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
                                  nn.Linear(hidden, 2 * contract.action_dim))
@@ -85,7 +86,7 @@ class GaussianLatent(nn.Module):
     def sample(self, seen: Tensor, noise: Tensor) -> Tensor:
         """Return the (B, action_dim) latents that standard normal noise of the same shape leads to."""
         mean, log_std = self.distribution(seen)
-        return self.BOUND * torch.tanh(mean + log_std.exp() * noise)
+        return self.bound * torch.tanh(mean + log_std.exp() * noise)
 
 
 def pooled_prefix(prefix_kv: Tensor, batch: int) -> Tensor:

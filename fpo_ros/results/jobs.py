@@ -55,8 +55,9 @@ class Jobs:
     def _run_one(self, row: Row, seed: int) -> str:
         """Return what failed in words; nothing where nothing did."""
         name, last = f'{row.name} {seed}', '(no message)'
-        # It ends with this process, however that ends. A terminal's Ctrl-C reaches this one alone, which hands it on.
-        command = ['setpriv', '--pdeathsig', 'INT', sys.executable, '-m', 'fpo_ros.cli', 'results', 'run', row.name,
+        # It ends with this process, however that ends. A terminal's Ctrl-C reaches this one alone, which hands it on:
+        # as SIGTERM, since who is started in the background of a script is deaf to SIGINT.
+        command = ['setpriv', '--pdeathsig', 'TERM', sys.executable, '-m', 'fpo_ros.cli', 'results', 'run', row.name,
                    '--seeds', str(seed), '--threads', str(self._threads), *self._places]
         with self._lock:
             if self._stopping:
@@ -78,4 +79,4 @@ class Jobs:
         with self._lock:
             self._stopping = True
             for process in self._running:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)

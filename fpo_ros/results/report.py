@@ -12,6 +12,7 @@ from fpo_ros.learning.alarms import SETTLED
 from fpo_ros.learning.compare import paired
 from fpo_ros.results.rates import bits, mean_over_seeds, rate
 from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, ZERO_REFERENCE, Row, row_named
+from fpo_ros.results.stale import check_result
 
 _TITLES = {
     'main': 'Main results', 'relatives': 'FPO and its relatives', 'ablations': 'What each part does',
@@ -45,7 +46,7 @@ def _interval(found: tuple[float, float, float], sign: str = '') -> str:
 
 def _mean(evaluations: list[dict], rule: str) -> str:
     """Return the mean over seeds of several evaluations with its interval."""
-    return _interval(mean_over_seeds(bits(evaluations, rule)))
+    return _interval(mean_over_seeds(bits(evaluations, rule))) + (', one seed' if len(evaluations) == 1 else '')
 
 
 def _drop(one: dict) -> float:
@@ -114,9 +115,12 @@ def main_table(row: Row, seeds: list[dict]) -> list[str]:
         where = ', '.join(f'{steps / 1e6:.2f} M (seed {one["seed"]})' for one, steps in narrowed)
         lines += ['', 'Success from little noise no longer grew, and [narrowing](algorithms.md#narrowing) began, at '
                   f'{where} control steps.']
-    alarms = sorted({name for one in seeds for name in one.get('alarms', [])})
+    alarms = _by_seed(seeds, lambda one: ', '.join(one.get('alarms', [])) or 'none')
     restored = _by_seed(seeds, lambda one: str(one.get('restored', 0)))
-    lines += ['', f'Alarms: {", ".join(alarms) or "none"}. Times that the best policy was restored: {restored}.']
+    lines += ['', f'Alarms: {alarms}. Times that the best policy was restored: {restored}.']
+    for one in seeds:
+        if 'remark' in one:
+            lines += ['', f'Seed {one["seed"]}: {one["remark"]}.']
     return [*lines, '']
 
 
@@ -137,7 +141,8 @@ def compared_table(group: str, found: dict[str, list[dict]]) -> list[str]:
         if row.name != name and both:
             ours = bits([one['evaluations'][-1] for one in both], 'gym')
             theirs = bits([reference[one['seed']] for one in both], 'gym')
-            tests = ', '.join(f'{paired(a, b).p_value:.2g}' for a, b in zip(ours, theirs, strict=True))
+            tests = ', '.join(f'{one["seed"]}: {paired(a, b).p_value:.2g}'
+                              for one, a, b in zip(both, ours, theirs, strict=True))
             difference = f'{_interval(mean_over_seeds(theirs.astype(float) - ours), "+")}; p {tests}'
         start = _interval(rate(seeds[0]['evaluations'][0], 'gym'))
         each = ', '.join(f'{one["seed"]}: {_interval(rate(one["evaluations"][-1], "gym"))}' for one in seeds)
@@ -171,8 +176,9 @@ scenes per seed, the same for all, from random start noise unless said otherwise
 Behind the success of one seed stands its 95 % Wilson interval: what other scenes would have changed. Behind a mean
 over seeds, or a difference of two, stands a 95 % bootstrap interval for which seeds and scenes are both drawn anew
 (Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1): what other trainings would have changed, too, as far as
-two or three of them tell; where all succeed it is a point. Rows are compared with the default seed by seed in the same
-scenes, by McNemar's exact test for each seed. What was learned from them is in [algorithms.md](algorithms.md).
+two or three of them tell; where all succeed it is a point. Of one seed it says what other scenes would. Rows are
+compared with the default seed by seed in the same scenes, by McNemar's exact test for each seed. What was learned from
+them is in [algorithms.md](algorithms.md).
 
 Seeds are of training: of its scenes, noise, minibatches and critic. They share one start policy, trained on
 demonstrations with errors. Minutes are of training alone, on the machine that ran them: two cores at most, often with
@@ -185,12 +191,16 @@ def write_page(directory: Path, out: Path, images: Path) -> None:
     """Write the page and the plots of what is there.
 
     :raises ResultsError: for a damaged file, or where there is no result.
+    :raises StaleError: for a result of other settings than those of its row.
     """
     from fpo_ros.results.plots import plot_bars, plot_curves
 
     found = load_results(directory)
     if not found:
         raise ResultsError(f'{directory} holds no result: run one with fpo-ros results run')
+    for name, seeds in found.items():
+        for one in seeds:
+            check_result(one, row_named(name), None, directory / f'{name}-{one["seed"]}.json')
     dates = sorted(one['date'] for seeds in found.values() for one in seeds)
     text = [_HEAD.format(episodes=max(row.episodes for row in ROWS)), f'Begun from {dates[0]} to {dates[-1]}.', '']
     images.mkdir(parents=True, exist_ok=True)

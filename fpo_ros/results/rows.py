@@ -100,6 +100,15 @@ _LIKELIHOOD = {'objective': {'trust_region': 'ppo', 'clip': 0.2}, 'bc_coefficien
                'patience': None}
 
 
+#: Raised for an algorithm whose code learns otherwise from the same settings; what was learned by another is stale.
+_RECIPES = {'dsrl': 1}
+
+
+def recipe_of(row: Row) -> int:
+    """Return the number of the code that a row's algorithm learns by; 0 for the first."""
+    return _RECIPES.get(row.config().algorithm, 0)
+
+
 def _executing(count: int) -> Start:
     """Return a start whose policy executes ``count`` steps of chunks of at least 20."""
     contract = PolicyContract(horizon=max(20, count), execute=count)

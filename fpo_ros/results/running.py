@@ -12,7 +12,7 @@ import numpy as np
 
 from fpo_ros.demo.display import Display, TrainingTable
 from fpo_ros.episodes.store import EpisodeStore
-from fpo_ros.files import replace_file
+from fpo_ros.files import locked, replace_file
 from fpo_ros.learning import sft
 from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.demonstrations import Demonstrations, load_demonstrations
@@ -26,8 +26,15 @@ from fpo_ros.learning.training_state import CheckpointDirectory
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.contract import ContractError
 from fpo_ros.policy.saving import saving
-from fpo_ros.results.rows import Row, Start
-from fpo_ros.results.stale import check_result, check_start, keep_start, take_packaged
+from fpo_ros.results.rows import Row, Start, recipe_of
+from fpo_ros.results.stale import (
+    StaleError,
+    check_result,
+    check_start,
+    check_unfinished_start,
+    keep_start,
+    take_packaged,
+)
 
 #: Metrics whose curve stays.
 _CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replayed_rate', 'chunk_spread',
@@ -47,10 +54,16 @@ def start_policy(start: Start, work: Path, display: Display, packaged: bool = Tr
     :raises StaleError: for one that was made otherwise.
     """
     where = work / 'starts' / start.name
+    where.mkdir(parents=True, exist_ok=True)
+    with locked(where / '.lock'):  # another process may be making it
+        return _start_policy(start, where, display, packaged)
+
+
+def _start_policy(start: Start, where: Path, display: Display, packaged: bool) -> FlowPolicy:
     if not (where / 'policy' / 'policy.json').exists() and not (packaged and take_packaged(start, where)):
-        where.mkdir(parents=True, exist_ok=True)
+        check_unfinished_start(start, where)
         keep_start(start, where)
-        pairs = demonstrations_of(start, work, display)
+        pairs = _demonstrations(start, where, display)
         network = new_prefix(start.contract, start.model, start.grounding, display) if start.grounding else None
         with display.bar(f'flow matching for {start.name}', start.sft.steps) as bar:
             policy = sft.train(pairs, start.contract, start.model, start.sft, 0,
@@ -67,7 +80,14 @@ def demonstrations_of(start: Start, work: Path, display: Display, successes_only
 
     :raises NoDemonstrationsError: where none can be used.
     """
-    store = EpisodeStore.create_or_open(work / 'starts' / start.name / 'demonstrations')
+    where = work / 'starts' / start.name
+    where.mkdir(parents=True, exist_ok=True)
+    with locked(where / '.lock'):
+        return _demonstrations(start, where, display, successes_only)
+
+
+def _demonstrations(start: Start, where: Path, display: Display, successes_only: bool = False) -> Demonstrations:
+    store = EpisodeStore.create_or_open(where / 'demonstrations')
     with display.bar(f'recording for {start.name}', start.demonstrations) as bar:
         record_demonstrations(store, start.contract, start.demonstrations, start.noise_m,
                               frame_every=start.frame_every,
@@ -151,6 +171,7 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
     if known is None:
         known = {'row': row.name, 'seed': seed, 'date': date.today().isoformat(), 'settings': asdict(row.config()),
                  'start': asdict(row.start), 'start_sha256': start.digest(), 'recorded': row.recorded,
+                 'recipe': recipe_of(row),
                  'evaluations': [], 'curve': [], 'minutes': 0.0, 'finished': False}
     else:
         check_result(known, row, start, path, run)
@@ -160,6 +181,9 @@ def run_seed(row: Row, seed: int, work: Path, results: Path, display: Display,
             continue
         if mark:
             history = _leg(row, seed, mark, start, recorded, run, display, threads, group)
+            if len(history) > 1 and history[-2]['control_steps'] >= mark:
+                raise StaleError(f'{run} has gone beyond {mark:,} control steps, of which {path} holds no evaluation: '
+                                 'put the file back, or remove the run to train it anew')
             known['processes'] = group.size
             # Of all iterations, whichever program ran them.
             known['minutes'] = sum(entry['rollout_s'] + entry['update_s'] for entry in history) / 60

@@ -12,7 +12,7 @@ from fpo_ros.files import replace_file
 from fpo_ros.policies import names
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.policy.saving import saving
-from fpo_ros.results.rows import Row, Start
+from fpo_ros.results.rows import Row, Start, recipe_of
 
 #: How a start policy is made, beside it.
 START = 'start.json'
@@ -57,6 +57,17 @@ def keep_start(start: Start, where: Path) -> None:
         replace_file(path, (json.dumps(asdict(start)) + '\n').encode())
 
 
+def check_unfinished_start(start: Start, where: Path) -> None:
+    """Refuse to go on making a start that was begun otherwise.
+
+    :raises StaleError: saying what to remove.
+    """
+    path = where / START
+    found = differences(json.loads(path.read_text(encoding='utf-8')), start) if path.exists() else []
+    if found:
+        raise StaleError(f'{where} holds a start that was begun otherwise ({"; ".join(found)}): remove it')
+
+
 def take_packaged(start: Start, where: Path) -> bool:
     """Copy the policy of the package that was made as a start is, and how it was, where there is one.
 
@@ -93,12 +104,13 @@ def check_start(start: Start, policy: FlowPolicy, where: Path) -> None:
                          'results and runs that began there')
 
 
-def check_result(known: dict[str, Any], row: Row, start: FlowPolicy | None, path: Path, run: Path) -> None:
+def check_result(known: dict[str, Any], row: Row, start: FlowPolicy | None, path: Path,
+                 run: Path | None = None) -> None:
     """Refuse a result of other settings, evaluations or starts than those of its row.
 
     :param known: what ``path`` holds.
     :param start: the start policy; None where it is not there any more, and nothing needs it.
-    :param run: directory of the run.
+    :param run: directory of the run, where it is known.
     :raises StaleError: saying what to remove.
     """
     found = differences(known['settings'], row.config())
@@ -113,5 +125,15 @@ def check_result(known: dict[str, Any], row: Row, start: FlowPolicy | None, path
         other = sorted({str(entry[name]) for entry in known['evaluations'] if entry[name] != wanted})
         if other:
             found.append(f'evaluations with {name} {", ".join(other)}, now {wanted}')
+    if known.get('recipe', 0) != recipe_of(row):  # results that are older are of the first
+        found.append(f'it was learned by recipe {known.get("recipe", 0)}, now {recipe_of(row)}')
+    marks, done = (0, *row.marks), tuple(entry['mark'] for entry in known['evaluations'])
+    if done != (marks if known['finished'] else marks[:len(done)]):
+        found.append(f'evaluations at {_steps(done)} control steps, now {_steps(marks)}')
     if found:
-        raise StaleError(f'{path} is of something else ({"; ".join(found)}): remove it and {run} to run it anew')
+        raise StaleError(f'{path} is of something else ({"; ".join(found)}): remove it and '
+                         f'{run or "its run"} to run it anew')
+
+
+def _steps(marks: tuple[int, ...]) -> str:
+    return ', '.join(f'{mark:,}' for mark in marks) or 'no'

@@ -13,8 +13,9 @@ from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.decisions import flatten
 from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.scale import Local, open_pool
-from fpo_ros.learning.soft_actor_critic import TARGET_ENTROPY, log_density
+from fpo_ros.learning.soft_actor_critic import FIRST_TEMPERATURE, TARGET_ENTROPY, log_density
 from fpo_ros.learning.update import Batch
+from fpo_ros.learning.values import seen_by_critic
 from fpo_ros.policy.flow import Sampling
 
 CONFIG = tiny_task.config(algorithm='dsrl', gamma=0.9)
@@ -32,7 +33,7 @@ def test_the_density_of_a_latent_is_that_of_the_squashed_gaussian():
         latent, density = log_density(actor, seen, noise)
         mean, log_std = actor.distribution(seen)
         squashed = TransformedDistribution(Normal(mean.double(), log_std.exp().double()), [
-            TanhTransform(), AffineTransform(0.0, actor.BOUND)])
+            TanhTransform(), AffineTransform(0.0, actor.bound.double())])
         wanted = squashed.log_prob(latent.double()).sum(-1)
     assert float(latent.abs().max()) < 0.5
     torch.testing.assert_close(density.double(), wanted, rtol=1e-3, atol=1e-2)
@@ -72,6 +73,51 @@ def test_targets_of_the_critics_by_hand():
     torch.testing.assert_close(update.targets(part), torch.tensor(wanted))
 
 
+def test_targets_depend_on_what_follows_and_on_what_the_actor_would_do_there():
+    learner = learner_of()
+    update, actor = learner.update, learner.flow.expert
+    with torch.no_grad():
+        for critic in update.critics.targets:
+            critic.net[-1].weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+            critic.net[-1].bias.fill_(0.5)
+    size, acted = update.critics.members[0].net[0].in_features - 14, actor.net[0].in_features
+
+    def target(seen: float = 0.0, mean: float = 0.0) -> float:
+        with torch.no_grad():
+            actor.net[-1].bias[:14] = mean
+        learner.flow.generator.manual_seed(0)
+        return float(update.targets({'next_acted': torch.zeros(1, acted), 'next_seen': torch.full((1, size), seen),
+                                     'reward': torch.zeros(1), 'follows': torch.ones(1)}))
+
+    assert len({round(target(seen, mean), 5) for seen in (0.0, 1.0) for mean in (0.0, 2.0)}) == 4
+
+
+def test_what_is_remembered_of_each_decision_by_hand(monkeypatch):
+    monkeypatch.setattr('fpo_ros.learning.soft_actor_critic.CAPACITY', 6)
+    learner = learner_of()
+    valid = np.array([[True, True, False], [True, True, True]])
+    rollout = made_rollouts.rollout(learner.policy, valid)
+    reward = np.array([[0.0, 1.0, 9.0], [0.1, 0.2, 0.3]])
+    batch = Batch(flatten(rollout, valid), torch.zeros(5), rollout, reward, True, 'here', 'none', 3e-3)
+    assert learner.update.warm_up(batch) == {}
+    kept = learner.update.replay
+    torch.testing.assert_close(kept['reward'], torch.tensor([0.0, 1.0, 0.1, 0.2, 0.3]))
+    assert kept['follows'].tolist() == [1, 0, 1, 1, 0]
+    taken = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    acted = learner.flow.expert.see(rollout.states.flatten(0, 1), rollout.prefix_kv).view(2, 3, -1)
+    seen = seen_by_critic(rollout, CONFIG.critic.inputs)
+    for index, (episode, decision) in enumerate(taken):
+        assert torch.equal(kept['latent'][index], rollout.paths[episode, decision, 0, 0])
+        assert torch.equal(kept['seen'][index], seen[episode, decision])
+        assert torch.equal(kept['acted'][index], acted[episode, decision])
+        if kept['follows'][index]:
+            assert torch.equal(kept['next_seen'][index], seen[episode, decision + 1])
+            assert torch.equal(kept['next_acted'][index], acted[episode, decision + 1])
+    first = kept['latent'][4].clone()
+    learner.update.remember(batch)
+    assert len(learner.update.replay['reward']) == 6 and torch.equal(learner.update.replay['latent'][0], first)
+
+
 @pytest.mark.parametrize(('believed', 'wanted'), [(3.0, 1.0), (-2.0, 0.0)])
 def test_no_target_lies_beyond_what_an_episode_can_return(believed, wanted):
     learner = learner_of()
@@ -108,4 +154,4 @@ def test_the_first_rollout_is_drawn_as_it_is_evaluated_and_the_policy_stays_as_i
     after = tiny_task.weights(learner.policy)
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith('latent_actor.') for name in changed)
-    assert metrics['soft_q_loss'] >= 0 and metrics['temperature'] > 0
+    assert 0 < metrics['soft_q_loss'] < 1 and metrics['temperature'] == pytest.approx(FIRST_TEMPERATURE, rel=0.1)

@@ -56,15 +56,17 @@ def test_every_seed_is_run_and_those_that_fail_are_named_with_their_last_words(p
     assert all(f'awr {seed}: begins' in printed for seed in range(4)) and 'awr 1: the disk is full' in printed
 
 
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGKILL])
-def test_a_parent_that_ends_takes_its_seeds_along(program, how):
+@pytest.mark.parametrize(('how', 'deaf'), [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGKILL, True)])
+def test_a_parent_that_ends_takes_its_seeds_along(program, how, deaf):
+    # Who is started in the background of a script ignores SIGINT, and so do its children.
+    begin = 'import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); ' if deaf else ''
     code = ('from pathlib import Path; from fpo_ros.demo.display import Display; '
             'from fpo_ros.results.jobs import Jobs; from fpo_ros.results.rows import row_named; '
             "Jobs(2, 1, Path('work'), Path('.'), Display()).run([(row_named('awr'), 7), (row_named('ppo'), 7)])")
     # The stand-in is for the children alone.
     plain = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     parent = subprocess.Popen([sys.executable, '-P' if sys.version_info >= (3, 11) else '-I', '-c',
-                               f"import os; os.environ['PYTHONPATH'] = {str(program)!r}; {code}"], env=plain,
+                               f"import os; os.environ['PYTHONPATH'] = {str(program)!r}; {begin}{code}"], env=plain,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         asked = [program / f'{row}-7.asked' for row in ('awr', 'ppo')]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,6 +98,11 @@ def test_a_seed_that_was_interrupted_goes_on_to_the_same_result(tiny, monkeypatc
     assert [entry['mark'] for entry in found['evaluations']] == [0, 60, 200]
     assert all(len(entry['gym']) == len(entry['strict']) == 3 for entry in found['evaluations'])
     assert found['finished'] and found == json.loads((results / 'tiny-0.json').read_text())
+    mended = found | {'evaluations': found['evaluations'][:1], 'finished': False}
+    (results / 'tiny-0.json').write_text(json.dumps(mended))
+    with pytest.raises(StaleError, match='tiny-0 has gone beyond 60 control steps, of which .*tiny-0.json holds no'):
+        running.run_seed(TINY, 0, work, results, Display(), 1)
+    (results / 'tiny-0.json').write_text(json.dumps(found))
     monkeypatch.setattr(running, 'start_policy', None)
     assert running.run_seed(TINY, 0, work, results, Display(), 1) == found, 'what is done is not done again'
 
@@ -159,7 +165,8 @@ def test_the_table_of_a_main_row_by_hand():
     text = '\n'.join(lines)
     assert 'The end lies below the best evaluation by 20.0 (seed 0), 20.0 (seed 1) points.' in text
     assert 'Begun 2026-01-02 (seed 0), 2026-01-02 (seed 1). Training took 3 min (seed 0), 3 min (seed 1).' in text
-    assert 'Alarms: steps_too_small. Times that the best policy was restored: 0 (seed 0), 0 (seed 1).' in text
+    assert 'Alarms: steps_too_small (seed 0), steps_too_small (seed 1). Times that' in text
+    assert 'Times that the best policy was restored: 0 (seed 0), 0 (seed 1).' in text
     assert 'learning rate' not in text
 
 
@@ -215,7 +222,7 @@ def test_rows_are_compared_scene_by_scene_with_the_default_of_the_same_seed():
     cells = [cell.strip() for cell in lines[3].split('|')]
     assert cells[2:4] == ['0.8 M', '20.0 (5.7 to 51.0)'], 'its start'
     assert cells[4] == '0: 40.0 (16.8 to 68.7), 1: 100.0 (72.2 to 100.0)' and cells[5].startswith('70.0 (')
-    assert cells[7].startswith('+20.0 (') and cells[7].endswith('; p 0.12, 1'), '4 scenes against none: 2 / 2^4'
+    assert cells[7].startswith('+20.0 (') and cells[7].endswith('; p 0: 0.12, 1: 1'), '4 scenes against none: 2 / 2^4'
     assert cells[8:10] == ['3, 3', '2026-01-02']
 
 
@@ -246,10 +253,17 @@ def test_rows_of_one_start_share_its_evaluation_and_only_main_rows_look_further(
     assert 'zero' in whole and 'best' in whole and 'zero' not in part and 'best' not in part
 
 
+def keep(directory: Path, row: str, **more) -> None:
+    """Keep a finished result of a row as it is now."""
+    found = result(row, 0, '1' * 10, settings=asdict(row_named(row).config()))
+    found['evaluations'] = [entry(one['mark'], 50 * one['gym'], 50 * one['strict']) for one in found['evaluations']]
+    directory.mkdir(exist_ok=True)
+    (directory / f'{row}-0.json').write_text(json.dumps(found | more))
+
+
 def test_the_page_holds_what_is_there_and_is_the_same_again(tmp_path):
-    (tmp_path / 'results').mkdir()
-    for row in (REFERENCE, 'awr'):
-        (tmp_path / 'results' / f'{row}-0.json').write_text(json.dumps(result(row, 0, '1' * 10)))
+    keep(tmp_path / 'results', REFERENCE, remark='begun in the rain')
+    keep(tmp_path / 'results', 'awr')
     made = []
     for name in ('one', 'two'):
         write_page(tmp_path / 'results', tmp_path / f'{name}.md', tmp_path / name)
@@ -258,7 +272,16 @@ def test_the_page_holds_what_is_there_and_is_the_same_again(tmp_path):
     assert made[0] == made[1] and len(made[0]) == 3
     text = made[0][0].decode()
     assert '## Main results' in text and '## FPO and its relatives' in text and '## Pairs per decision' not in text
-    assert 'images/results_transfer_state.svg' in text
+    assert 'images/results_transfer_state.svg' in text and '\nSeed 0: begun in the rain.\n' in text
+    assert ', one seed |' in text
+
+
+def test_the_page_refuses_what_is_of_other_settings_than_its_row(tmp_path):
+    keep(tmp_path / 'results', REFERENCE)
+    keep(tmp_path / 'results', 'awr', settings=asdict(row_named('filtered_bc').config()))
+    with pytest.raises(StaleError, match='awr-0.json is of something else .*algorithm was filtered_bc, now awr'):
+        write_page(tmp_path / 'results', tmp_path / 'page.md', tmp_path)
+    assert not (tmp_path / 'page.md').exists()
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"seed": 1}'])

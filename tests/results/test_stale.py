@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from fpo_ros.demo.display import Display
 from fpo_ros.policy.checkpoint import FlowPolicy
 from fpo_ros.results import cli, running, stale
-from fpo_ros.results.rows import REFERENCE, row_named
+from fpo_ros.results.rows import REFERENCE, recipe_of, row_named
 from fpo_ros.results.stale import StaleError, check_result, check_start, differences, keep_start, take_packaged
 
 
@@ -21,7 +21,12 @@ def kept(**changes: object) -> dict:
     """Return what a result of the default holds, unfinished."""
     row = row_named(REFERENCE)
     stored = json.loads(json.dumps({'settings': asdict(row.config()), 'start': asdict(row.start)}))
-    return {'start_sha256': tiny_task.policy().digest(), 'evaluations': [], **stored} | changes
+    return {'start_sha256': tiny_task.policy().digest(), 'evaluations': [], 'finished': False, **stored} | changes
+
+
+def evaluated(*marks: int) -> list[dict]:
+    """Return evaluations at some control steps."""
+    return [{'mark': mark, 'sampling': 'random', 'episodes': 500} for mark in marks]
 
 
 def refused(known: dict, start: FlowPolicy | None = None) -> str:
@@ -43,7 +48,43 @@ def test_results_of_what_a_row_no_longer_is_are_refused_with_what_to_remove():
     assert 'start.noise_m was 0.01, now 0.02' in refused(kept(start=known['start'] | {'noise_m': 0.01}))
     assert 'it began with policy' in refused(known, tiny_task.policy(seed=1))
     assert 'evaluations with sampling zero, now random' in refused(kept(
-        evaluations=[{'sampling': 'zero', 'episodes': 500}]))
+        evaluations=[{'mark': 0, 'sampling': 'zero', 'episodes': 500}]))
+
+
+def test_a_result_must_have_the_evaluations_of_its_row():
+    row = row_named(REFERENCE)
+    whole = (0, *row.marks)
+    for known in (kept(evaluations=evaluated(*whole), finished=True), kept(evaluations=evaluated(*whole[:2]))):
+        check_result(known, row, None, Path('x.json'))
+    assert f'now 0, {row.marks[0]:,}, ' in refused(kept(evaluations=evaluated(*whole[:-1]), finished=True))
+    assert 'evaluations at 0, 7 control steps, now 0' in refused(kept(evaluations=evaluated(0, 7)))
+
+
+def test_what_an_older_recipe_learned_is_refused():
+    row = row_named('dsrl')
+    stored = kept(settings=json.loads(json.dumps(asdict(row.config()))), recipe=recipe_of(row))
+    check_result(stored, row, None, Path('x.json'))
+    del stored['recipe']
+    with pytest.raises(StaleError, match=r'it was learned by recipe 0, now 1\): remove it and its run'):
+        check_result(stored, row, None, Path('x.json'))
+
+
+def test_every_result_of_the_page_is_of_what_its_row_is_now():
+    for path in sorted((Path(__file__).parents[2] / 'docs' / 'results').glob('*.json')):
+        known = json.loads(path.read_text())
+        check_result(known, row_named(known['row']), None, path)
+        reference = json.loads(path.with_name(f'{REFERENCE}-0.json').read_text())
+        if row_named(known['row']).start == row_named(REFERENCE).start:
+            assert known['start_sha256'] == reference['start_sha256'], f'{path.name} has another start'
+
+
+def test_a_start_that_was_begun_otherwise_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, '_demonstrations', None)
+    start = replace(row_named(REFERENCE).start, name='other', noise_m=0.5)
+    (tmp_path / 'starts' / 'other').mkdir(parents=True)
+    keep_start(replace(start, frame_every=1), tmp_path / 'starts' / 'other')
+    with pytest.raises(StaleError, match='was begun otherwise .frame_every was 1, now 5.: remove it'):
+        running.start_policy(start, tmp_path, Display())
 
 
 def test_results_say_whether_recorded_successes_were_imitated_and_older_ones_had_none():
