@@ -35,12 +35,12 @@ def _hollow(shape: torch.Size) -> nn.Parameter:
 
 
 def weight_of(module: nn.Module, name: str) -> Tensor:
-    """Return the numbers that belong to a parameter of the hollow copy, in the module's own type.
+    """Return the numbers that belong to a parameter or a buffer of the hollow copy, in the module's own type.
 
     :param module: the network itself.
-    :param name: of the parameter in its hollow copy.
+    :param name: of the parameter or buffer in its hollow copy.
     """
     owner, _, last = name.rpartition('.')
     if last == _JOINED:
         return module.get_submodule(owner).joined().detach()
-    return module.get_parameter(name).detach()
+    return getattr(module.get_submodule(owner), last).detach()
