@@ -198,7 +198,7 @@ TABLE = (
     killed('learner', diagnosed=f'arm_controller: state: POLICY|{STALL}'),
     Row('learner stopped', _stop_learner, diagnosed='arm_controller: state: POLICY', mend=_let_learner_go_on),
     Row('second controller started', _start_second_controller, diagnosed=f'arm_controller: state: POLICY|{STALL}',
-        stalls=True, logged=('second arm_controller: .*another arm_controller is active',)),
+        stalls=True, logged=('second arm_controller: FATAL another arm_controller is active',)),
     drivers('joint states NaN', 'read_failure', 'not finite: waist is nan',
             ('arm_controller: ERROR follower left: joint_states is not finite',
              'proprio_ingest: ERROR follower left: joint_states is not finite'), target='follower_left', value=1.0),
