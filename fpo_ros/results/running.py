@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -45,6 +47,15 @@ _CURVE = ('control_steps', 'rewarded_rate', 'success_rate', 'replayed', 'replaye
 _LEG = b'leg'
 
 
+@contextmanager
+def _place_of(start: Start, work: Path) -> Iterator[Path]:
+    """Hold the directory of a start, waiting for another process that makes it."""
+    where = work / 'starts' / start.name
+    where.mkdir(parents=True, exist_ok=True)
+    with locked(where / '.lock'):
+        yield where
+
+
 def start_policy(start: Start, work: Path, display: Display, packaged: bool = True) -> FlowPolicy:
     """Return a start policy below ``work``: the one there, that of the package, or one that is trained now.
 
@@ -53,9 +64,7 @@ def start_policy(start: Start, work: Path, display: Display, packaged: bool = Tr
     :param packaged: whether that of the package will do.
     :raises StaleError: for one that was made otherwise.
     """
-    where = work / 'starts' / start.name
-    where.mkdir(parents=True, exist_ok=True)
-    with locked(where / '.lock'):  # another process may be making it
+    with _place_of(start, work) as where:
         return _start_policy(start, where, display, packaged)
 
 
@@ -80,9 +89,7 @@ def demonstrations_of(start: Start, work: Path, display: Display, successes_only
 
     :raises NoDemonstrationsError: where none can be used.
     """
-    where = work / 'starts' / start.name
-    where.mkdir(parents=True, exist_ok=True)
-    with locked(where / '.lock'):
+    with _place_of(start, work) as where:
         return _demonstrations(start, where, display, successes_only)
 
 
