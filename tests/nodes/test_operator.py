@@ -116,9 +116,10 @@ class Cell:
         self.reward = self.client.latest(TaskReward, 'task_reward', qos.STATUS)
         self.status = self.client.latest(OperatorStatus, 'operator/status', qos.LATCHED)
         self.controller = self.client.node.create_publisher(ControllerStatus, 'controller_status', qos.STATUS)
-        self.driving = False
-        self.client.node.create_timer(0.02, lambda: self.controller.publish(ControllerStatus(
-            state=ControllerStatus.STATE_POLICY if self.driving else ControllerStatus.STATE_HOLD)))
+        #: What the controller says at 50 Hz: (state, reason), or None for one that is silent.
+        self.says: tuple[int, str] | None = (ControllerStatus.STATE_HOLD, '')
+        self.client.node.create_timer(0.02, lambda: self.says and self.controller.publish(ControllerStatus(
+            state=self.says[0], reason=self.says[1])))
 
     def _spin(self) -> None:
         while not self.ends:
@@ -156,6 +157,8 @@ def cell(ros) -> Iterator[Cell]:
 
 @pytest.mark.ros
 def test_node_asks_publishes_and_takes_the_answers(cell) -> None:
+    from fpo_ros.msg import ControllerStatus
+
     reward = cell.until(cell.reward, 'a reward')
     assert (reward.task, reward.stage, reward.success, reward.failure) == (TASK, 0, False, False)
     assert reward.header.stamp.sec > 0
@@ -168,7 +171,7 @@ def test_node_asks_publishes_and_takes_the_answers(cell) -> None:
     assert cell.say('confirm_reset').success
     assert cell.reset(7).success
     assert not cell.say('mark_success').success, 'no policy drives'
-    cell.driving = True
+    cell.says = (ControllerStatus.STATE_POLICY, '')
     cell.until(lambda: cell.status().state == cell.status().STATE_EPISODE, 'the episode to be noticed')
     assert cell.say('mark_success').success
     reward = cell.until(lambda: cell.reward() if cell.reward().success else None, 'the mark in the reward')
@@ -216,12 +219,13 @@ def test_console_repeats_the_stop_until_a_controller_confirms_it(cell, monkeypat
     from fpo_ros.nodes import operator_console, qos
 
     monkeypatch.setattr(operator_console, 'CONFIRMED_S', 0.2)
-    said, node = [], cell.client.node
+    said: list[str] = []
     console = operator_console.Console(cell.client, said.append)
     pressed = cell.client.latest(Bool, 'operator_stop', qos.EVENT)
-    statuses = node.create_publisher(ControllerStatus, 'controller_status', qos.STATUS)
-    cell.until(lambda: node.count_publishers('operator_stop') and console._controller() or statuses.publish(
-        ControllerStatus(state=ControllerStatus.STATE_STOPPED)), 'the console to hear a controller')
+    cell.says = (ControllerStatus.STATE_STOPPED, 'earlier')
+    cell.until(lambda: console._controller() and console._controller().reason, 'the console to hear a controller')
+    cell.says = None
+    time.sleep(0.5)  # what is under way arrives
     console.serve(' ')
 
     def served(line: str) -> bool:
@@ -230,7 +234,7 @@ def test_console_repeats_the_stop_until_a_controller_confirms_it(cell, monkeypat
 
     cell.until(lambda: served('NOT CONFIRMED'), 'the doubt: what was said before the stop confirms nothing')
     assert pressed().data and not any('STOPPED' in line for line in said)
-    statuses.publish(ControllerStatus(state=ControllerStatus.STATE_STOPPED, reason='pressed'))
+    cell.says = (ControllerStatus.STATE_STOPPED, 'pressed')
     cell.until(lambda: served('STOPPED (pressed): the arms are sent nothing any more'), 'the confirmation')
     monkeypatch.setattr(console, '_answer', lambda key: time.sleep(1.0) or 'reset')
     console.serve('r')
