@@ -78,7 +78,6 @@ def test_record_train_fine_tune_export_and_evaluate(fpo_ros, tmp_path, short):
     )
 
 
-@pytest.mark.serial
 def test_an_interrupt_signal_ends_training_cleanly(tmp_path):
     """Ctrl-C in a real process: one line, code 130, and the run can go on."""
     contract = PolicyContract()

@@ -30,6 +30,9 @@ SOURCES = [
     'README.md',
     'LICENSE',
 ]
+#: Interfaces that are built, one of each kind with fields of another package's among them: all of them are compiled
+#: where this environment is made, for which several times the work is done.
+KEPT = {'ActionChunk.msg', 'ResetScene.srv', 'RunEpisode.action', 'JointGroupCommand.msg', 'Reboot.srv'}
 NODES = set(re.search(r'set\(nodes ([\w\s]+)\)', (ROOT / 'CMakeLists.txt').read_text()).group(1).split())
 PYTHON = f'python{sys.version_info.major}.{sys.version_info.minor}'
 
@@ -93,7 +96,7 @@ def libraries(*prefixes: Path) -> dict[str, str]:
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory) -> Path:
-    """A copy of the sources, as a fresh clone has them."""
+    """A copy of the sources, as a fresh clone has them, with some of the interfaces."""
     folder = tmp_path_factory.mktemp('clone')
     ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
     for name in SOURCES:
@@ -101,6 +104,11 @@ def source(tmp_path_factory) -> Path:
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
         elif (ROOT / name).exists():
             shutil.copy2(ROOT / name, folder / name)
+    interfaces = [path for path in folder.rglob('*') if path.suffix in ('.msg', '.srv', '.action')]
+    assert {path.name for path in interfaces} > KEPT
+    for path in interfaces:
+        if path.name not in KEPT:
+            path.unlink()
     return folder
 
 
