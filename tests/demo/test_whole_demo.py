@@ -18,11 +18,12 @@ TINY = """
 import sys
 from dataclasses import replace
 from fpo_ros import cli
-from fpo_ros.demo import config
+from fpo_ros.demo import config, numbers
 quick = config.demo_config('state', True)
 tiny = replace(quick, demonstrations=4, sft=replace(quick.sft, steps=10, warmup=2), evaluation_episodes=20,
                fpo=replace(quick.fpo, episodes=4, epochs=1, critic=replace(quick.fpo.critic, steps=5)), iterations=1,
                graph_episodes=1)
+numbers.RATE_TOLERANCE = 0.5  # the machine may be busy
 config.demo_config = lambda observation, quick: tiny
 cli.main(['demo', '--quick', '--check', *sys.argv[1:]])
 """
@@ -50,7 +51,7 @@ def go_on(work: Path) -> tuple[int, str, str]:
             out, err = demo.communicate(timeout=120)
         finally:
             demo.kill()
-        if 'ended early (controller)' not in err:
+        if 'ended early (' not in err:
             break
     return demo.returncode, out, err
 

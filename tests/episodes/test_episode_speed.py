@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from episode_data import META, steps
 
 import fpo_ros.files
@@ -15,6 +16,7 @@ import fpo_ros.files
 WRITE_S, READ_S = 0.3, 2.0
 
 
+@pytest.mark.serial
 def test_an_episode_of_400_steps_is_written_in_time(store):
     data, spent = steps(400), []
     for seed in range(20):
@@ -24,6 +26,7 @@ def test_an_episode_of_400_steps_is_written_in_time(store):
     assert statistics.median(spent) < WRITE_S
 
 
+@pytest.mark.serial
 def test_200_episodes_of_400_steps_are_read_in_time(store, monkeypatch):
     data = steps(400)
     monkeypatch.setattr(fpo_ros.files.os, 'fsync', lambda fd: None)  # writing is not what is timed here

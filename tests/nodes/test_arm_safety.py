@@ -177,13 +177,13 @@ def test_temperatures_and_errors_are_read_from_the_drivers_registers(ros) -> Non
             executor.add_node(one)
         assert np.isnan(node.temperatures.newest()).all(), 'unknown before the first reading'
         until = time.monotonic() + 20
-        while np.isnan([node.temperatures.newest(), node.errors.newest()]).any():
+        while np.isnan(seen := [node.temperatures.newest(), node.errors.newest()]).any():
             assert time.monotonic() < until, 'no temperatures and errors of both followers within 20 s'
             executor.spin_once(timeout_sec=0.1)
         expected = np.full(14, AMBIENT_C)
         expected[9] = 71
-        np.testing.assert_array_equal(node.temperatures.newest(), expected)
-        assert error_words(node.errors.newest()) == ('overload', *[''] * 13)
+        np.testing.assert_array_equal(seen[0], expected)
+        assert error_words(seen[1]) == ('overload', *[''] * 13)
         executor.remove_node(drivers[1])
         time.sleep(0.4)
         assert np.isnan(node.temperatures.newest()[7:]).all(), 'an old reading is none'

