@@ -126,6 +126,7 @@ ROWS = (
          'sampling': {'noise_range': [0.0, 0.5]}}),
     Row('transfer_pixels', 'main', 'TransferCube, pixels and joints', PIXELS, 4 * _M,
         (800_000, 1_600_000, 2_800_000, 4 * _M), _STEADY),
+    _compared('fpo_averaged', 'relatives', 'FPO, averaged ratio', {'objective': {'ratio': 'averaged'}}),
     _compared('awr', 'relatives', 'advantage-weighted regression', {'algorithm': 'awr', 'epochs': 8}),
     _compared('filtered_bc', 'relatives', 'filtered behaviour cloning',
               {'algorithm': 'filtered_bc', 'bc_coefficient': 1.0, 'bc_history': 50}),

@@ -37,12 +37,13 @@ def test_every_row_is_a_setting_that_can_be_run():
         assert len(budgets) == 1 and budgets <= set(row_named(REFERENCE).marks), 'compared at one budget'
 
 
-#: Rows that differ in more than one setting, and in which: a critic or a scale comes with its size, advantages that
-#: weigh imitation make it weaker, and executed steps set the discount of a decision.
+#: Rows that differ in more than one setting, or are FPO among its relatives, and in which: a critic or a scale comes
+#: with its size, advantages that weigh imitation make it weaker, and executed steps set the discount of a decision.
 MORE = {
     'one_critic': {'critic.kind', 'critic.members'}, 'relative': {'objective.kappa', 'objective.kappa_unit'},
     'surplus': {'bc_weighting', 'bc_coefficient'}, 'full_noise_awr': {'algorithm', 'epochs', 'sampling.noise_range'},
     **{f'execute_{count}': {'gamma'} for count in (5, 10, 25, 50)}, 'fpo_zero': set(), 'recorded': set(),
+    'fpo_averaged': {'objective.ratio'},
 }
 
 
