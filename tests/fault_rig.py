@@ -130,6 +130,10 @@ class FaultRig:
         low, high = limits.lower[_ARMS][driven] - 0.02, limits.upper[_ARMS][driven] + 0.02
         assert (motion.positions[:, driven] >= low).all() and (motion.positions[:, driven] <= high).all()
 
+    def stalled(self, since_s: float) -> bool:
+        """Return whether the arms have held, since an instant, because the machine was too busy for joint states."""
+        return any(at >= since_s and re.search(STALL, status.reason) for at, status in list(self.statuses))
+
     # ---- what drives
 
     def drive(self, stand_in: bool = False) -> None:
@@ -251,7 +255,7 @@ def fault_rig(directory: Path) -> Iterator[FaultRig]:
         parameters={'driver_twin': {'camera_rate': 10.0, 'image_height': 48, 'image_width': 64, 'ground_truth': True},
                     'camera_ingest': {'image_height': 48, 'image_width': 64},
                     'arm_controller': {'starve_limit': 1.0, 'max_lead': 0.5, 'homing_joint_speed': 2.0,
-                                       'temperature_period': 0.3}})
+                                       'temperature_period': 0.1}})
     lines: list[tuple[float, str, str]] = []
     with running_graph(options, sink=lambda node, line: lines.append((time.time(), node, line))) as graph:
         with EpisodeClient() as client, StandIn() as stand_in:

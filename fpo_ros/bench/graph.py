@@ -42,7 +42,7 @@ MAX_STEPS = 300
 #: How often each loss is tried, and how long the arms are watched after it [s].
 LOSSES, WATCHED_S = 3, 0.7
 #: How long the joint states of an arm stay away [s].
-SILENCE_S = 0.6
+SILENCE_S = 1.5
 #: Time in which the policy drives after an episode was asked for, and in which one ends [s].
 _DRIVING_LIMIT_S, _END_LIMIT_S = 30.0, 20.0
 

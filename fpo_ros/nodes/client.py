@@ -85,6 +85,15 @@ class EpisodeClient(RosClient):
         self._episodes.destroy()
         self._sequences.destroy()
 
+    def _send(self, actions: ActionClient, goal: Any, forward: Callable[[Any], None] | None) -> Callable[[], Any]:
+        """Send a goal; the returned function gives the handle of the server's answer, or None.
+
+        Sent on the thread that takes answers: rclpy makes the future of a goal anew after it has been sent (9.1.2,
+        ``ActionClient.send_goal_async``), so that an answer that another thread took meanwhile would be lost.
+        """
+        sent = self._executor.create_task(actions.send_goal_async, goal, feedback_callback=forward)
+        return lambda: sent.result().result() if sent.done() and sent.result().done() else None
+
     # ---- episodes
 
     def start_episode(
@@ -110,20 +119,20 @@ class EpisodeClient(RosClient):
             driver=RunEpisode.Goal.DRIVER_OPERATOR if operated else RunEpisode.Goal.DRIVER_POLICY)
         forward = None if on_feedback is None else (
             lambda message: on_feedback(message.feedback.step, message.feedback.stage, message.feedback.phase))
-        replies: list[Any] = []
+        replies: list[Callable[[], Any]] = []
 
         def answered() -> bool:
             # A server that has just been restarted may miss a request: DDS still knows its predecessor.
             if time.monotonic() >= begun + REPEAT_S * len(replies):
-                replies.append(self._episodes.send_goal_async(goal, feedback_callback=forward))
-            return any(reply.done() and reply.result().accepted for reply in replies) or (
-                all(reply.done() for reply in replies))
+                replies.append(self._send(self._episodes, goal, forward))
+            handles = [reply() for reply in replies]
+            return any(handle is not None and handle.accepted for handle in handles) or None not in handles
 
         begun = time.monotonic()
         self.wait_for(answered, 'the answer of run_episode', timeout_s)
         for reply in replies:
-            if reply.done() and reply.result().accepted:
-                return reply.result()
+            if (handle := reply()) is not None and handle.accepted:
+                return handle
         raise GraphError(f'episode with seed {seed} was refused: the log of episode_manager says why')
 
     def finish_episode(self, handle: Any, timeout_s: float = 60.0) -> EpisodeOutcome:
@@ -165,8 +174,7 @@ class EpisodeClient(RosClient):
                       'configuration have it', timeout_s)
         forward = None if on_step is None else (lambda message: on_step(message.feedback.step))
         goal = ArmSequence.Goal(sequence=name)
-        handle = self.result(self._sequences.send_goal_async(goal, feedback_callback=forward),
-                             'the answer of arm_sequence', timeout_s)
+        handle = self.wait_for(self._send(self._sequences, goal, forward), 'the answer of arm_sequence', timeout_s)
         if not handle.accepted:
             raise GraphError(f'sequence {name} was refused: the log of arms says why')
         return handle

@@ -42,8 +42,8 @@ class Jobs:
         """
         failed = []
         with ThreadPoolExecutor(self._count) as pool:
-            futures = [pool.submit(self._run_one, row, seed) for row, seed in tasks]
             try:
+                futures = [pool.submit(self._run_one, row, seed) for row, seed in tasks]
                 failed = [future.result() for future in as_completed(futures)]
             except BaseException:
                 self._stop()

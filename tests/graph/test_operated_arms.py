@@ -39,7 +39,9 @@ def cell(releases, tmp_path_factory) -> Iterator[SimpleNamespace]:
     store = tmp_path_factory.mktemp('episodes') / 'store'
     options = GraphOptions(policy=str(releases.path / 'v000001'), trusted_keys=str(releases.keys),
                            releases=str(releases.path), cameras='', learner=False, teleop=True,
-                           record_dir=str(store))
+                           record_dir=str(store), parameters={  # the machine may be busy
+                               'arm_controller': {'max_leader_age': 0.5, 'max_joint_age': 1.0},
+                               'episode_manager': {'stream_limit': 2.0}})
     lines: list[str] = []
     with running_graph(options, sink=lambda node, line: lines.append(line)) as graph:
         with EpisodeClient() as client:

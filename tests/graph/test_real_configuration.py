@@ -40,8 +40,8 @@ def cell(releases, tmp_path_factory) -> Iterator[SimpleNamespace]:
         mode='real', use_twin=True, operator=True, learner=False, policy=str(releases.path / 'v000001'),
         trusted_keys=str(releases.keys), releases=str(releases.path), record_dir=str(store),
         parameters={'proprio_ingest': {'object_pose': True},  # the tiny policies see the state
-                    'arm_controller': {'max_joint_age': 0.25},  # of a loaded test machine
-                    'episode_manager': {'start_delay': 0.2}})
+                    'arm_controller': {'max_joint_age': 1.0},  # of a loaded test machine
+                    'episode_manager': {'start_delay': 0.2, 'stream_limit': 2.0}})
     with running_graph(options, sink=lambda node, line: None) as graph, EpisodeClient() as client:
         status = client.latest(OperatorStatus, 'operator/status', qos.LATCHED)
         joints = client.latest(JointState, joint_states_topic('left'), qos.SENSOR)
@@ -81,7 +81,7 @@ def test_motors_are_prepared_before_anything_is_commanded(cell) -> None:
 
 
 def test_arms_and_grippers_reach_the_start_pose_on_the_scales_of_this_cell(cell) -> None:
-    cell.client.finish_episode(start(cell, 5, max_steps=10), 30.0)
+    cell.client.finish_episode(start(cell, 5, max_steps=50), 30.0)
     measured = np.array(cell.client.controller_status().measured)
     np.testing.assert_allclose(measured, START_JOINTS, atol=0.05)
     positions = cell.client.wait_for(cell.joints, 'joint states', 5.0).position
@@ -119,7 +119,7 @@ def test_without_a_confirmation_nothing_moves_and_a_cancelled_request_is_withdra
 
 def test_episodes_with_the_same_seed_need_a_reset_each(cell) -> None:
     for _ in range(2):
-        assert cell.client.finish_episode(start(cell, 11, max_steps=5), 30.0).reason == 'timeout'
+        assert cell.client.finish_episode(start(cell, 11, max_steps=50), 30.0).reason == 'timeout'
 
 
 def test_a_controlled_stop_parks_the_arms_before_their_torque_goes(cell) -> None:

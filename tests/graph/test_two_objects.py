@@ -24,7 +24,9 @@ def test_an_episode_of_two_objects_is_run_by_a_policy_that_sees_both_and_recorde
     releases, lines = Releases.make(tmp_path), []
     release = releases.publish(START_JOINTS, replace(STEADY, task='insertion', prompt=''))
     options = GraphOptions(policy=str(release), trusted_keys=str(releases.keys), learner=False,
-                           record_dir=str(tmp_path / 'episodes'))
+                           record_dir=str(tmp_path / 'episodes'), parameters={
+                               'arm_controller': {'max_joint_age': 1.0},  # the machine may be busy
+                               'episode_manager': {'stream_limit': 2.0}})
     with running_graph(options, sink=lambda node, line: lines.append(f'{node}: {line}')), EpisodeClient() as client:
         outcome = client.run_episode(7, task='insertion', max_steps=25, timeout_s=60.0)
     assert (outcome.reason, outcome.steps, outcome.policy_version) == ('timeout', 25, 'v000001'), lines

@@ -62,5 +62,5 @@ def connected(nodes) -> TwoNodes:
 @pytest.fixture(scope='package')
 def pool(connected) -> Iterator[Pool]:
     """Up to two workers with units of two scenes."""
-    with open_pool(Cluster(connected.address, unit=2, unit_timeout_s=8.0, start_timeout_s=60.0)) as opened:
+    with open_pool(Cluster(connected.address, unit=2, unit_timeout_s=60.0, start_timeout_s=60.0)) as opened:
         yield opened

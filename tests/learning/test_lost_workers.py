@@ -18,8 +18,11 @@ pytestmark = pytest.mark.serial
 
 
 @pytest.mark.parametrize('kind', ['killed', 'stopped'])
-def test_the_episodes_of_a_lost_worker_are_run_again(connected, pool, waist_task, kind):
+def test_the_episodes_of_a_lost_worker_are_run_again(connected, pool, waist_task, monkeypatch, kind):
     policy = tiny_task.policy()
+    if kind == 'stopped':  # it is lost once it has been silent for so long; others must have begun
+        await_both_workers(pool)
+        monkeypatch.setattr(pool, '_where', replace(pool._where, unit_timeout_s=8.0))
     connected.fault(SCENES[4], kind)
     got = pool.collect(policy, SCENES, OPTIONS)
     assert (got.lost_workers, got.recollected_episodes) == (1, 2)

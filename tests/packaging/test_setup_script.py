@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -172,11 +171,10 @@ def test_two_set_ups_wait_for_each_other(machine):
             [machine / 'my clone' / '.ci' / 'setup'], env={'PATH': str(machine / 'bin')}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        time.sleep(0.5)
+        assert 'waiting for another set-up' in second.stdout.readline()
         assert second.poll() is None
-    output, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=60)
     assert (second.returncode, errors) == (0, '')
-    assert 'waiting for another set-up' in output
 
 
 def test_make_drops_what_a_sourced_distribution_sets_and_keeps_with_whom_to_talk(tmp_path):

@@ -16,6 +16,7 @@ from fpo_ros.results.report import main_table
 
 #: For two processes to start, train 200 steps and evaluate; or to end [s].
 LIMIT_S = 120
+pytestmark = pytest.mark.timeout(300)
 
 
 def launch(work: Path, results: Path) -> subprocess.CompletedProcess:
