@@ -52,4 +52,4 @@ def demo_config(observation: str, quick: bool) -> DemoConfig:
     return replace(full, demonstrations=min(full.demonstrations, 60), sft=replace(full.sft, steps=250, warmup=20),
                    force=True, evaluation_episodes=40, iterations=3,
                    fpo=replace(full.fpo, episodes=64, epochs=2, critic=CriticConfig(steps=100)),
-                   graph_episodes=3, gate_max_drop=100.0)
+                   graph_episodes=2, gate_max_drop=100.0)

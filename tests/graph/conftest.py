@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from tiny_releases import Releases, waist_at
+
+
+@pytest.fixture(scope='session', autouse=True)
+def own_domain() -> Iterator[None]:
+    """Look for other graphs for a moment only: nobody else is in the domain of a test process."""
+    up = pytest.importorskip('fpo_ros.nodes.up', reason='ROS 2 is not installed')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(up, 'DISCOVERY_S', 0.5)
+        yield
 
 
 @pytest.fixture(scope='module')

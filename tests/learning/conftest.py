@@ -40,15 +40,15 @@ def copied(finished, tmp_path):
     return Path(shutil.copytree(finished[0], tmp_path / 'copy'))
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def nodes(tmp_path_factory) -> Iterator[TwoNodes]:
-    """A cluster for all tests of this folder; it must not run beside what measures time elsewhere."""
+    """A cluster for the tests of a module."""
     pytest.importorskip('ray')
     with two_nodes.started(tmp_path_factory.mktemp('faults')) as started:
         yield started
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def connected(nodes) -> TwoNodes:
     """The cluster, whose workers reward the waist and have faults."""
     import ray
@@ -59,7 +59,7 @@ def connected(nodes) -> TwoNodes:
     return nodes
 
 
-@pytest.fixture(scope='package')
+@pytest.fixture(scope='module')
 def pool(connected) -> Iterator[Pool]:
     """Up to two workers with units of two scenes."""
     with open_pool(Cluster(connected.address, unit=2, unit_timeout_s=60.0, start_timeout_s=60.0)) as opened:
