@@ -131,7 +131,7 @@ def test_a_demo_that_keeps_its_promises_passes():
 
 
 def test_a_quick_demo_has_less_time_and_proves_nothing():
-    found = results(episodes=40, graph_episodes=6) | {'fpo_evaluation': rate(1, 40, 0.0, 0.1)}
+    found = results(episodes=40, graph_episodes=4) | {'fpo_evaluation': rate(1, 40, 0.0, 0.1)}
     assert broken_promises(numbers(found, {}, 359.0, 1), QUICK, True) == []
     assert broken_promises(numbers(found, {}, 361.0, 1), QUICK, True) == ['361 s, more than 360 s']
 
