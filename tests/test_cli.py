@@ -206,7 +206,7 @@ def test_a_broken_promise_is_code_one_only_where_it_was_asked_for(fpo_ros, tmp_p
 
     rate = {'successes': 9, 'episodes': 40, 'wilson_low': 0.1, 'wilson_high': 0.4}
     found = {'sft': rate, 'fpo': rate, 'disjoint_intervals': False, 'gate_refusal': '', 'wall_s': 100.0,
-             'peak_memory_bytes': 1, 'graph': {'swaps': 1, 'episodes': 6, 'command_rate_hz': 50.0}}
+             'peak_memory_bytes': 1, 'graph': {'swaps': 1, 'episodes': 4, 'command_rate_hz': 50.0}}
     monkeypatch.setattr(demo, 'run_demo', lambda *_: found)
     arguments = ['demo', '--quick', '--dir', tmp_path / 'demo', *(['--json'] if as_json else [])]
     code, out, err = fpo_ros(*arguments, '--check')
