@@ -160,7 +160,9 @@ def _record_enough(rig: FaultRig) -> None:
 
 def _salvages(rig: FaultRig, struck: float) -> None:
     store = EpisodeStore.open(rig.store)
-    leftover = max(store.leftovers(), key=lambda one: one.steps)
+    leftovers = store.leftovers()
+    assert leftovers, 'what was recorded must be left'
+    leftover = max(leftovers, key=lambda one: one.steps)
     assert leftover.steps >= 100 and store.read(store.salvage(leftover.name)).meta.extra['salvaged'] is True
 
 

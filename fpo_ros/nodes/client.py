@@ -121,19 +121,19 @@ class EpisodeClient(RosClient):
             lambda message: on_feedback(message.feedback.step, message.feedback.stage, message.feedback.phase))
         replies: list[Callable[[], Any]] = []
 
-        def answered() -> bool:
+        def answered() -> list[Any]:
             # A server that has just been restarted may miss a request: DDS still knows its predecessor.
             if time.monotonic() >= begun + REPEAT_S * len(replies):
                 replies.append(self._send(self._episodes, goal, forward))
             handles = [reply() for reply in replies]
-            return any(handle is not None and handle.accepted for handle in handles) or None not in handles
+            accepted = [handle for handle in handles if handle is not None and handle.accepted]
+            return accepted or ([] if None in handles else handles)
 
         begun = time.monotonic()
-        self.wait_for(answered, 'the answer of run_episode', timeout_s)
-        for reply in replies:
-            if (handle := reply()) is not None and handle.accepted:
-                return handle
-        raise GraphError(f'episode with seed {seed} was refused: the log of episode_manager says why')
+        handle = self.wait_for(answered, 'the answer of run_episode', timeout_s)[0]
+        if not handle.accepted:
+            raise GraphError(f'episode with seed {seed} was refused: the log of episode_manager says why')
+        return handle
 
     def finish_episode(self, handle: Any, timeout_s: float = 60.0) -> EpisodeOutcome:
         """Wait for the end of an episode.

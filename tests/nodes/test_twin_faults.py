@@ -127,6 +127,7 @@ def test_scheduled_faults_strike_at_their_time_and_show_in_diagnostics(make, tmp
                     '         {at: 0.3, fault: usb_stall, target: follower_left}]')
     node = active(make(fault_schedule=str(file)))
     until(lambda: node.physics.arms['follower_left'].motors.errors[6], 'the overload')
+    assert node.physics.time_s - node.started_s >= 0.2
     until(lambda: node.health()[1].message == 'usb_stall follower_left', 'the stall in the diagnostics')
 
 
