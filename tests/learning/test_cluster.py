@@ -23,7 +23,8 @@ from fpo_ros.learning.fpo import FPO
 from fpo_ros.learning.scale import Cluster, ClusterError, Local, collect_episodes, open_pool
 from fpo_ros.policy.finite import NotFiniteError
 
-pytestmark = pytest.mark.timeout(300)  # much of it is the start of processes, on a machine that may be busy
+# Much of it is the start of processes, on a machine that may be busy.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 # The first that needs the cluster: the workers of the others keep both cores.
