@@ -275,6 +275,27 @@ def learn(observation: Observation = 'state',
     _end(found, as_json, learning.broken_promises(found) if check else [])
 
 
+@app.command('episodes')
+def episodes_(episodes: Annotated[int, typer.Option(min=1, help='Episodes to write and to read.')] = 200,
+              directory: Annotated[Path | None, typer.Option(
+                  help='On the disk to measure: the episodes lie there meanwhile.',
+                  show_default="the system's directory for temporary files")] = None,
+              check: Annotated[bool, typer.Option('--check', help='Fail when reading takes longer than '
+                                                  'docs/benchmarks.md promises.')] = False,
+              as_json: AsJson = False) -> None:
+    """Time of writing and reading episodes.
+
+    Beside NumPy's files of the same arrays and zarr's reader; takes half a minute.
+    """
+    from fpo_ros.bench import episodes as bench
+
+    display = display_of(as_json)
+    found = bench.measure(episodes, directory, display.line)
+    for line in bench.in_words(found):
+        display.line(line)
+    _end(found, as_json, bench.broken_promises(found) if check else [])
+
+
 def _end(found: Any, as_json: bool, short: list[str]) -> None:
     """Print what was found as JSON, and fail where promises are broken.
 
