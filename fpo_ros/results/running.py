@@ -14,7 +14,7 @@ import numpy as np
 
 from fpo_ros.demo.display import Display, TrainingTable
 from fpo_ros.episodes.store import EpisodeStore
-from fpo_ros.files import locked, replace_file
+from fpo_ros.files import is_locked, locked, replace_file
 from fpo_ros.learning import sft
 from fpo_ros.learning.algorithms import prepared
 from fpo_ros.learning.demonstrations import Demonstrations, load_demonstrations
@@ -48,10 +48,12 @@ _LEG = b'leg'
 
 
 @contextmanager
-def _place_of(start: Start, work: Path) -> Iterator[Path]:
+def _place_of(start: Start, work: Path, display: Display) -> Iterator[Path]:
     """Hold the directory of a start, waiting for another process that makes it."""
     where = work / 'starts' / start.name
     where.mkdir(parents=True, exist_ok=True)
+    if is_locked(where / '.lock'):
+        display.line(f'{start.name}, the start: waiting for another process, which works in {where}')
     with locked(where / '.lock'):
         yield where
 
@@ -64,7 +66,7 @@ def start_policy(start: Start, work: Path, display: Display, packaged: bool = Tr
     :param packaged: whether that of the package will do.
     :raises StaleError: for one that was made otherwise.
     """
-    with _place_of(start, work) as where:
+    with _place_of(start, work, display) as where:
         return _start_policy(start, where, display, packaged)
 
 
@@ -89,7 +91,7 @@ def demonstrations_of(start: Start, work: Path, display: Display, successes_only
 
     :raises NoDemonstrationsError: where none can be used.
     """
-    with _place_of(start, work) as where:
+    with _place_of(start, work, display) as where:
         return _demonstrations(start, where, display, successes_only)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from fpo_ros.learning import finetune as finetuning
 from fpo_ros.results import cli, report, running
 from fpo_ros.results.rates import mean_over_seeds
 from fpo_ros.results.report import ResultsError, compared_table, load_results, main_table, write_page
-from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, ZERO_REFERENCE, Row, row_named
+from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, STATE, ZERO_REFERENCE, Row, row_named
 from fpo_ros.results.stale import StaleError
 
 torch.set_num_threads(1)
@@ -325,3 +327,25 @@ def test_rows_and_seeds_can_be_chosen(tmp_path, monkeypatch):
 def test_seeds_that_are_none_are_one_error_that_says_what_to_give(seeds):
     shown = CliRunner().invoke(cli.app, ['run', 'awr', '--seeds', seeds])
     assert shown.exit_code == 2 and 'are no seeds' in shown.output and 'invalid literal' not in shown.output
+
+
+def test_who_waits_for_a_start_that_another_process_makes_is_told(tmp_path, capsys):
+    place = running._place_of
+    entered = threading.Event()
+
+    def wait() -> None:
+        with place(STATE, tmp_path, Display()):
+            entered.set()
+
+    with place(STATE, tmp_path, Display()):
+        assert 'waiting' not in capsys.readouterr().err
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        deadline, said = time.monotonic() + 20, ''
+        while 'waiting for another process' not in said:
+            assert time.monotonic() < deadline, f'nothing was said but {said!r}'
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+        assert str(tmp_path / 'starts' / STATE.name) in said and not entered.is_set()
+    waiting.join(20)
+    assert entered.is_set()
