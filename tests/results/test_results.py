@@ -338,14 +338,14 @@ def test_who_waits_for_a_start_that_another_process_makes_is_told(tmp_path, caps
             entered.set()
 
     with place(STATE, tmp_path, Display()):
-        assert 'waiting' not in capsys.readouterr().err
+        assert 'waiting' not in capsys.readouterr().out
         waiting = threading.Thread(target=wait)
         waiting.start()
         deadline, said = time.monotonic() + 20, ''
         while 'waiting for another process' not in said:
             assert time.monotonic() < deadline, f'nothing was said but {said!r}'
             time.sleep(0.01)
-            said += capsys.readouterr().err
+            said += capsys.readouterr().out
         assert str(tmp_path / 'starts' / STATE.name) in said and not entered.is_set()
     waiting.join(20)
     assert entered.is_set()
