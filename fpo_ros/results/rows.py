@@ -121,6 +121,8 @@ _STEADY = {'episodes': 256, 'learning_rate': 1e-4}
 ROWS = (
     Row('transfer_state', 'main', 'TransferCube, state', STATE, 6 * _M,
         (400_000, 800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M)),
+    Row('transfer_averaged', 'main', 'TransferCube, state, averaged ratio', STATE, 6 * _M,
+        (400_000, 800_000, 1_600_000, 3 * _M, 4_500_000, 6 * _M), {'objective': {'ratio': 'averaged'}}),
     Row('insertion_state', 'main', 'Insertion, state', INSERTION, 1_600_000, (400_000, 1_200_000, 1_600_000),
         {'episodes': 512, 'learning_rate': 1e-4, 'smoothing': 1, 'patience': 3, 'narrow_steps': 1500,
          'sampling': {'noise_range': [0.0, 0.5]}}),
