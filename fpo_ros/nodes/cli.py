@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +49,7 @@ def sim(policy: AnyPolicy = '', trusted_keys: Keys = '', releases: Releases = ''
             if trusted_keys:
                 raise ValueError(f'{policy} is no release: its release is signed with a key of this run, so leave '
                                  '--trusted-keys out, or name a release')
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing of the release stays
             typer.echo(f'making a release of {policy} for this run', err=True)
             policy, trusted_keys = map(str, stack.enter_context(trial_release(policy)))
             parameters = {'policy': {'require_promotion': False}}

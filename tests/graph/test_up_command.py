@@ -81,10 +81,12 @@ def keys(tmp_path):
     return str(tmp_path / 'keys')
 
 
-def test_a_policy_of_the_package_drives_simulated_arms_by_its_name(start) -> None:
-    def places() -> set[Path]:
-        return set(Path(tempfile.gettempdir()).glob('fpo_ros-trial-*'))
+def places() -> set[Path]:
+    """Return where releases of one run are, of any process of this machine."""
+    return set(Path(tempfile.gettempdir()).glob('fpo_ros-trial-*'))
 
+
+def test_a_policy_of_the_package_drives_simulated_arms_by_its_name(start) -> None:
     before = places()
     up = start('--policy', 'sft_state', '--no-learner')
     up.wait_for('making a release of sft_state for this run', 30.0)
@@ -95,6 +97,18 @@ def test_a_policy_of_the_package_drives_simulated_arms_by_its_name(start) -> Non
     up.popen.send_signal(signal.SIGINT)
     assert up.popen.wait(30.0) == 0, ''.join(up.lines)
     assert not any(place.exists() for place in made), 'its release and its key are gone'
+
+
+def test_a_run_terminated_while_its_release_is_made_leaves_none(start) -> None:
+    before = places()
+    up = start('--policy', 'sft_state', '--no-learner')
+    deadline = time.monotonic() + 60.0
+    while not (made := places() - before):
+        assert time.monotonic() < deadline, f'no release was begun within 60 s: {"".join(up.lines)}'
+        time.sleep(0.01)
+    up.popen.send_signal(signal.SIGTERM)
+    assert up.popen.wait(60.0) == 130, ''.join(up.lines)
+    assert not any(place.exists() for place in made) and not any('Traceback' in line for line in up.lines)
 
 
 def test_a_policy_of_the_package_is_no_release_of_a_real_cell_and_needs_no_key(start, keys) -> None:
