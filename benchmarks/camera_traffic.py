@@ -52,7 +52,7 @@ def receive(rate_hz: float, duration_s: float) -> None:
 
     from fpo_ros.hardware.names import camera_topic
     from fpo_ros.nodes import convert, qos
-    from fpo_ros.nodes.base import make_executor
+    from fpo_ros.nodes.running import make_executor
 
     rclpy.init(args=[])
     node = rclpy.create_node('ingest')

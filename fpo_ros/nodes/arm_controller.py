@@ -19,13 +19,14 @@ from fpo_ros.hardware.names import SIDES, joint_states_topic
 from fpo_ros.msg import ActionChunk, ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
 from fpo_ros.nodes.arm_parameters import ArmControllerParameters, controller_config
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.commands import commands_of
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.loop import SteadyLoop
 from fpo_ros.nodes.logic.rivals import Rivals
 from fpo_ros.nodes.logic.silence import Silence
 from fpo_ros.nodes.registers import RegisterReadings
+from fpo_ros.nodes.running import run_node
 from fpo_ros.nodes.safety import geometry_of, safety_health
 from fpo_ros.policy.contract import ACTION_DIM, CONTROL_RATE_HZ, ContractError, PolicyContract
 from fpo_ros.policy.limits import JointLimits

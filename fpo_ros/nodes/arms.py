@@ -17,13 +17,14 @@ from fpo_ros.hardware.names import FOLLOWERS, SIDES
 from fpo_ros.hardware.xs_client import AlohaClient
 from fpo_ros.msg import ControllerStatus
 from fpo_ros.nodes import convert, qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.goals import conclude
 from fpo_ros.nodes.locate import share_path
 from fpo_ros.nodes.logic.health import ERROR, OK, Health
 from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.logic.sequences import SEQUENCES, SequenceError, Sequences
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.running import run_node
 from fpo_ros.nodes.xs_transport import RosXsTransport
 from fpo_ros.runtime.controller_config import ArmState
 from fpo_ros.srv import SetControllerState

@@ -26,7 +26,7 @@ HEIGHT, WIDTH, FRAMES = 480, 640, 8
 
 def _serve(node: Any, answer: Callable[[], Any]) -> None:
     """Spin a node until standard input ends, and answer its lines, on this thread."""
-    from fpo_ros.nodes.base import make_executor
+    from fpo_ros.nodes.running import make_executor
 
     executor, lock = make_executor(), threading.Lock()
     executor.add_node(node)

@@ -13,11 +13,12 @@ from fpo_ros.hardware.cameras import CameraStream, camera_streams
 from fpo_ros.hardware.images import ImageError
 from fpo_ros.hardware.names import camera_list, resized_topic
 from fpo_ros.nodes import qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.cameras import CameraParameters
 from fpo_ros.nodes.logic.health import ERROR, Health, StreamMonitor
 from fpo_ros.nodes.parameters import param
 from fpo_ros.nodes.raw_images import RawImage, read_compressed, read_image, write_image
+from fpo_ros.nodes.running import run_node
 from fpo_ros.policy.transforms import resize_with_pad
 
 #: Message type and reader of a raw and of a compressed stream.

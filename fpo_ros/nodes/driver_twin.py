@@ -10,7 +10,7 @@ from fpo_ros import gl
 def main() -> int:
     """Run the node."""
     gl.select_backend()  # before anything imports mujoco
-    from fpo_ros.nodes.base import run_node
+    from fpo_ros.nodes.running import run_node
     from fpo_ros.sim.twin.node import DriverTwin
 
     return run_node(DriverTwin)

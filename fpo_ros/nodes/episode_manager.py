@@ -16,7 +16,7 @@ from fpo_ros.action import RunEpisode
 from fpo_ros.episodes import EpisodeStore, UnconfirmedEpisode
 from fpo_ros.msg import ControllerStatus, Observation, TaskReward
 from fpo_ros.nodes import convert, qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.goals import conclude
 from fpo_ros.nodes.logic.episode_sequence import (
     CANCELED,
@@ -36,6 +36,7 @@ from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
 from fpo_ros.nodes.logic.recorder import Recorder
 from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.running import run_node
 from fpo_ros.policy.contract import CONTROL_RATE_HZ, TASKS
 from fpo_ros.runtime.controller_config import ArmState
 from fpo_ros.srv import ResetScene, SetControllerState

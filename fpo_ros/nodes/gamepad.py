@@ -10,10 +10,11 @@ from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
 from fpo_ros.nodes import qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.logic.gamepad import WISHES, Buttons, Gamepad
 from fpo_ros.nodes.logic.health import Health, StreamMonitor
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.running import run_node
 
 #: Messages per second: the autorepeat_rate of joy_node [Hz].
 RATE_HZ = 20.0

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from fpo_ros.msg import LearnerStatus, PolicyRelease
 from fpo_ros.nodes import qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.logic.health import ERROR, OK, Health
 from fpo_ros.nodes.logic.trainer_process import TrainerProcess
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.running import run_node
 from fpo_ros.releases import Release, ReleaseStore, load_trusted_keys
 from fpo_ros.srv import AnnounceRelease, StartTraining
 

@@ -9,11 +9,12 @@ from std_srvs.srv import Trigger
 
 from fpo_ros.msg import ControllerStatus, OperatorStatus, TaskReward
 from fpo_ros.nodes import qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.logic.health import OK, WARN, Health
 from fpo_ros.nodes.logic.operator import OperatorDesk, OperatorState
 from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.running import run_node
 from fpo_ros.policy.contract import TASKS
 from fpo_ros.srv import ResetScene
 

@@ -17,7 +17,7 @@ from std_srvs.srv import Trigger
 from fpo_ros.hardware.names import camera_list
 from fpo_ros.msg import ActionChunk, ControllerStatus, Observation, PolicyRelease, PolicyStatus
 from fpo_ros.nodes import convert, qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.logic.chunk_gate import ChunkGate, Question
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health
 from fpo_ros.nodes.logic.pictures import check_pictures
@@ -25,6 +25,7 @@ from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.logic.waiting import Waiting, age_problem
 from fpo_ros.nodes.policy_parameters import CHUNKING, PolicyParameters, contract_of
 from fpo_ros.nodes.raw_chunks import write_chunk
+from fpo_ros.nodes.running import run_node
 from fpo_ros.releases import load_trusted_keys
 from fpo_ros.runtime.admission import PromotedOnly
 from fpo_ros.runtime.providers import PolicyError, ProviderOptions, tensorrt_options

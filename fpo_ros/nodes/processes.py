@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from fpo_ros.nodes.base import END_WITH_PARENT
 from fpo_ros.nodes.graph import NodeSpec
+from fpo_ros.nodes.running import END_WITH_PARENT
 from fpo_ros.nodes.transport import profile_variables, sends_images
 
 #: Lines kept per process, for the error when it ends.

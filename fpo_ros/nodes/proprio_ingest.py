@@ -21,13 +21,14 @@ from fpo_ros.hardware.joints import JointStateError, both_sides, side_joints
 from fpo_ros.hardware.names import SIDES, camera_list, joint_states_topic, object_pose_topics, resized_topic
 from fpo_ros.msg import ActionChunk, ControllerStatus, Observation
 from fpo_ros.nodes import convert, qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.gripper import GripperParameters
 from fpo_ros.nodes.logic.frozen_pictures import FrozenPictures
 from fpo_ros.nodes.logic.health import ERROR, OK, Health, StreamMonitor
 from fpo_ros.nodes.logic.joints_of_then import depth_for, with_joints_of_then
 from fpo_ros.nodes.logic.phase import PhaseLock
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.running import run_node
 from fpo_ros.policy.contract import CONTROL_RATE_HZ, TASKS
 
 #: Rate of a tag tracker [Hz]; health warns below 80 % of it.

@@ -16,8 +16,8 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
 from rclpy.task import Future
 
-from fpo_ros.nodes.base import make_executor
 from fpo_ros.nodes.graph import GraphError
+from fpo_ros.nodes.running import make_executor
 
 T = TypeVar('T', bound='RosClient')
 #: Fast DDS maps domains above this to ports that do not exist (DDSI-RTPS, default port mapping).

@@ -22,12 +22,13 @@ from fpo_ros.hardware.xs import LEADER, MODES
 from fpo_ros.hardware.xs_client import XsClient
 from fpo_ros.msg import ControllerStatus, LeaderPose
 from fpo_ros.nodes import convert, qos
-from fpo_ros.nodes.base import CellNode, run_node
+from fpo_ros.nodes.base import CellNode
 from fpo_ros.nodes.locate import share_path
 from fpo_ros.nodes.logic.health import ERROR, OK, WARN, Health, StreamMonitor
 from fpo_ros.nodes.logic.leaders import Leaders, LeaderSettings, LeaderState, Order
 from fpo_ros.nodes.logic.rivals import Followed
 from fpo_ros.nodes.parameters import param
+from fpo_ros.nodes.running import run_node
 from fpo_ros.nodes.xs_transport import RosXsTransport
 from fpo_ros.policy.contract import CONTROL_RATE_HZ
 from fpo_ros.runtime.controller_config import ArmState

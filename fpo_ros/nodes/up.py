@@ -160,9 +160,11 @@ class RunningGraph:
 
     def stop(self) -> list[str]:
         """End all processes; returns one sentence for each that did not end in order."""
-        self._probe.close()
-        self.problems = end_all(list(self.processes.values()))
-        self._directory.cleanup()
+        try:
+            self.problems = end_all(list(self.processes.values()))
+        finally:
+            self._probe.close()
+            self._directory.cleanup()
         return self.problems
 
 

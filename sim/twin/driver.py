@@ -21,7 +21,7 @@ from fpo_ros.hardware import xs
 from fpo_ros.hardware.modes import MotorSettings
 from fpo_ros.hardware.names import JOINT_STATE_NAMES
 from fpo_ros.nodes import qos
-from fpo_ros.nodes.base import make_executor
+from fpo_ros.nodes.running import make_executor
 from fpo_ros.sim.twin.physics import TwinPhysics
 
 #: How often a request looks whether a stalled bus goes on [s].

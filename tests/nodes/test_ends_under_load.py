@@ -45,7 +45,7 @@ LIFECYCLE = """
     import threading
     import rclpy
     from rclpy.parameter import Parameter
-    from fpo_ros.nodes.base import make_executor
+    from fpo_ros.nodes.running import make_executor
     from fpo_ros.nodes.client import EpisodeClient
     from fpo_ros.nodes.episode_manager import EpisodeManager
     from fpo_ros.nodes.graph import GraphError

@@ -102,9 +102,9 @@ class Cell:
 
         from fpo_ros.msg import ControllerStatus, OperatorStatus, TaskReward
         from fpo_ros.nodes import qos
-        from fpo_ros.nodes.base import make_executor
         from fpo_ros.nodes.operator import Operator
         from fpo_ros.nodes.ros_client import RosClient
+        from fpo_ros.nodes.running import make_executor
 
         self.rclpy = rclpy
         # Requests wait for a busy machine, too.

@@ -11,9 +11,9 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
-from fpo_ros.nodes.base import END_WITH_PARENT  # noqa: E402
 from fpo_ros.nodes.graph import NodeSpec  # noqa: E402
 from fpo_ros.nodes.processes import NodeProcess, end_all, signal_name  # noqa: E402
+from fpo_ros.nodes.running import END_WITH_PARENT  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

@@ -23,8 +23,8 @@ from fpo_ros.hardware import xs  # noqa: E402
 from fpo_ros.hardware.xs_client import ARMS, AlohaClient, XsClient  # noqa: E402
 from fpo_ros.hardware.xs_types import RawReading, XsError  # noqa: E402
 from fpo_ros.nodes import convert, qos  # noqa: E402
-from fpo_ros.nodes.base import make_executor  # noqa: E402
 from fpo_ros.nodes.ros_client import RosClient  # noqa: E402
+from fpo_ros.nodes.running import make_executor  # noqa: E402
 from fpo_ros.nodes.xs_transport import RosXsTransport, TransportTimeoutError  # noqa: E402
 from fpo_ros.policy.contract import START_JOINTS  # noqa: E402
 from fpo_ros.sim.twin.faults import Fault  # noqa: E402
