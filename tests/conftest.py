@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(
                 pytest.mark.skip(reason='rclpy is not installed (pip install ".[ros]" or source ROS 2)')
             )
-        elif again and (item.get_closest_marker('ros') or item.get_closest_marker('cluster')):
+        elif again and any(map(item.get_closest_marker, ('ros', 'cluster'))) and not item.get_closest_marker('once'):
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 

@@ -285,7 +285,7 @@ def episodes_(episodes: Annotated[int, typer.Option(min=1, help='Episodes to wri
               as_json: AsJson = False) -> None:
     """Time of writing and reading episodes.
 
-    Beside NumPy's files of the same arrays and zarr's reader; takes half a minute.
+    Beside NumPy's files of the same arrays and zarr's reader; takes seconds, longer where the disk is busy.
     """
     from fpo_ros.bench import episodes as bench
 

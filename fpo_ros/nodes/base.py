@@ -136,7 +136,7 @@ class CellNode(LifecycleNode):
         self._undo.append(undo)
 
     def destroy_node(self) -> None:
-        """Destroy the node and its action servers; nothing may spin it any more."""
+        """Destroy the node, its action servers and its state; nothing may spin it any more, or ask for its state."""
         while self._action_servers:
             self._action_servers.popitem()[1].destroy()
         super().destroy_node()

@@ -82,8 +82,10 @@ class NodeProcess:
         code = self.popen.returncode
         how = f'killed by {signal_name(-code)}' if code is not None and code < 0 else f'exit code {code}'
         self._reader.join(1.0)
-        last = next((line for line in reversed(self.lines) if line.startswith(('ERROR', 'FATAL', 'cannot'))),
-                    self.lines[-1] if self.lines else 'it said nothing')
+        lines = list(self.lines)
+        last = _where_it_stood(lines) or next(
+            (line for line in reversed(lines) if line.startswith(('ERROR', 'FATAL', 'cannot'))),
+            lines[-1] if lines else 'it said nothing')
         return f'{self.spec.name} ended ({how}): {last}'
 
     def _read(self) -> None:
@@ -102,6 +104,14 @@ class NodeProcess:
                     print(f'[{self.spec.name}] its output goes nowhere from now on: {error}', file=sys.stderr,
                           flush=True)
         self.popen.stdout.close()
+
+
+def _where_it_stood(lines: list[str]) -> str:
+    """Return where the main thread was in what ``faulthandler`` printed at the end; empty where it printed nothing."""
+    heads = [index for index, line in enumerate(lines) if line.endswith('(most recent call first):')]
+    if not heads or not all(line.startswith('  ') for line in lines[heads[-1] + 1:]) or heads[-1] + 1 == len(lines):
+        return ''
+    return f'it stood still at {lines[heads[-1] + 1].strip()}'
 
 
 def signal_name(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -21,8 +22,9 @@ from fpo_ros.nodes.base import CellNode
 END_WITH_PARENT = 'FPO_ROS_END_WITH_PARENT'
 #: Time in which what a node sends when it is deactivated, such as the result of an episode, gets out [s].
 LAST_WORDS_S = 0.3
-#: Time to release what a node holds, all being said and saved; less than the patience of ``fpo-ros up`` [s].
-RELEASE_LIMIT_S = 15.0
+#: Time to release what a node holds, when what could be said and saved is: with the ten seconds that saving may take
+#: and the last words, less than the patience of ``fpo-ros up`` [s].
+RELEASE_LIMIT_S = 14.0
 
 
 def make_executor(context: rclpy.Context | None = None) -> Executor:
@@ -80,7 +82,7 @@ def _end(node: CellNode, executor: Executor) -> None:
 
     Fast DDS 3 can lock up for good while it releases (its threads wait for each other where a peer left at the wrong
     moment: eProsima/Fast-DDS#6502, #6193), inside a call that lets no Python run: the process then ends all the same,
-    with exit code 1, and its last line says where it stood.
+    with exit code 1, and prints where its threads stood, the main one last.
     """
     try:
         if node.active:
@@ -89,7 +91,8 @@ def _end(node: CellNode, executor: Executor) -> None:
             while node.steady_ns() < until:
                 executor.spin_once(timeout_sec=0.05)
     finally:
-        faulthandler.dump_traceback_later(RELEASE_LIMIT_S, exit=True)  # of a thread that needs no interpreter lock
+        with contextlib.suppress(AttributeError, OSError, RuntimeError, ValueError):  # there may be no stderr
+            faulthandler.dump_traceback_later(RELEASE_LIMIT_S, exit=True)  # by a thread that needs no interpreter lock
         _release(node, executor)
 
 

@@ -163,8 +163,8 @@ class RunningGraph:
         try:
             self.problems = end_all(list(self.processes.values()))
         finally:
-            self._probe.close()
             self._directory.cleanup()
+            self._probe.close()
         return self.problems
 
 

@@ -135,6 +135,7 @@ def test_a_unit_that_loses_every_worker_is_given_up_by_name(connected, pool, wai
 
 
 # The last that needs the cluster: its node does not come back.
+@pytest.mark.once
 def test_the_episodes_of_a_lost_node_are_run_again_by_the_others(connected, pool, waist_task):
     await_both_workers(pool)
     policy = tiny_task.policy()

@@ -11,9 +11,10 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed')
 
+from fpo_ros.nodes.episode_manager import STORE_LIMIT_S  # noqa: E402
 from fpo_ros.nodes.graph import NodeSpec  # noqa: E402
-from fpo_ros.nodes.processes import NodeProcess, end_all, signal_name  # noqa: E402
-from fpo_ros.nodes.running import END_WITH_PARENT  # noqa: E402
+from fpo_ros.nodes.processes import PATIENCE_S, NodeProcess, end_all, signal_name  # noqa: E402
+from fpo_ros.nodes.running import END_WITH_PARENT, LAST_WORDS_S, RELEASE_LIMIT_S  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -30,6 +31,16 @@ import signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: (time.sleep(0.3), print('ended', flush=True), sys.exit(0)))
 print('ready', flush=True)
 time.sleep(60)
+"""
+#: Locks up in a function, with another thread beside.
+STUCK = """
+import faulthandler, threading, time
+def release():
+    time.sleep(60)
+print('ERROR of an hour ago', flush=True)
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+faulthandler.dump_traceback_later(0.5, exit=True)
+release()
 """
 DEAF = 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print("ready", flush=True); time.sleep(60)'
 
@@ -90,6 +101,18 @@ def test_ends_are_named_for_real_time_signals_too(start) -> None:
     process.popen.send_signal(signal.SIGRTMIN + 3)
     process.popen.wait(10.0)
     assert f'killed by signal {signal.SIGRTMIN + 3}' in process.describe_end()
+
+
+def test_where_a_node_stood_that_locked_up_is_what_is_said_of_its_end(start) -> None:
+    process = start(STUCK)
+    process.popen.wait(20.0)
+    said = process.describe_end()
+    assert said.startswith('node ended (exit code 1): it stood still at File "'), said
+    assert said.endswith(', line 4 in release')
+
+
+def test_a_node_has_the_time_to_save_to_release_and_to_say_where_it_stood() -> None:
+    assert STORE_LIMIT_S + LAST_WORDS_S + RELEASE_LIMIT_S < PATIENCE_S
 
 
 def test_what_moves_the_arms_ends_before_what_it_needs(start) -> None:
