@@ -1,5 +1,4 @@
-"""What it takes to write an episode for good, and to read one, beside NumPy's files of the same arrays and zarr's own
-reader."""
+"""What writing and reading an episode takes, beside NumPy's files of the same arrays and zarr's reader."""
 
 from __future__ import annotations
 
@@ -55,10 +54,11 @@ def measure(episodes: int, directory: Path | None, report: Callable[[str], None]
             report("zarr is not installed, so its reader is not compared: pip install 'zarr>=3'")
         report('reading them')
         for seed, name in enumerate(store.ids()):
+            written = episode_arrays(seed)
             for reader, read in readers.items():
                 took, arrays = _timed(lambda read=read, seed=seed, name=name: read(seed, name))
                 spent['read' if reader == 'store' else f'{reader}_read'].append(took)
-                if any(not np.array_equal(arrays[key], value) for key, value in episode_arrays(seed).items()):
+                if any(not np.array_equal(arrays[key], value) for key, value in written.items()):
                     raise RuntimeError(f'the reader {reader} returns other arrays than were written')
     found = {f'{name}_ms': statistics.median(times) if times else None for name, times in spent.items()}
     ratios = {'write_over_npz': ('write_ms', 'npz_write_ms'), 'read_over_npz': ('read_ms', 'npz_read_ms'),
