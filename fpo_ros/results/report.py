@@ -16,7 +16,7 @@ from fpo_ros.results.stale import check_result
 
 _TITLES = {
     'main': 'Main results', 'relatives': 'FPO and its relatives', 'ablations': 'What each part does',
-    'pairs': 'Pairs per decision', 'executed': 'Executed steps of a chunk',
+    'stability': 'What keeps it there', 'pairs': 'Pairs per decision', 'executed': 'Executed steps of a chunk',
 }
 
 

@@ -13,7 +13,7 @@ from fpo_ros.policy.config import Pi0Config, preset
 from fpo_ros.policy.contract import PolicyContract, contract_for
 
 #: Groups of rows, in the order of the page.
-GROUPS = ('main', 'relatives', 'ablations', 'pairs', 'executed')
+GROUPS = ('main', 'relatives', 'ablations', 'stability', 'pairs', 'executed')
 _M = 1_000_000
 
 
@@ -84,13 +84,15 @@ INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.00
 REFERENCE = 'transfer_state'
 #: The same, evaluated from zero start noise, for rows that are.
 ZERO_REFERENCE = 'fpo_zero'
-#: Budgets of rows that are compared: of relatives, where the default is near its end; of its parts, where it rises.
-_LONG, _SHORT = 800_000, 400_000
+#: Where rows are evaluated that are compared: relatives until the default is near its end, its parts where it rises,
+#: and those that act where nearly all scenes succeed until it has long stood there.
+_MARKS = {'relatives': (400_000, 800_000), 'stability': (800_000, 1_600_000, 3 * _M)}
+_SHORT = (400_000,)
 
 
 def _compared(name: str, group: str, title: str, settings: dict[str, Any] | None = None, start: Start = STATE,
               sampling: str = 'random', recorded: bool = False) -> Row:
-    marks = (_SHORT, _LONG) if group == 'relatives' else (_SHORT,)
+    marks = _MARKS.get(group, _SHORT)
     return Row(name, group, title, start, marks[-1], marks, settings or {}, sampling=sampling, recorded=recorded)
 
 
@@ -152,24 +154,23 @@ ROWS = (
     _compared('recorded', 'ablations', 'flow matching on recorded successes, too', recorded=True),
     _compared('surplus', 'ablations', 'successes weighed by what they exceed the expected return by',
               {'bc_weighting': 'surplus', 'bc_coefficient': 0.5}),
-    _compared('no_floor', 'ablations', 'no more noise where chunks have become narrow', {'spread_floor': 0.0}),
     _compared('no_replay', 'ablations', 'no scene is tried again', {'replay': 0.0}),
     _compared('full_noise', 'ablations', 'full start noise in rollouts', {'sampling': {'noise_range': [1.0, 1.0]}}),
     _compared('full_noise_awr', 'ablations', 'the same, advantage-weighted regression',
               {'algorithm': 'awr', 'epochs': 8, 'sampling': {'noise_range': [1.0, 1.0]}}),
     _compared('relative', 'ablations', 'scale of losses relative to the flow loss',
               {'objective': {'kappa': 1.5, 'kappa_unit': 'flow_loss'}}),
-    _compared('no_settling', 'ablations', 'a rate that does not fall with the failures', {'settling': 0.0}),
-    _compared('no_patience', 'ablations', 'a rate that is not halved where success does not grow', {'patience': None}),
     _compared('no_decay', 'ablations', 'a rate that does not fall within an iteration', {'decay': 'none'}),
-    _compared('no_advantage_floor', 'ablations', 'no floor under the deviation of advantages',
-              {'advantage_floor': 0.0}),
-    _compared('no_restoring', 'ablations', 'the best policy is not restored', {'restore_drop': None}),
     _compared('credit', 'ablations', 'later steps of a chunk count less (0.9 per step)',
               {'objective': {'step_decay': 0.9}}),
     _compared('grippers', 'ablations', 'grippers count as much as all other joints of their arm',
               {'objective': {'dimension_weights': 2 * [*(6 * [1.0]), 6.0]}}),
     _compared('observing', 'ablations', 'critic of the observation', {'critic': {'inputs': 'observation'}}),
+    _compared('no_settling', 'stability', 'a rate that does not fall with the failures', {'settling': 0.0}),
+    _compared('no_patience', 'stability', 'a rate that is not halved where success does not grow', {'patience': None}),
+    _compared('no_floor', 'stability', 'no more noise where chunks have become narrow', {'spread_floor': 0.0}),
+    _compared('no_advantage_floor', 'stability', 'no floor under the deviation of advantages',
+              {'advantage_floor': 0.0}),
     *(_compared(f'pairs_{count}', 'pairs', f'{count} pair{"s" * (count > 1)}', {'pairs': count})
       for count in (1, 2, 8, 16)),
     # The discount per control step is the default's.
