@@ -32,9 +32,27 @@ def mean_over_seeds(values: np.ndarray) -> tuple[float, float, float]:
     as many seeds and as many scenes as there are, with replacement, and the mean of what lies where they cross (the
     pigeonhole bootstrap, Owen 2007, Ann. Appl. Stat. 1). From few seeds it still says too little of others.
     """
-    rng, (seeds, scenes) = np.random.default_rng(0), values.shape
-    by_scene = rng.multinomial(scenes, np.full(scenes, 1 / scenes), _DRAWS) / scenes
-    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), _DRAWS) / seeds
-    means = ((by_scene @ values.T.astype(float)) * by_seed).sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = np.quantile(_drawn_means(values)[0], (0.025, 0.975))
     return float(values.mean()), float(low), float(high)
+
+
+def difference(more: np.ndarray, less: np.ndarray) -> tuple[float, float, float]:
+    """Return by how much the mean of (runs, scenes) values exceeds that of other runs, and its 95 % interval.
+
+    Runs of one seed are no pairs: what a machine rounds otherwise leads them apart as far as another seed does. Scenes
+    are the same for all. Each draw takes runs of either side, and scenes for both; see :func:`mean_over_seeds`.
+    """
+    means = np.subtract(*_drawn_means(more, less))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(more.mean() - less.mean()), float(low), float(high)
+
+
+def _drawn_means(*sides: np.ndarray) -> list[np.ndarray]:
+    """Return the means of each side's (seeds, scenes) values in all draws, of its own seeds and of common scenes."""
+    rng, scenes = np.random.default_rng(0), sides[0].shape[1]
+    by_scene = rng.multinomial(scenes, np.full(scenes, 1 / scenes), _DRAWS) / scenes
+    found = []
+    for values in sides:
+        by_seed = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), _DRAWS) / len(values)
+        found.append(((by_scene @ values.T.astype(float)) * by_seed).sum(1))
+    return found

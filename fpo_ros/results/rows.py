@@ -84,6 +84,8 @@ INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.00
 REFERENCE = 'transfer_state'
 #: The same, evaluated from zero start noise, for rows that are.
 ZERO_REFERENCE = 'fpo_zero'
+#: More runs of the default, with the same seeds, of its first 0.4 M control steps.
+AGAIN = 'again'
 #: Where rows are evaluated that are compared: relatives until the default is near its end, its parts where it rises,
 #: and those that act where nearly all scenes succeed until it has long stood there.
 _MARKS = {'relatives': (400_000, 800_000), 'stability': (800_000, 1_600_000, 3 * _M)}
@@ -142,6 +144,7 @@ ROWS = (
     _compared('dsrl', 'relatives', 'latent soft actor-critic (DSRL)',
               {'algorithm': 'dsrl', 'sampling': {'noise_range': [1.0, 1.0]}, 'spread_floor': 0.0}),
     _compared('latent', 'relatives', 'FPO over latents', {'placement': 'latent'}),
+    _compared(AGAIN, 'ablations', 'FPO, the default, run once more'),
     _compared('no_clip', 'ablations', 'no trust region', {'objective': {'trust_region': 'none'}}),
     _compared('ppo_clip', 'ablations', "PPO's clip for all", {'objective': {'trust_region': 'ppo'}}),
     _compared('one_step', 'ablations', 'one flow step in rollouts (K = 1)', {'sampling': {'steps': 1}}),
@@ -166,6 +169,7 @@ ROWS = (
     _compared('grippers', 'ablations', 'grippers count as much as all other joints of their arm',
               {'objective': {'dimension_weights': 2 * [*(6 * [1.0]), 6.0]}}),
     _compared('observing', 'ablations', 'critic of the observation', {'critic': {'inputs': 'observation'}}),
+    _compared('ppo_clip_long', 'stability', "PPO's clip for all", {'objective': {'trust_region': 'ppo'}}),
     _compared('no_settling', 'stability', 'a rate that does not fall with the failures', {'settling': 0.0}),
     _compared('no_patience', 'stability', 'a rate that is not halved where success does not grow', {'patience': None}),
     _compared('no_floor', 'stability', 'no more noise where chunks have become narrow', {'spread_floor': 0.0}),

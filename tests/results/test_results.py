@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from fpo_ros.demo.display import Display
 from fpo_ros.learning import finetune as finetuning
 from fpo_ros.results import cli, report, running
-from fpo_ros.results.rates import mean_over_seeds
+from fpo_ros.results.rates import difference, mean_over_seeds
 from fpo_ros.results.report import ResultsError, compared_table, load_results, main_table, write_page
 from fpo_ros.results.rows import GROUPS, REFERENCE, ROWS, STATE, ZERO_REFERENCE, Row, row_named
 from fpo_ros.results.stale import StaleError
@@ -39,13 +39,13 @@ def test_every_row_is_a_setting_that_can_be_run():
         assert len(budgets) == 1 and budgets <= set(row_named(REFERENCE).marks), 'compared at one budget'
 
 
-#: Rows that differ in more than one setting, or are FPO among its relatives, and in which: a critic or a scale comes
-#: with its size, advantages that weigh imitation make it weaker, and executed steps set the discount of a decision.
+#: Rows that differ in more than one setting or in none, or are FPO among its relatives, and in which: a critic or a
+#: scale comes with its size, advantages that weigh imitation make it weaker, and executed steps set the discount.
 MORE = {
     'one_critic': {'critic.kind', 'critic.members'}, 'relative': {'objective.kappa', 'objective.kappa_unit'},
     'surplus': {'bc_weighting', 'bc_coefficient'}, 'full_noise_awr': {'algorithm', 'epochs', 'sampling.noise_range'},
     **{f'execute_{count}': {'gamma'} for count in (5, 10, 25, 50)}, 'fpo_zero': set(), 'recorded': set(),
-    'fpo_averaged': {'objective.ratio'},
+    'fpo_averaged': {'objective.ratio'}, 'again': set(),
 }
 
 
@@ -209,6 +209,17 @@ def test_scenes_that_are_common_to_seeds_are_no_independent_episodes():
     assert upper - lower == pytest.approx(2 * 1.96 * math.sqrt(0.8 * 0.2 / 100), abs=0.03)
 
 
+def test_a_difference_of_means_is_of_runs_that_are_no_pairs_in_common_scenes():
+    hard = np.arange(100) < 50
+    one, other = np.stack([np.ones(100), hard]), np.stack([hard, hard])
+    mean, low, high = difference(one, other)
+    assert mean == pytest.approx(0.25) and low == pytest.approx(0.0, abs=0.01) and high == pytest.approx(0.5, abs=0.13)
+    assert difference(other, other) == (0.0, 0.0, 0.0), 'what scenes say is the same on both sides'
+    assert difference(other, one)[0] == pytest.approx(-0.25)
+    mixed = difference(np.eye(2)[[0, 0, 0]].repeat(50, 1), np.eye(2)[[1]].repeat(50, 1))
+    assert mixed[0] == 0 and mixed[2] - mixed[1] == pytest.approx(0.4, abs=0.1), 'of 100 scenes, twice 1.96 times 0.1'
+
+
 def at_its_budget(seed: int, last: str) -> dict:
     """Return a result of the default that goes on behind the budget of the relatives, where its successes are given."""
     whole, mark = result(REFERENCE, seed, '0' * 10), row_named('awr').control_steps
@@ -244,6 +255,27 @@ def test_parts_are_compared_with_the_default_at_their_own_budget():
     assert default[1:3] == ['FPO, the default', '0.4 M'] and default[5].startswith('80.0 ('), 'not its end'
     assert part[1] == 'no trust region' and part[7].startswith('+20.0')
     assert compared_table('pairs', found) == []
+
+
+def test_parts_are_compared_with_all_runs_of_the_default_and_those_with_each_other():
+    found = {REFERENCE: [result(REFERENCE, 0, '1' * 10)], 'again': [result('again', 0, '1111000000')],
+             'no_clip': [result('no_clip', 0, '1111110000')]}
+    again, part = ([cell.strip() for cell in line.split('|')] for line in compared_table('ablations', found)[3:5])
+    assert again[7].startswith('+40.0 (') and again[7].endswith('; p 0: 0.12'), '80 of the first run'
+    assert part[7].startswith('+0.0 (') and part[7].endswith('; p 0: 0.5'), '80 and 40; p is of the same seed'
+    found['pairs_2'] = [result('pairs_2', 0, '1' * 10)]
+    assert [line.split('|')[1].strip() for line in compared_table('pairs', found)[2:5]] == [
+        'FPO, the default', 'FPO, the default, run once more', '2 pairs']
+    assert not any('once more' in line for line in compared_table('relatives', found | {
+        'awr': [result('awr', 0, '1' * 10)]})), 'at other budgets there is no second run'
+
+
+def test_what_keeps_success_where_it_is_shows_how_far_it_has_fallen():
+    found = {REFERENCE: [result(REFERENCE, 0, '1' * 10)], 'no_patience': [result('no_patience', 0, '1111100000')]}
+    heads, _, default, part = ([cell.strip() for cell in line.split('|')]
+                               for line in compared_table('stability', found)[:4])
+    assert len(heads) == len(default) == len(part) and heads[8] == 'below its best, by seed'
+    assert default[2] == part[2] == '3 M' and (default[8], part[8]) == ('0: 0.0', '0: 30.0'), '80 before, 50 at the end'
 
 
 def test_rows_of_one_start_share_its_evaluation_and_only_main_rows_look_further(tiny, monkeypatch):
