@@ -18,7 +18,8 @@ from fpo_ros.results.stale import check_result
 
 _TITLES = {
     'main': 'Main results', 'relatives': 'FPO and its relatives', 'ablations': 'What each part does',
-    'stability': 'What keeps it there', 'pairs': 'Pairs per decision', 'executed': 'Executed steps of a chunk',
+    'stability': 'What keeps success where it is', 'pairs': 'Pairs per decision',
+    'executed': 'Executed steps of a chunk',
 }
 
 
@@ -142,17 +143,24 @@ def compared_table(group: str, found: dict[str, list[dict]]) -> list[str]:
         less = _less_than_the_default(row, seeds, mark, found)
         start = _interval(rate(seeds[0]['evaluations'][0], 'gym'))
         each = ', '.join(f'{one["seed"]}: {_interval(rate(one["evaluations"][-1], "gym"))}' for one in seeds)
-        minutes = ', '.join(f'{one["minutes"]:.0f}' for one in seeds) if row.name != REFERENCE else ''
+        minutes = ', '.join(f'{one["minutes"]:.0f}' for one in seeds) if mark == row.control_steps else ''
         dates = ' to '.join(sorted({one['date'] for one in seeds})[::max(1, len({one['date'] for one in seeds}) - 1)])
         drops = ', '.join(f'{one["seed"]}: {_drop(one):.1f}' for one in seeds)
         lines.append(f'| {row.title} | {mark / 1e6:g} M | {start} | {each} | {_mean(last, "gym")} '
                      f'| {_mean(last, "strict")} | {less} ' + f'| {drops} ' * fallen
                      + f'| {minutes} | {dates} |')
+    both = [one['evaluations'][-1] for row, seeds in rows if row.name in (REFERENCE, AGAIN) for one in seeds]
+    if any(row.name == AGAIN for row, _ in rows):
+        lines += ['', f'Of all {len(both)} runs of the default together: {_mean(both, "gym")} by gym-aloha\'s rule, '
+                  f'{_mean(both, "strict")} by the strict one. Rows from that noise are compared with it.']
     return [*lines, '']
 
 
 def _less_than_the_default(row: Row, seeds: list[dict], mark: int, found: dict[str, list[dict]]) -> str:
-    """Return how much less often a row succeeds than all runs of the default at its mark, and p for each seed."""
+    """Return how much less often a row succeeds than all runs of the default at its mark, and p for each seed.
+
+    The second runs of the default are compared with the first ones.
+    """
     def at_mark(name: str) -> dict[int, dict]:
         return {one['seed']: entry for one in found.get(name, []) for entry in one['evaluations']
                 if entry['mark'] == mark}
@@ -166,7 +174,7 @@ def _less_than_the_default(row: Row, seeds: list[dict], mark: int, found: dict[s
     theirs = bits([*reference.values(), *more.values()], 'gym')
     tests = ', '.join(f'{seed}: {paired(bits([reference[seed]], "gym")[0], won).p_value:.2g}'
                       for seed, won in ours.items() if seed in reference)
-    return f'{_interval(difference(theirs, np.stack([*ours.values()])), "+")}; p {tests}'
+    return _interval(difference(theirs, np.stack([*ours.values()])), '+') + (f'; p {tests}' if tests else '')
 
 
 def shown(group: str, found: dict[str, list[dict]]) -> list[tuple[Row, list[dict]]]:
@@ -177,12 +185,18 @@ def shown(group: str, found: dict[str, list[dict]]) -> list[tuple[Row, list[dict
     if not done:
         return []
     mark = rows[0].marks[-1]
-    until = [one | {'evaluations': [entry for entry in one['evaluations'] if entry['mark'] <= mark]}
-             for one in found.get(REFERENCE, []) if any(entry['mark'] == mark for entry in one['evaluations'])]
-    again = [one for one in found.get(AGAIN, []) if one['finished'] and one['evaluations'][-1]['mark'] == mark]
-    if again and all(row.name != AGAIN for row in rows):
-        done.insert(0, (row_named(AGAIN), again))
-    return [(replace(row_named(REFERENCE), title='FPO, the default'), until), *done] if until else done
+    until = _until(mark, found.get(REFERENCE, []))
+    if not until:
+        return done
+    again = [] if any(row.name == AGAIN for row in rows) else _until(mark, found.get(AGAIN, []))
+    return [(replace(row_named(REFERENCE), title='FPO, the default'), until),
+            *([(row_named(AGAIN), again)] if again else []), *done]
+
+
+def _until(mark: int, seeds: list[dict]) -> list[dict]:
+    """Return those seeds that were evaluated at a mark, as they were there."""
+    return [one | {'evaluations': [entry for entry in one['evaluations'] if entry['mark'] <= mark]}
+            for one in seeds if any(entry['mark'] == mark for entry in one['evaluations'])]
 
 
 _HEAD = """# Results
@@ -195,11 +209,11 @@ scenes per seed, the same for all, from random start noise unless said otherwise
 Behind the success of one seed stands its 95 % Wilson interval: what other scenes would have changed. Behind a mean
 over seeds, or a difference of two, stands a 95 % bootstrap interval for which seeds and scenes are both drawn anew
 (Owen 2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1): what other trainings would have changed, too, as far as
-two or three of them tell; where all succeed it is a point. Of one seed it says what other scenes would. Rows are
+two or three of them tell; where all succeed it is a point. Of one run it says what other scenes would. Rows are
 compared with the default in the same scenes: by the means of all runs of either, and seed by seed by McNemar's exact
-test. That test tells two policies apart, not two settings: a run of the default with the same seed, on a machine that
-rounds otherwise, ends elsewhere, and may be "significantly" better or worse. What was learned from all of them is in
-[algorithms.md](algorithms.md).
+test. That test tells two policies apart, not two settings: a second run of the default with the same seed, where
+numbers round otherwise, ends elsewhere, and may be "significantly" better or worse. What was learned from all of them
+is in [algorithms.md](algorithms.md).
 
 Seeds are of training: of its scenes, noise, minibatches and critic. They share one start policy, trained on
 demonstrations with errors. Minutes are of training alone, on the machine that ran them: two cores at most, often with

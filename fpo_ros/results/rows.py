@@ -84,10 +84,10 @@ INSERTION = Start('insertion_state', PolicyContract(task='insertion'), 200, 0.00
 REFERENCE = 'transfer_state'
 #: The same, evaluated from zero start noise, for rows that are.
 ZERO_REFERENCE = 'fpo_zero'
-#: More runs of the default, with the same seeds, of its first 0.4 M control steps.
+#: More runs of the default with the same seeds, to the budget of the relatives.
 AGAIN = 'again'
 #: Where rows are evaluated that are compared: relatives until the default is near its end, its parts where it rises,
-#: and those that act where nearly all scenes succeed until it has long stood there.
+#: and what shows in the long run alone until the default has long stood where nearly all scenes succeed.
 _MARKS = {'relatives': (400_000, 800_000), 'stability': (800_000, 1_600_000, 3 * _M)}
 _SHORT = (400_000,)
 
@@ -132,6 +132,7 @@ ROWS = (
          'sampling': {'noise_range': [0.0, 0.5]}}),
     Row('transfer_pixels', 'main', 'TransferCube, pixels and joints', PIXELS, 4 * _M,
         (800_000, 1_600_000, 2_800_000, 4 * _M), _STEADY),
+    _compared(AGAIN, 'relatives', 'FPO, the default, run once more'),
     _compared('fpo_averaged', 'relatives', 'FPO, averaged ratio', {'objective': {'ratio': 'averaged'}}),
     _compared('awr', 'relatives', 'advantage-weighted regression', {'algorithm': 'awr', 'epochs': 8}),
     _compared('filtered_bc', 'relatives', 'filtered behaviour cloning',
@@ -144,7 +145,6 @@ ROWS = (
     _compared('dsrl', 'relatives', 'latent soft actor-critic (DSRL)',
               {'algorithm': 'dsrl', 'sampling': {'noise_range': [1.0, 1.0]}, 'spread_floor': 0.0}),
     _compared('latent', 'relatives', 'FPO over latents', {'placement': 'latent'}),
-    _compared(AGAIN, 'ablations', 'FPO, the default, run once more'),
     _compared('no_clip', 'ablations', 'no trust region', {'objective': {'trust_region': 'none'}}),
     _compared('ppo_clip', 'ablations', "PPO's clip for all", {'objective': {'trust_region': 'ppo'}}),
     _compared('one_step', 'ablations', 'one flow step in rollouts (K = 1)', {'sampling': {'steps': 1}}),

@@ -216,6 +216,8 @@ def test_a_difference_of_means_is_of_runs_that_are_no_pairs_in_common_scenes():
     assert mean == pytest.approx(0.25) and low == pytest.approx(0.0, abs=0.01) and high == pytest.approx(0.5, abs=0.13)
     assert difference(other, other) == (0.0, 0.0, 0.0), 'what scenes say is the same on both sides'
     assert difference(other, one)[0] == pytest.approx(-0.25)
+    _, low, high = difference(one, one)
+    assert (low, high) == (pytest.approx(-0.5, abs=0.13), pytest.approx(0.5, abs=0.13)), 'runs are drawn on either side'
     mixed = difference(np.eye(2)[[0, 0, 0]].repeat(50, 1), np.eye(2)[[1]].repeat(50, 1))
     assert mixed[0] == 0 and mixed[2] - mixed[1] == pytest.approx(0.4, abs=0.1), 'of 100 scenes, twice 1.96 times 0.1'
 
@@ -258,16 +260,23 @@ def test_parts_are_compared_with_the_default_at_their_own_budget():
 
 
 def test_parts_are_compared_with_all_runs_of_the_default_and_those_with_each_other():
-    found = {REFERENCE: [result(REFERENCE, 0, '1' * 10)], 'again': [result('again', 0, '1111000000')],
-             'no_clip': [result('no_clip', 0, '1111110000')]}
-    again, part = ([cell.strip() for cell in line.split('|')] for line in compared_table('ablations', found)[3:5])
-    assert again[7].startswith('+40.0 (') and again[7].endswith('; p 0: 0.12'), '80 of the first run'
+    again = result('again', 0, '0' * 10)
+    again['evaluations'][1] = entry(400_000, '1111000000', '1111000000')
+    found = {REFERENCE: [result(REFERENCE, 0, '1' * 10)], 'again': [again],
+             'no_clip': [result('no_clip', 0, '1111110000'), result('no_clip', 5, '1111110000')],
+             'awr': [result('awr', 5, '1' * 10)], 'pairs_2': [result('pairs_2', 0, '1' * 10)]}
+    lines = compared_table('ablations', found)
+    default, second, part = ([cell.strip() for cell in line.split('|')] for line in lines[2:5])
+    assert second[1:3] == ['FPO, the default, run once more', '0.4 M'] and second[5].startswith('40.0 ('), 'not its end'
+    assert second[7].startswith('+40.0 (') and second[7].endswith('; p 0: 0.12'), '80 of the first run'
     assert part[7].startswith('+0.0 (') and part[7].endswith('; p 0: 0.5'), '80 and 40; p is of the same seed'
-    found['pairs_2'] = [result('pairs_2', 0, '1' * 10)]
-    assert [line.split('|')[1].strip() for line in compared_table('pairs', found)[2:5]] == [
-        'FPO, the default', 'FPO, the default, run once more', '2 pairs']
-    assert not any('once more' in line for line in compared_table('relatives', found | {
-        'awr': [result('awr', 0, '1' * 10)]})), 'at other budgets there is no second run'
+    assert lines[-2].startswith('Of all 2 runs of the default together: 60.0 (')
+    assert '| 2 pairs |' in compared_table('pairs', found)[4], 'behind both runs'
+    awr = [cell.strip() for cell in compared_table('relatives', found)[4].split('|')]
+    assert awr[1] == 'advantage-weighted regression' and awr[7].startswith('-60.0 (') and ';' not in awr[7], \
+        '80 and 0 at 0.8 M; there is no run of that seed'
+    found['again'] = [again | {'evaluations': again['evaluations'][:1], 'finished': False}]
+    assert not any('once more' in line for line in compared_table('ablations', found))
 
 
 def test_what_keeps_success_where_it_is_shows_how_far_it_has_fallen():
