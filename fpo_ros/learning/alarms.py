@@ -96,6 +96,6 @@ def alarms(history: list[dict], config: FPOConfig) -> list[Alarm]:
           f'{config.episodes} episodes: the policy commands what no arm can do; begin again with half the learning '
           'rate')
     check('settled', has_settled(now, config), f'the learning rate is {now["learning_rate"] / rate if rate else 0:.1%} '
-          'of what it was: hardly anything is learned any more; end the run and take its best policy, or begin another '
-          'run from that')
+          'of what it was: hardly anything is learned any more; end the run, as --until-settled does, and take its '
+          'best policy, or begin another run from that')
     return found

@@ -101,10 +101,13 @@ def train_fpo(context: typer.Context,
                                                           'keeps its own copy, so --resume needs none.')] = None,
               iterations: Annotated[int | None, typer.Option(
                   min=1, help='Iterations of the whole run.',
-                  show_default='24, or no limit with --control-steps')] = None,
+                  show_default='24, or no limit with --control-steps or --until-settled')] = None,
               control_steps: Annotated[int | None, typer.Option(
                   min=1, help='End with the iteration that reaches so many control steps.',
                   show_default='no limit')] = None,
+              until_settled: Annotated[bool, typer.Option(
+                  '--until-settled', help='End where the learning rate has fallen below a hundredth of its start: '
+                  'hardly anything is learned from there on. Other limits hold as well.')] = False,
               settings: Annotated[Path | None, typer.Option(metavar='FILE', help='Settings in a YAML file such as '
                                                             'config/fpo.yaml; options given here come first.')] = None,
               algorithm: Annotated[str | None, typer.Option(
@@ -164,7 +167,7 @@ def train_fpo(context: typer.Context,
     chosen = {name: value for name, value in given.items() if value is not None}
     kept = {} if stored is None else {'algorithm': stored.config.algorithm, 'placement': stored.config.placement}
     drawn, in_file = randomisation_of(randomisation), load_settings(settings, kept | chosen) if settings else {}
-    if iterations is None and control_steps is None:
+    if iterations is None and control_steps is None and not until_settled:
         iterations = 24
     if stored is not None:
         stored.check(run, seed=seed, demonstrations=demonstrations, randomisation=drawn, **given)
@@ -183,10 +186,10 @@ def train_fpo(context: typer.Context,
     if threads is not None:
         torch.set_num_threads(threads)
     with TrainingTable(display, iterations) as table:
-        _, history = finetune(start, run, config, iterations, seed=seed, control_steps=control_steps, resume=resume,
-                              force=force, demonstrations=recorded, threads=threads, on_iteration=table.add,
-                              on_restored=table.add, on_phase=table.phase, on_warning=display.line,
-                              cluster=cluster_of(cluster, workers), group=group)
+        _, history = finetune(start, run, config, iterations, seed=seed, control_steps=control_steps,
+                              until_settled=until_settled, resume=resume, force=force, demonstrations=recorded,
+                              threads=threads, on_iteration=table.add, on_restored=table.add, on_phase=table.phase,
+                              on_warning=display.line, cluster=cluster_of(cluster, workers), group=group)
     display.line(f'best policy in {run / "best"} after {history[-1]["control_steps"]:,} control steps')
 
 

@@ -60,7 +60,7 @@ def best_of(history: list[dict], count: int) -> dict:
 
 
 def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations: int | None = None, *, seed: int = 0,
-             control_steps: int | None = None, resume: bool = False, force: bool = False,
+             control_steps: int | None = None, until_settled: bool = False, resume: bool = False, force: bool = False,
              demonstrations: Demonstrations | None = None, threads: int | None = None,
              on_iteration: Callable[[dict], None] | None = None, on_restored: Callable[[dict], None] | None = None,
              on_phase: Callable[[str], None] | None = None,
@@ -75,6 +75,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
     :param start: the SFT policy; a run that is resumed has its own and needs none.
     :param iterations: total number of iterations, those of an interrupted run included; no limit if None.
     :param control_steps: end with the iteration that reaches so many control steps in all; no limit if None.
+    :param until_settled: end where the learning rate has settled, below a hundredth of its start.
     :param resume: continue from the newest checkpoint; a directory without a whole run is begun anew.
     :param force: go on although the start policy hardly succeeds.
     :param demonstrations: successful recorded pairs, imitated beside the policy's own successes. A run keeps
@@ -100,8 +101,9 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
     :raises NotFiniteError: when training diverges; nothing of that iteration is saved but, for inspection, what it
         learned from: ``failed_update.safetensors``.
     """
-    if iterations is None and control_steps is None:
-        raise ValueError('a run without end: give a number of iterations or of control steps')
+    if iterations is None and control_steps is None and not (until_settled and config.patience):
+        raise ValueError('a run without end: give a number of iterations or of control steps, or let it end where the '
+                         'rate has settled, which takes a patience')
     warn = on_warning or logging.getLogger(__name__).warning
     group = group or Group()
     with Followers(group, alone=cluster is not None) as followers, RunDirectory(run) as directory:
@@ -116,7 +118,8 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
 
         def unfinished() -> bool:
             return ((iterations is None or learner.iteration < iterations)
-                    and (control_steps is None or learner.control_steps < control_steps))
+                    and (control_steps is None or learner.control_steps < control_steps)
+                    and not (until_settled and history and has_settled(history[-1], config)))
 
         where = cluster or Local(threads or group.threads(), config.episodes)
         with open_pool(where) as own, directory.progress(history) as progress:

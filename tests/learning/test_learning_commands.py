@@ -79,6 +79,19 @@ def test_an_option_that_differs_from_the_run_is_refused_by_name(fpo_ros, begun, 
     assert (code, err) == (0, '')
 
 
+def test_a_run_ends_where_its_rate_has_settled_without_other_limits(fpo_ros, start, waist_task, tmp_path):
+    settings = tmp_path / 'impatient.yaml'
+    settings.write_text('patience: 1\nsmoothing: 1\nsettling: 0.0\nrestore_drop: null\nepisodes: 2\nmax_steps: 20\n')
+    words = ('train', 'fpo', '--run', tmp_path / 'run', '--policy', start, '--until-settled', '--settings', settings)
+    code, out, err = fpo_ros(*words)
+    assert (code, err) == (0, '') and 'settled: the learning rate is 0.8% of what it was' in out
+    rates = [json.loads(line)['learning_rate'] for line in (tmp_path / 'run/progress.jsonl').read_text().splitlines()]
+    assert rates[-1] == 2e-4 / 2**7 and min(rates[:-1]) == 2e-4 / 2**6
+    settings.write_text('patience: null\n')
+    code, _, err = fpo_ros(*words[:3], tmp_path / 'endless', *words[4:])
+    assert code == 1 and 'a run without end: give a number of iterations or of control steps' in err
+
+
 def test_a_start_that_was_being_written_is_no_run(fpo_ros, begun, tmp_path):
     (begun / 'config.json').unlink()
     code, _, err = fpo_ros('train', 'fpo', '--run', begun, '--iterations', 1, '--resume')
