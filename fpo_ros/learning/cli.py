@@ -133,7 +133,8 @@ def train_fpo(context: typer.Context,
               force: Annotated[bool, typer.Option('--force', help='Go on although the start policy hardly '
                                                   'succeeds.')] = False,
               resume: Annotated[bool, typer.Option('--resume', help='Continue after Ctrl-C or a crash, with the '
-                                                   'settings of the run: --run and --iterations suffice.')] = False,
+                                                   'settings of the run: --run and an end such as --iterations '
+                                                   'suffice.')] = False,
               threads: Annotated[int | None, typer.Option(min=1, help='Threads of physics and network, of each '
                                                           'process.', show_default='all cores')] = None,
               cluster: ClusterAddress = None, workers: Workers = None,

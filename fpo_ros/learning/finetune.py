@@ -75,7 +75,8 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
     :param start: the SFT policy; a run that is resumed has its own and needs none.
     :param iterations: total number of iterations, those of an interrupted run included; no limit if None.
     :param control_steps: end with the iteration that reaches so many control steps in all; no limit if None.
-    :param until_settled: end where the learning rate has settled, below a hundredth of its start.
+    :param until_settled: end where the learning rate has settled, below a hundredth of its start; with narrow steps,
+        where that of the narrowing has.
     :param resume: continue from the newest checkpoint; a directory without a whole run is begun anew.
     :param force: go on although the start policy hardly succeeds.
     :param demonstrations: successful recorded pairs, imitated beside the policy's own successes. A run keeps
@@ -95,15 +96,18 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         start policy, or another process trains in it; and when the start policy hardly succeeds.
     :raises SeedError: for a seed or a number of episodes out of bounds.
     :raises ContractError: for a start policy whose actor over latents does not fit the settings.
-    :raises ValueError: for a cap below one control step, a randomisation that does not fit the task, no limit, or
-        recorded pairs that the settings do not imitate.
+    :raises ValueError: for a cap below one control step, a randomisation that does not fit the task, no limit, a
+        rate that never settles where it is to end the run, or recorded pairs that the settings do not imitate.
     :raises SaveError: when the disk refuses; the newest complete checkpoint stands.
     :raises NotFiniteError: when training diverges; nothing of that iteration is saved but, for inspection, what it
         learned from: ``failed_update.safetensors``.
     """
-    if iterations is None and control_steps is None and not (until_settled and config.patience):
+    if iterations is None and control_steps is None and not until_settled:
         raise ValueError('a run without end: give a number of iterations or of control steps, or let it end where the '
-                         'rate has settled, which takes a patience')
+                         'rate has settled')
+    if until_settled and not (config.patience and config.learning_rate):
+        raise ValueError(f'a learning rate of {config.learning_rate:g} with patience {config.patience} never settles: '
+                         'leave until_settled out, and give a number of iterations or of control steps')
     warn = on_warning or logging.getLogger(__name__).warning
     group = group or Group()
     with Followers(group, alone=cluster is not None) as followers, RunDirectory(run) as directory:
@@ -119,7 +123,7 @@ def finetune(start: FlowPolicy | None, run: Path, config: FPOConfig, iterations:
         def unfinished() -> bool:
             return ((iterations is None or learner.iteration < iterations)
                     and (control_steps is None or learner.control_steps < control_steps)
-                    and not (until_settled and history and has_settled(history[-1], config)))
+                    and not (until_settled and _learned_out(history, config)))
 
         where = cluster or Local(threads or group.threads(), config.episodes)
         with open_pool(where) as own, directory.progress(history) as progress:
@@ -172,6 +176,13 @@ def _judge(history: list[dict], config: FPOConfig) -> list[Alarm]:
     found, before = alarms(history, config), history[-2]['alarms'] if len(history) > 1 else []
     metrics['alarms'] = [alarm.name for alarm in found]
     return [alarm for alarm in found if alarm.name not in before]
+
+
+def _learned_out(history: list[dict], config: FPOConfig) -> bool:
+    """Return whether the rate of a run has settled for good: of one that narrows in the end, that of the narrowing."""
+    if not history or history[-1]['iteration'] <= config.warmup:
+        return False
+    return has_settled(history[-1], config) and (not config.narrow_steps or _narrowed(history[-1]))
 
 
 def _has_fallen(history: list[dict], config: FPOConfig) -> bool:

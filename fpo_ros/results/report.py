@@ -149,10 +149,12 @@ def compared_table(group: str, found: dict[str, list[dict]]) -> list[str]:
         lines.append(f'| {row.title} | {mark / 1e6:g} M | {start} | {each} | {_mean(last, "gym")} '
                      f'| {_mean(last, "strict")} | {less} ' + f'| {drops} ' * fallen
                      + f'| {minutes} | {dates} |')
-    both = [one['evaluations'][-1] for row, seeds in rows if row.name in (REFERENCE, AGAIN) for one in seeds]
-    if any(row.name == AGAIN for row, _ in rows):
-        lines += ['', f'Of all {len(both)} runs of the default together: {_mean(both, "gym")} by gym-aloha\'s rule, '
-                  f'{_mean(both, "strict")} by the strict one. Rows from that noise are compared with it.']
+    both = [[one['evaluations'][-1] for one in seeds] for row, seeds in rows if row.name in (REFERENCE, AGAIN)]
+    if len(both) == 2:
+        all_runs = [*both[0], *both[1]]
+        lines += ['', f'Of all {len(all_runs)} runs of the default together: {_mean(all_runs, "gym")} by gym-aloha\'s '
+                  f'rule, {_mean(all_runs, "strict")} by the strict one. Other rows from random start noise are '
+                  'compared with all of them; the second runs are with the first, and so are p values.']
     return [*lines, '']
 
 
@@ -163,7 +165,7 @@ def _less_than_the_default(row: Row, seeds: list[dict], mark: int, found: dict[s
     """
     def at_mark(name: str) -> dict[int, dict]:
         return {one['seed']: entry for one in found.get(name, []) for entry in one['evaluations']
-                if entry['mark'] == mark}
+                if entry['mark'] == mark and (one['finished'] or name != AGAIN)}
 
     name = ZERO_REFERENCE if row.sampling == 'zero' else REFERENCE
     reference = at_mark(name)
@@ -188,7 +190,8 @@ def shown(group: str, found: dict[str, list[dict]]) -> list[tuple[Row, list[dict
     until = _until(mark, found.get(REFERENCE, []))
     if not until:
         return done
-    again = [] if any(row.name == AGAIN for row in rows) else _until(mark, found.get(AGAIN, []))
+    second = [one for one in found.get(AGAIN, []) if one['finished']]
+    again = [] if any(row.name == AGAIN for row in rows) else _until(mark, second)
     return [(replace(row_named(REFERENCE), title='FPO, the default'), until),
             *([(row_named(AGAIN), again)] if again else []), *done]
 

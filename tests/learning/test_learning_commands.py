@@ -89,7 +89,7 @@ def test_a_run_ends_where_its_rate_has_settled_without_other_limits(fpo_ros, sta
     assert rates[-1] == 2e-4 / 2**7 and min(rates[:-1]) == 2e-4 / 2**6
     settings.write_text('patience: null\n')
     code, _, err = fpo_ros(*words[:3], tmp_path / 'endless', *words[4:])
-    assert code == 1 and 'a run without end: give a number of iterations or of control steps' in err
+    assert code == 1 and 'a learning rate of 0.0002 with patience None never settles' in err
 
 
 def test_a_start_that_was_being_written_is_no_run(fpo_ros, begun, tmp_path):

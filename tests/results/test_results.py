@@ -275,8 +275,12 @@ def test_parts_are_compared_with_all_runs_of_the_default_and_those_with_each_oth
     awr = [cell.strip() for cell in compared_table('relatives', found)[4].split('|')]
     assert awr[1] == 'advantage-weighted regression' and awr[7].startswith('-60.0 (') and ';' not in awr[7], \
         '80 and 0 at 0.8 M; there is no run of that seed'
-    found['again'] = [again | {'evaluations': again['evaluations'][:1], 'finished': False}]
-    assert not any('once more' in line for line in compared_table('ablations', found))
+    assert compared_table('relatives', found)[-2].startswith('Of all 2 runs of the default together: 40.0 (')
+    found['again'] = [again | {'finished': False}]
+    for group in ('relatives', 'ablations'):
+        table = compared_table(group, found)
+        assert not any('once more' in line or 'together' in line for line in table), 'unfinished runs count nowhere'
+        assert table[3].split('|')[7].strip().startswith('+20.0 (' if group == 'ablations' else '-20.0 (')
 
 
 def test_what_keeps_success_where_it_is_shows_how_far_it_has_fallen():
