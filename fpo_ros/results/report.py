@@ -220,8 +220,8 @@ is in [algorithms.md](algorithms.md).
 
 Seeds are of training: of its scenes, noise, minibatches and critic. They share one start policy, trained on
 demonstrations with errors. Minutes are of training alone, on the machine that ran them: two cores at most, often with
-something else running beside. `best` is what a run keeps and ships: the policy of its best training success, which is
-judged from the noise of training ([algorithms.md](algorithms.md#what-is-kept)).
+something else running beside, or stopped meanwhile. `best` is what a run keeps and ships: the policy of its best
+training success, which is judged from the noise of training ([algorithms.md](algorithms.md#what-is-kept)).
 """
 
 
